@@ -1,0 +1,20 @@
+import { defineConfig } from 'vitest/config';
+
+// `unit` needs Node alone; `host` starts real servers and processes on this machine; `lab` boots hosts with systemd (root).
+export default defineConfig({
+  test: {
+    projects: [
+      { test: { name: 'unit', include: ['packages/*/test/**/*.test.ts'] } },
+      { test: { name: 'host', include: ['test/{standin,e2e,house}/**/*.test.ts'], testTimeout: 60_000, hookTimeout: 60_000 } },
+      {
+        test: {
+          name: 'lab',
+          include: ['test/lab/**/*.test.ts'],
+          testTimeout: 240_000,
+          hookTimeout: 120_000,
+          fileParallelism: false,
+        },
+      },
+    ],
+  },
+});
