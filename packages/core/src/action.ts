@@ -1,0 +1,142 @@
+/**
+ * The orders an agent can be given: a closed set of phases, each of which says what must be true afterwards and is safe to
+ * repeat. There is no phase that carries a command line.
+ */
+import Type, { type Static } from 'typebox';
+import { ClusterHealth, NodeReport, Topology } from './facts.ts';
+
+/**
+ * - `fetch`: the package lies on the host, unpacked, its SHA-256 verified.
+ * - `check`: the database was asked the questions of a cluster check; the answer is in the result.
+ * - `interlock`: this host saw by itself that the cluster can spare its node now.
+ * - `drain`: the node serves no clients and holds no leases, as far as it could be brought to.
+ * - `stop`: no process of the database is left.
+ * - `install`: the target version is installed (database stopped).
+ * - `install-online`: deploy.sh upgraded the running node, marking it itself.
+ * - `start`: the database runs.
+ * - `verify`: this node serves the target version, by its own four versions, a new process and `/health?ready=1`.
+ * - `witness`: seen from this host, the subject is back at the target, its record renewed, ranges healthy twice, soaked.
+ * - `put-back`: the version before is installed again; legal only while the new one never started on the data.
+ */
+export const Phase = Type.Union([
+  Type.Literal('fetch'),
+  Type.Literal('check'),
+  Type.Literal('interlock'),
+  Type.Literal('drain'),
+  Type.Literal('stop'),
+  Type.Literal('install'),
+  Type.Literal('install-online'),
+  Type.Literal('start'),
+  Type.Literal('verify'),
+  Type.Literal('witness'),
+  Type.Literal('put-back'),
+]);
+export type Phase = Static<typeof Phase>;
+
+/** Phases that make a node serve less, or change what is on its host: never without a current epoch. */
+export const DESTRUCTIVE: ReadonlySet<Phase> = new Set([
+  'drain',
+  'stop',
+  'install',
+  'install-online',
+  'start',
+  'put-back',
+]);
+
+/** A package as it lies in the controller's registry, read out of the file itself. */
+export const PackageInfo = Type.Object({
+  /** SHA-256 of the file, hexadecimal; the package's id. */
+  sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }),
+  fileName: Type.String(),
+  sizeBytes: Type.Integer({ minimum: 1 }),
+  unpackedBytes: Type.Integer({ minimum: 0 }),
+  /** `3.1.0`, or with an extension `3.1.0-hotfix1`. */
+  version: Type.String(),
+  kind: Type.Union([Type.Literal('bare'), Type.Literal('container')]),
+  architecture: Type.String(),
+  family: Type.Union([Type.Literal('deb'), Type.Literal('rpm'), Type.Literal('any')]),
+});
+export type PackageInfo = Static<typeof PackageInfo>;
+
+export const Deadline = Type.Object({
+  /** Without any progress for this long, the step is stalled. */
+  idleMs: Type.Integer({ minimum: 1 }),
+  /** However much it moves, it is stalled after this long. */
+  ceilingMs: Type.Integer({ minimum: 1 }),
+});
+export type Deadline = Static<typeof Deadline>;
+
+export const Action = Type.Object({
+  /** `RUN/STEP/ATTEMPT`: redelivery of the same id changes nothing. */
+  id: Type.String(),
+  run: Type.String(),
+  cluster: Type.String(),
+  step: Type.String(),
+  node: Type.String(),
+  attempt: Type.Integer({ minimum: 1 }),
+  /** The epoch of the lease under which this was decided; agents refuse what is lower than the highest they saw. */
+  epoch: Type.Integer({ minimum: 1 }),
+  phases: Type.Array(Phase),
+  topology: Topology,
+  /** Versions before and after, for this node. */
+  from: Type.String(),
+  to: Type.String(),
+  package: PackageInfo,
+  /** The package of the version before, where the registry has it: what `put-back` installs. */
+  previousPackage: Type.Optional(PackageInfo),
+  bypassVersionCheck: Type.Boolean(),
+  /** The database's id of this host's node, and of every other node that must be live and available. */
+  kwdbId: Type.Integer(),
+  others: Type.Array(Type.Integer()),
+  /** For `witness`: the node looked at, and its `started_at` before it was stopped. */
+  subject: Type.Optional(Type.Object({ kwdbId: Type.Integer(), startedAfterMs: Type.Integer() })),
+  soakMs: Type.Integer({ minimum: 0 }),
+  /** Between the two samples in which ranges must be healthy. */
+  sampleGapMs: Type.Integer({ minimum: 0 }),
+  deadline: Deadline,
+});
+export type Action = Static<typeof Action>;
+
+/** How the node was left. */
+export const Disposition = Type.Union([
+  /** Nothing on the host was changed. */
+  Type.Literal('untouched'),
+  /** What the action asked for is true. */
+  Type.Literal('done'),
+  /** The version before is installed and serving again. */
+  Type.Literal('backed-out'),
+  /** The node is down, or not as it should be, and needs a decision. */
+  Type.Literal('broken'),
+]);
+export type Disposition = Static<typeof Disposition>;
+
+export const ActionFailure = Type.Object({
+  code: Type.String(),
+  message: Type.String(),
+  /** What the host itself said, cleaned of control characters. */
+  words: Type.Optional(Type.String()),
+  phase: Phase,
+});
+export type ActionFailure = Static<typeof ActionFailure>;
+
+export const ActionResult = Type.Object({
+  action: Type.String(),
+  outcome: Type.Union([Type.Literal('succeeded'), Type.Literal('failed')]),
+  failure: Type.Optional(ActionFailure),
+  disposition: Disposition,
+  /** Set once the target version was started on the data: from then on it is never put back in place. */
+  newVersionStarted: Type.Boolean(),
+  phases: Type.Array(Type.Object({ phase: Phase, startedAtMs: Type.Integer(), endedAtMs: Type.Integer() })),
+  report: NodeReport,
+  health: Type.Optional(ClusterHealth),
+});
+export type ActionResult = Static<typeof ActionResult>;
+
+export const ActionProgress = Type.Object({
+  action: Type.String(),
+  phase: Phase,
+  /** What is going on, for a person: `waiting for ranges to heal (3 under-replicated)`. */
+  detail: Type.String(),
+  atMs: Type.Integer(),
+});
+export type ActionProgress = Static<typeof ActionProgress>;

@@ -1,0 +1,214 @@
+/** Every error of the system, its stable code, and what a person should do. `docs/reference/errors.md` lists them all. */
+
+type Entry = { readonly status: number; readonly remedy: string };
+
+export const ERRORS = {
+  // Asking
+  BAD_REQUEST: { status: 400, remedy: 'Correct the request as the message says; /docs has its schema.' },
+  UNAUTHORIZED: { status: 401, remedy: 'Give a token (KWFLEET_TOKEN); `kwfleet token create` makes one.' },
+  FORBIDDEN: { status: 403, remedy: 'Use a token whose role allows this.' },
+  NOT_FOUND: { status: 404, remedy: 'Check the spelling of the address.' },
+  CLUSTER_UNKNOWN: {
+    status: 404,
+    remedy: 'List the clusters with `kwfleet clusters`; an agent must report from it first.',
+  },
+  CLUSTER_AMBIGUOUS: { status: 409, remedy: 'Name the cluster by its id.' },
+  NODE_UNKNOWN: { status: 404, remedy: 'List the nodes with `kwfleet nodes`.' },
+  PACKAGE_UNKNOWN: { status: 404, remedy: 'Add the package with `kwfleet package add FILE`.' },
+  PACKAGE_IN_USE: { status: 409, remedy: 'Wait until the run that uses it has ended.' },
+  PLAN_UNKNOWN: { status: 404, remedy: 'Make a plan first: `kwfleet plan CLUSTER --to VERSION`.' },
+  PLAN_HASH_MISMATCH: { status: 409, remedy: 'Look at the plan again and start it with the hash it shows now.' },
+  PLAN_BLOCKED: { status: 422, remedy: 'Mend what the blocking checks name, then plan again.' },
+  PLAN_STALE: { status: 409, remedy: 'The cluster changed since the plan was made: plan again.' },
+  RUN_UNKNOWN: { status: 404, remedy: 'List the runs with `kwfleet runs`.' },
+  RUN_ACTIVE: { status: 409, remedy: 'One run at a time for a cluster: finish or abort the active one.' },
+  RUN_CHOICE_ILLEGAL: { status: 409, remedy: 'Take one of the choices that the run shows.' },
+  INTERNAL: {
+    status: 500,
+    remedy: "Look into the controller's log for the request id; this is a bug worth reporting.",
+  },
+  UNAVAILABLE: {
+    status: 503,
+    remedy: 'Try again shortly; the controller is starting, stopping or without its database.',
+  },
+
+  // Packages
+  PACKAGE_UNREADABLE: { status: 422, remedy: 'Get the package again: it is not a whole .tar.gz.' },
+  PACKAGE_INCOMPLETE: { status: 422, remedy: "Get the vendor's whole package: a file it must contain is missing." },
+  PACKAGE_UNSAFE: { status: 422, remedy: 'Do not use this package: it holds paths or links that leave its folder.' },
+  PACKAGE_CORRUPT: { status: 422, remedy: 'The bytes do not have the expected SHA-256: transfer the package again.' },
+  PACKAGE_TOO_LARGE: {
+    status: 413,
+    remedy: 'Raise packages.max_bytes in the configuration if the package really is this large.',
+  },
+
+  // Checks before the start and at each gate
+  NODE_MISSING: { status: 422, remedy: 'Install the agent on that node, or decommission the node in the database.' },
+  NODE_UNREACHABLE: {
+    status: 422,
+    remedy: "Bring the node's agent back (systemctl status kwfleet-agent), then plan again.",
+  },
+  FACTS_STALE: { status: 422, remedy: "The node's last report is too old to act on: wait for its agent to report." },
+  TOPOLOGY_DISAGREES: {
+    status: 422,
+    remedy: 'MODE and the running start command tell different topologies: mend the host before any upgrade.',
+  },
+  TOPOLOGY_UNKNOWN: { status: 422, remedy: 'Start the database so that it can tell its start mode, or restore MODE.' },
+  NOT_INSTALLED: { status: 422, remedy: 'Install KWDB on the node first; an upgrade needs an installation.' },
+  METHOD_MISMATCH: { status: 422, remedy: 'Add the package made for the deployment method of this node.' },
+  METHOD_UNSUPPORTED: { status: 422, remedy: 'This deployment method cannot be upgraded by this version of kwfleet.' },
+  METHODS_MIXED: {
+    status: 422,
+    remedy: 'All nodes of a cluster must be deployed by one method; redeploy the odd one.',
+  },
+  ARCHITECTURE_MISMATCH: { status: 422, remedy: "Add the package built for the node's architecture." },
+  DISTRIBUTION_MISMATCH: { status: 422, remedy: "Add the package built for the node's distribution family." },
+  VERSION_INVALID: { status: 400, remedy: 'Write versions as KWDB does: 3.1.0, or 3.1.0-hotfix1.' },
+  VERSION_UNKNOWN: { status: 422, remedy: 'The node does not tell its version: repair the installation first.' },
+  VERSION_OLDER: {
+    status: 422,
+    remedy: 'KWDB is never downgraded in place: uninstall, install the old version, restore the backup.',
+  },
+  VERSION_EQUAL: { status: 422, remedy: 'Nothing to do: the node has this version already.' },
+  VERSION_REFUSED: { status: 422, remedy: 'KWDB refuses this step between extensions; choose another target version.' },
+  VERSION_UNSUPPORTED: {
+    status: 422,
+    remedy: 'Ask the vendor; if they agree, plan again with --bypass-version-check.',
+  },
+  PRIVILEGES_MISSING: { status: 422, remedy: 'Run the agent as root, or give its user sudo without a password.' },
+  SUDO_MISSING: { status: 422, remedy: 'deploy.sh calls sudo even for root: install sudo on the node.' },
+  DISK_FULL: { status: 422, remedy: 'Free the space that the message names on the node, then plan again.' },
+  INSTALLATION_HALF_DONE: {
+    status: 422,
+    remedy: 'An earlier upgrade was interrupted here: see docs/failures.md for this condition.',
+  },
+  NODE_MARKED_UPGRADING: {
+    status: 422,
+    remedy: 'An earlier online upgrade left its mark: restart the node once with --upgrade-complete.',
+  },
+  NODE_NOT_LIVE: { status: 422, remedy: 'Bring the node back before anything else is upgraded.' },
+  NODE_NOT_AVAILABLE: { status: 422, remedy: 'The node is marked upgrading or decommissioning: finish that first.' },
+  NODE_NOT_RUNNING: { status: 422, remedy: 'Start the database on the node, so that the cluster can be checked.' },
+  RANGES_UNAVAILABLE: { status: 422, remedy: 'Data is out of reach now: repair the cluster before an upgrade.' },
+  RANGES_UNDERREPLICATED: { status: 422, remedy: 'Wait until all ranges have their replicas again.' },
+  JOBS_RUNNING: {
+    status: 422,
+    remedy: 'Wait for the schema changes and imports to end, or pause the work that starts them.',
+  },
+  LEASES_UNEVEN: { status: 422, remedy: 'Wait for the leases to spread over the nodes.' },
+  CLIENTS_ON_ONE_NODE: {
+    status: 422,
+    remedy: 'Give clients the addresses of several nodes; those on one node will notice its restart.',
+  },
+  CLUSTER_TOO_SMALL: {
+    status: 422,
+    remedy: 'A multi-replica cluster needs at least three nodes to lose none of its service in an upgrade.',
+  },
+  HEALTH_UNKNOWN: {
+    status: 422,
+    remedy: 'The database did not answer this question; unknown counts as unsafe. Find out why it does not answer.',
+  },
+  CLOCK_SKEW: { status: 422, remedy: "Set the node's clock (NTP); its times cannot be compared." },
+  BACKUP_REQUIRED: {
+    status: 422,
+    remedy: 'State the backup (--backup attested:WHERE) or give a reason for none (--backup none:REASON).',
+  },
+
+  // On a host
+  EPOCH_STALE: {
+    status: 409,
+    remedy: 'Nothing to do: an order of a controller that is no longer in charge was refused.',
+  },
+  ACTION_INVALID: { status: 422, remedy: 'Agent and controller differ in version: upgrade the agent.' },
+  INTERLOCK_REFUSED: {
+    status: 409,
+    remedy: 'The node saw on its own that the cluster cannot spare it now: mend what the message names, then retry.',
+  },
+  DRAIN_FAILED: { status: 500, remedy: 'See why the node does not drain (long transactions?), then retry.' },
+  STOP_FAILED: { status: 500, remedy: 'See `journalctl -u kaiwudb` on the node: it does not stop.' },
+  START_FAILED: { status: 500, remedy: 'See `journalctl -u kaiwudb` on the node: the database does not start.' },
+  VERIFY_TIMEOUT: {
+    status: 500,
+    remedy: 'The node is not serving as it should; the message says what is missing. Mend it, then retry.',
+  },
+  VERIFY_WRONG_VERSION: {
+    status: 500,
+    remedy: 'Another version is installed or running than the target: see the four versions in the message.',
+  },
+  INSTALL_FAILED: {
+    status: 500,
+    remedy: "See the host's own words; the old version was put back if the message says so.",
+  },
+  INSTALL_TIMEOUT: { status: 500, remedy: 'deploy.sh made no progress: look at the host before a retry.' },
+  INSTALL_LOST: {
+    status: 500,
+    remedy: 'deploy.sh was killed or the host went down; a retry looks at the host first and repairs it.',
+  },
+  ROLLBACK_FAILED: {
+    status: 500,
+    remedy: 'The old version could not be put back: reinstall it by hand from the package kept in the state directory.',
+  },
+  DEPLOY_NOT_INSTALLED: { status: 422, remedy: 'deploy.sh finds no KWDB on the node.' },
+  DEPLOY_PACKAGE_INCOMPLETE: { status: 422, remedy: 'deploy.sh misses a package file: get the whole package.' },
+  DEPLOY_WRONG_METHOD: { status: 422, remedy: 'The package is for another deployment method.' },
+  DEPLOY_VERSION_OLDER: { status: 422, remedy: 'The package is older than the installed version.' },
+  DEPLOY_VERSION_REFUSED: { status: 422, remedy: 'deploy.sh refuses this version step.' },
+  DEPLOY_VERSION_UNSUPPORTED: {
+    status: 422,
+    remedy: 'Ask the vendor; if they agree, plan again with --bypass-version-check.',
+  },
+  DEPLOY_STILL_RUNNING: {
+    status: 409,
+    remedy: 'The database runs although it must be stopped: something restarts it on the host.',
+  },
+  DEPLOY_MARK_FAILED: {
+    status: 500,
+    remedy: 'The node could not be marked upgrading: another node is down or marked.',
+  },
+  DEPLOY_PASSWORD: { status: 422, remedy: "Give the agent's user sudo without a password, or run the agent as root." },
+  HOST_REBOOTED: { status: 500, remedy: 'The host went down in the middle; a retry looks at it first and goes on.' },
+  FETCH_FAILED: { status: 500, remedy: 'The package could not be brought to the node; see the reason and retry.' },
+  KWBASE_FAILED: { status: 500, remedy: 'A question to the database failed: see its own words.' },
+
+  // Holding
+  STEP_STALLED: {
+    status: 409,
+    remedy: 'Nothing moved for longer than the deadline; look at the host, then retry or wait.',
+  },
+  AGENT_LOST: { status: 409, remedy: "Bring the node's agent back; the run goes on by itself when it reports." },
+  GATE_CLOSED: {
+    status: 409,
+    remedy:
+      'The cluster is not healthy enough for the next step: mend what the message names; the run goes on when told to retry.',
+  },
+  PAUSED_BY_OPERATOR: { status: 409, remedy: 'Resume the run when ready.' },
+
+  // Agents and access
+  ENROLLMENT_INVALID: { status: 401, remedy: 'Make a new one-time token: `kwfleet enrollment create`.' },
+  CONFIG_INVALID: { status: 400, remedy: 'Correct the configuration file as the message says.' },
+} as const satisfies Record<string, Entry>;
+
+export type ErrorCode = keyof typeof ERRORS;
+
+/** An error with a stable code: what happened (message), where (node), the host's own words, and what to do next. */
+export class FleetError extends Error {
+  override readonly name = 'FleetError';
+  readonly code: ErrorCode;
+  readonly node: string | undefined;
+  readonly words: string | undefined;
+
+  constructor(
+    code: ErrorCode,
+    message: string,
+    where: { node?: string | undefined; words?: string | undefined; cause?: unknown } = {},
+  ) {
+    super(message, where.cause === undefined ? undefined : { cause: where.cause });
+    this.code = code;
+    this.node = where.node;
+    this.words = where.words;
+  }
+
+  get remedy(): string {
+    return ERRORS[this.code].remedy;
+  }
+}

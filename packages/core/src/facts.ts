@@ -1,0 +1,176 @@
+/**
+ * What agents report. These schemas are the one definition of each shape: the wire boundary validates against them,
+ * REST documents them, the planner and the engine take their types from them. A field that is absent is unknown.
+ * Times are milliseconds since the epoch and end in `Ms`; sizes are bytes and end in `Bytes`.
+ */
+import Type, { type Static } from 'typebox';
+
+export const Topology = Type.Union([
+  Type.Literal('standalone'),
+  Type.Literal('multi-replica'),
+  Type.Literal('single-replica'),
+]);
+export type Topology = Static<typeof Topology>;
+
+export const Method = Type.Union([
+  Type.Literal('script-bare'),
+  Type.Literal('script-container'),
+  Type.Literal('compose'),
+  Type.Literal('docker-run'),
+  Type.Literal('source'),
+]);
+export type Method = Static<typeof Method>;
+
+export const Security = Type.Union([Type.Literal('insecure'), Type.Literal('tls'), Type.Literal('tlcp')]);
+export type Security = Static<typeof Security>;
+
+/** How a host's installation stands: `clean`, or one of the half-done states an interrupted deploy.sh leaves. */
+export const Condition = Type.Union([
+  Type.Literal('clean'),
+  /** The package manager holds no server package, or the binary is gone. */
+  Type.Literal('binary-missing'),
+  /** The package manager calls a package half-installed or half-configured (dpkg `iH`, `iF`, `in`). */
+  Type.Literal('package-half-installed'),
+  /** The new binary is there while `.version` still names the old one: deploy.sh died before its last step. */
+  Type.Literal('version-file-behind'),
+  /** The running process is another version than the installed binary: not restarted since the install. */
+  Type.Literal('process-behind'),
+  /** The database lists this node as being upgraded, or `--upgrade-complete` was left in its start arguments. */
+  Type.Literal('marked-upgrading'),
+]);
+export type Condition = Static<typeof Condition>;
+
+export const HostFacts = Type.Object({
+  hostname: Type.String(),
+  /** Debian's names: `amd64`, `arm64`. */
+  architecture: Type.String(),
+  distribution: Type.Object({
+    id: Type.String(),
+    versionId: Type.String(),
+    family: Type.Union([Type.Literal('deb'), Type.Literal('rpm'), Type.Literal('unknown')]),
+  }),
+  bootId: Type.String(),
+  agentVersion: Type.String(),
+  /** What the agent may do: it is root, it has sudo without a password, or neither. */
+  privileges: Type.Union([Type.Literal('root'), Type.Literal('sudo'), Type.Literal('none')]),
+  /** The host's clock when the report was made. */
+  clockMs: Type.Integer(),
+  /** Free space where packages are unpacked, where KWDB is installed, and where its data lies. */
+  freeBytes: Type.Object({ agent: Type.Integer(), install: Type.Integer(), data: Type.Integer() }),
+});
+export type HostFacts = Static<typeof HostFacts>;
+
+export const Installation = Type.Object({
+  method: Method,
+  /** From `MODE` line 2; absent where the deployment method keeps no `MODE`. */
+  topology: Type.Optional(Topology),
+  installDir: Type.String(),
+  dataDir: Type.String(),
+  address: Type.String(),
+  port: Type.Integer(),
+  httpPort: Type.Integer(),
+  user: Type.String(),
+  security: Security,
+  encrypted: Type.Boolean(),
+  /** The other nodes' addresses, from `NODE`. */
+  peers: Type.Array(Type.String()),
+  unit: Type.Object({
+    exists: Type.Boolean(),
+    active: Type.Union([
+      Type.Literal('active'),
+      Type.Literal('inactive'),
+      Type.Literal('failed'),
+      Type.Literal('activating'),
+      Type.Literal('deactivating'),
+    ]),
+    enabled: Type.Boolean(),
+    mainPid: Type.Optional(Type.Integer()),
+    startedAtMs: Type.Optional(Type.Integer()),
+  }),
+  /** The four places that tell a version; they can all disagree after an interrupted upgrade. */
+  versions: Type.Object({
+    /** `.version`: basic version, and the extension after a space where there is one (`3.1.0 hotfix1`). */
+    recorded: Type.Optional(Type.String()),
+    /** The package manager's version of the server package. */
+    package: Type.Optional(Type.String()),
+    /** `kwbase version`. */
+    binary: Type.Optional(Type.String()),
+    /** `build` of this node in `kwbase node status`. */
+    running: Type.Optional(Type.String()),
+  }),
+  condition: Condition,
+  /** What the condition was concluded from, in words; empty when clean. */
+  conditionDetail: Type.String(),
+});
+export type Installation = Static<typeof Installation>;
+
+/** One row of `kwbase node status --all`. */
+export const NodeRow = Type.Object({
+  kwdbId: Type.Integer(),
+  /** Absent for a node that never came up since the answering node started (KWDB prints NULL). */
+  address: Type.Optional(Type.String()),
+  build: Type.Optional(Type.String()),
+  startedAtMs: Type.Optional(Type.Integer()),
+  updatedAtMs: Type.Optional(Type.Integer()),
+  startMode: Type.Optional(Type.String()),
+  isAvailable: Type.Boolean(),
+  isLive: Type.Boolean(),
+  isDecommissioning: Type.Boolean(),
+  isDraining: Type.Boolean(),
+});
+export type NodeRow = Static<typeof NodeRow>;
+
+/** What the database says of the cluster, asked through one node. */
+export const ClusterView = Type.Object({
+  clusterId: Type.String(),
+  /** The id of the node that answered. */
+  kwdbId: Type.Integer(),
+  observedAtMs: Type.Integer(),
+  nodes: Type.Array(NodeRow),
+});
+export type ClusterView = Static<typeof ClusterView>;
+
+/** The questions a cluster check asks; asked right before they matter. */
+export const ClusterHealth = Type.Object({
+  view: ClusterView,
+  rangesUnavailable: Type.Optional(Type.Integer()),
+  rangesUnderreplicated: Type.Optional(Type.Integer()),
+  /** Schema changes, bulk imports and other jobs that are pending, running, paused or reverting. */
+  jobs: Type.Optional(
+    Type.Array(
+      Type.Object({ id: Type.String(), type: Type.String(), description: Type.String(), status: Type.String() }),
+    ),
+  ),
+  leases: Type.Optional(Type.Array(Type.Object({ kwdbId: Type.Integer(), count: Type.Integer() }))),
+  sessions: Type.Optional(Type.Array(Type.Object({ kwdbId: Type.Integer(), count: Type.Integer() }))),
+  settings: Type.Optional(Type.Array(Type.Object({ name: Type.String(), value: Type.String() }))),
+});
+export type ClusterHealth = Static<typeof ClusterHealth>;
+
+/** Everything an agent knows of its node, sent on connect and on change. */
+export const NodeReport = Type.Object({
+  host: HostFacts,
+  installation: Type.Optional(Installation),
+  /** Whether `/health` and `/health?ready=1` answered 200. */
+  serving: Type.Boolean(),
+  ready: Type.Boolean(),
+  /** Which node of which cluster this is: from the database when it answers, else what it last said (kept on the host). */
+  identity: Type.Optional(Type.Object({ clusterId: Type.String(), kwdbId: Type.Integer() })),
+  /** What the database said just now; absent when it did not answer. */
+  view: Type.Optional(ClusterView),
+  observedAtMs: Type.Integer(),
+});
+export type NodeReport = Static<typeof NodeReport>;
+
+/** A node as the controller knows it: the last report and how fresh the link is. */
+export const NodeFacts = Type.Object({
+  /** The node's name in the fleet: its agent's id. */
+  node: Type.String(),
+  connected: Type.Boolean(),
+  /** When the controller last heard from the agent, by the controller's clock. */
+  lastSeenMs: Type.Integer(),
+  /** The host's clock minus the controller's when last heard, in milliseconds. */
+  clockSkewMs: Type.Integer(),
+  report: NodeReport,
+});
+export type NodeFacts = Static<typeof NodeFacts>;

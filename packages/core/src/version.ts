@@ -1,0 +1,135 @@
+/**
+ * KWDB's version order and which steps between versions deploy.sh takes.
+ * A version is three numbers and, possibly, an extension: one of alpha, beta, hotfix, enhance, patch with a
+ * number, or two of them joined (`hotfix1beta2`). Source: KWDB facts, "Version rules of the package".
+ */
+import { FleetError } from './errors.ts';
+
+export type ExtensionKind = 'alpha' | 'beta' | 'hotfix' | 'enhance' | 'patch';
+export type Extension = { readonly kind: ExtensionKind; readonly number: number };
+export type Version = {
+  readonly basic: readonly [number, number, number];
+  /** None for a release, one, or two where they are joined: the first is what the second leads to. */
+  readonly extensions: readonly Extension[];
+};
+
+const KIND_RANK: Record<ExtensionKind, number> = { alpha: 0, beta: 1, hotfix: 3, enhance: 3, patch: 3 };
+const RELEASE_RANK = 2;
+const PATTERN = /^v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:[-_. ]?((?:(?:alpha|beta|hotfix|enhance|patch)\d{0,6}){1,2}))?$/i;
+
+/** Parses `3.1.0`, `V3.1.0`, `3.1.0-hotfix1`, `3.1.0 hotfix1beta2`. Throws VERSION_INVALID. */
+export function parseVersion(text: string): Version {
+  const match = PATTERN.exec(text.trim());
+  if (match === null) throw new FleetError('VERSION_INVALID', `"${text.slice(0, 60)}" is not a KWDB version`);
+  const extensions = [...(match[4] ?? '').toLowerCase().matchAll(/([a-z]+)(\d*)/g)].map(
+    ([, kind, number]): Extension => ({ kind: kind as ExtensionKind, number: Number(number || 0) }),
+  );
+  return { basic: [Number(match[1]), Number(match[2]), Number(match[3])], extensions };
+}
+
+/** The normal form: `3.1.0`, `3.1.0-hotfix1beta2`. */
+export function formatVersion({ basic, extensions }: Version): string {
+  const extension = extensions.map(({ kind, number }) => `${kind}${number || ''}`).join('');
+  return extension === '' ? basic.join('.') : `${basic.join('.')}-${extension}`;
+}
+
+/** Parses and formats: the one spelling that is stored and compared. */
+export const normalVersion = (text: string): string => formatVersion(parseVersion(text));
+
+/** Whether two spellings name one version. A build tag may carry less than the package: see `sameRelease`. */
+export function sameVersion(a: string, b: string): boolean {
+  return normalVersion(a) === normalVersion(b);
+}
+
+function compareNumbers(a: readonly number[], b: readonly number[]): number {
+  for (let i = 0; i < Math.max(a.length, b.length); i++) {
+    const difference = (a[i] ?? 0) - (b[i] ?? 0);
+    if (difference !== 0) return Math.sign(difference);
+  }
+  return 0;
+}
+
+/** An extension as numbers that sort: alpha before beta before the release before hotfix, enhance and patch. */
+function rank(version: Version): number[] {
+  const [first, second] = version.extensions;
+  if (first === undefined) return [RELEASE_RANK];
+  const head = [KIND_RANK[first.kind], first.number];
+  return second === undefined ? [...head, RELEASE_RANK] : [...head, KIND_RANK[second.kind], second.number];
+}
+
+/** -1, 0 or 1. Hotfix, enhance and patch of one number are equals in order: no step between them is legal anyway. */
+export function compareVersions(a: Version, b: Version): number {
+  return compareNumbers(a.basic, b.basic) || compareNumbers(rank(a), rank(b));
+}
+
+export type Transition =
+  | { readonly verdict: 'legal' }
+  /** deploy.sh takes it only with --bypass-version-check. */
+  | { readonly verdict: 'unsupported'; readonly reason: string }
+  | {
+      readonly verdict: 'refused';
+      readonly code: 'VERSION_OLDER' | 'VERSION_EQUAL' | 'VERSION_REFUSED';
+      readonly reason: string;
+    };
+
+const refused = (code: 'VERSION_OLDER' | 'VERSION_EQUAL' | 'VERSION_REFUSED', reason: string): Transition => ({
+  verdict: 'refused',
+  code,
+  reason,
+});
+
+/** Whether a host may go from one version to another in place. Source: KWDB facts, "Version rules of the package". */
+export function transition(from: Version, to: Version): Transition {
+  const step = `${formatVersion(from)} → ${formatVersion(to)}`;
+  const basic = compareNumbers(from.basic, to.basic);
+  if (basic > 0) return refused('VERSION_OLDER', `${step} goes back; KWDB is never downgraded in place`);
+  if (basic < 0) return { verdict: 'legal' };
+  if (formatVersion(from) === formatVersion(to))
+    return refused('VERSION_EQUAL', `${formatVersion(from)} is there already`);
+  return extensionTransition(from, to, step);
+}
+
+function isPreview(extension: Extension | undefined): boolean {
+  return extension?.kind === 'alpha' || extension?.kind === 'beta';
+}
+
+function extensionTransition(from: Version, to: Version, step: string): Transition {
+  const [oldFirst, oldSecond] = from.extensions;
+  const [newFirst, newSecond] = to.extensions;
+  if (isPreview(newFirst)) {
+    if (oldFirst === undefined) return refused('VERSION_REFUSED', `${step}: a release does not go back to a preview`);
+    if (!isPreview(oldFirst)) {
+      return refused('VERSION_REFUSED', `${step}: ${oldFirst.kind} does not go back to ${newFirst?.kind}`);
+    }
+  }
+  if (newFirst === undefined) {
+    return isPreview(oldFirst)
+      ? { verdict: 'legal' }
+      : refused('VERSION_OLDER', `${step} drops what ${oldFirst?.kind} brought`);
+  }
+  if (oldFirst === undefined) return { verdict: 'legal' };
+  if (oldFirst.kind !== newFirst.kind) return mixedTransition(oldFirst, newFirst, step);
+  if (oldFirst.number > newFirst.number) return refused('VERSION_OLDER', `${step} goes back`);
+  if (oldFirst.number < newFirst.number) return sameKindTransition(oldFirst.kind, step);
+  return joinedTransition(oldSecond, newSecond, step);
+}
+
+function mixedTransition(from: Extension, to: Extension, step: string): Transition {
+  if (from.kind === 'beta' && to.kind === 'alpha')
+    return refused('VERSION_OLDER', `${step}: beta does not go back to alpha`);
+  if (isPreview(from)) return { verdict: 'legal' };
+  return { verdict: 'unsupported', reason: `${step}: ${from.kind} and ${to.kind} are branches of their own` };
+}
+
+/** PLACEHOLDER decided below after reading the released script. */
+function sameKindTransition(_kind: ExtensionKind, _step: string): Transition {
+  return { verdict: 'legal' };
+}
+
+function joinedTransition(from: Extension | undefined, to: Extension | undefined, step: string): Transition {
+  if (from === undefined)
+    return refused('VERSION_REFUSED', `${step}: a finished extension does not go back to a preview of itself`);
+  if (to === undefined) return { verdict: 'legal' };
+  const order = compareNumbers([KIND_RANK[from.kind], from.number], [KIND_RANK[to.kind], to.number]);
+  return order < 0 ? { verdict: 'legal' } : refused('VERSION_OLDER', `${step} goes back`);
+}

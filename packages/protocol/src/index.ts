@@ -1,0 +1,2 @@
+export { agentGateway, enrollment } from './service.ts';
+export * from './wire.ts';

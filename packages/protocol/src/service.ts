@@ -1,0 +1,59 @@
+import type { MethodDefinition } from '@grpc/grpc-js';
+import {
+  type AgentMessage,
+  agentMessage,
+  type Codec,
+  type ControllerMessage,
+  controllerMessage,
+  type EnrollRequest,
+  type EnrollResponse,
+  enrollRequest,
+  enrollResponse,
+  type FetchPackageRequest,
+  fetchPackageRequest,
+  type PackageChunk,
+  packageChunk,
+} from './wire.ts';
+
+function method<Request, Response>(
+  path: string,
+  request: Codec<Request>,
+  response: Codec<Response>,
+  streams: { requestStream: boolean; responseStream: boolean },
+): MethodDefinition<Request, Response> {
+  return {
+    path,
+    ...streams,
+    requestSerialize: request.encode,
+    requestDeserialize: request.decode,
+    responseSerialize: response.encode,
+    responseDeserialize: response.decode,
+  };
+}
+
+/** `kwfleet.v1.AgentGateway`, as grpc-js takes it. */
+export const agentGateway = {
+  connect: method<AgentMessage, ControllerMessage>(
+    '/kwfleet.v1.AgentGateway/Connect',
+    agentMessage,
+    controllerMessage,
+    {
+      requestStream: true,
+      responseStream: true,
+    },
+  ),
+  fetchPackage: method<FetchPackageRequest, PackageChunk>(
+    '/kwfleet.v1.AgentGateway/FetchPackage',
+    fetchPackageRequest,
+    packageChunk,
+    { requestStream: false, responseStream: true },
+  ),
+};
+
+/** `kwfleet.v1.Enrollment`, the only service open to a caller without a client certificate. */
+export const enrollment = {
+  enroll: method<EnrollRequest, EnrollResponse>('/kwfleet.v1.Enrollment/Enroll', enrollRequest, enrollResponse, {
+    requestStream: false,
+    responseStream: false,
+  }),
+};

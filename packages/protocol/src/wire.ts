@@ -1,0 +1,130 @@
+import type { Action, ActionProgress, ActionResult, ClusterHealth, NodeReport } from '@kwfleet/core';
+import {
+  ActionProgress as ActionProgressSchema,
+  ActionResult as ActionResultSchema,
+  Action as ActionSchema,
+  NodeReport as NodeReportSchema,
+} from '@kwfleet/core';
+import protobuf from 'protobufjs/light.js';
+import Type, { type Static } from 'typebox';
+import Schema from 'typebox/schema';
+import descriptor from './generated/descriptor.json' with { type: 'json' };
+
+/** The version of the contract between agent and controller; both sides refuse another one. */
+export const PROTOCOL = 1;
+
+const Hello = Type.Object({
+  node: Type.String({ minLength: 1, maxLength: 253 }),
+  agentVersion: Type.String(),
+  protocol: Type.Integer(),
+  inHand: Type.Array(Type.String()),
+});
+const Heartbeat = Type.Object({ clockMs: Type.Integer(), serving: Type.Boolean(), ready: Type.Boolean() });
+const ActionOutput = Type.Object({ action: Type.String(), offset: Type.Integer(), text: Type.String() });
+const Welcome = Type.Object({ clockMs: Type.Integer(), protocol: Type.Integer(), heartbeatMs: Type.Integer() });
+const EnrollRequest = Type.Object({ token: Type.String(), node: Type.String(), signingRequest: Type.String() });
+const EnrollResponse = Type.Object({ certificate: Type.String(), authority: Type.String() });
+const FetchPackageRequest = Type.Object({ sha256: Type.String(), offset: Type.Integer({ minimum: 0 }) });
+
+export type Hello = Static<typeof Hello>;
+export type Heartbeat = Static<typeof Heartbeat>;
+export type ActionOutput = Static<typeof ActionOutput>;
+export type Welcome = Static<typeof Welcome>;
+export type EnrollRequest = Static<typeof EnrollRequest>;
+export type EnrollResponse = Static<typeof EnrollResponse>;
+export type FetchPackageRequest = Static<typeof FetchPackageRequest>;
+export type PackageChunk = { data: Uint8Array };
+
+export type AgentMessage =
+  | { hello: Hello }
+  | { report: NodeReport }
+  | { heartbeat: Heartbeat }
+  | { progress: ActionProgress }
+  | { output: ActionOutput }
+  | { result: ActionResult };
+
+export type ControllerMessage =
+  | { welcome: Welcome }
+  | { action: Action }
+  | { resultStored: { action: string } }
+  | { reportRequest: Record<string, never> };
+
+const root = protobuf.Root.fromJSON(descriptor as protobuf.INamespace);
+
+/** A message whose bytes are protobuf and whose contents are checked against the core's schema on the way in. */
+export type Codec<T> = { encode(message: T): Buffer; decode(bytes: Uint8Array): T };
+
+/** Lists whose absence means unknown travel in a message of their own; in the core they are plain arrays. */
+const WRAPPED: ReadonlySet<string> = new Set([
+  'jobs',
+  'leases',
+  'sessions',
+  'settings',
+] satisfies (keyof ClusterHealth)[]);
+
+function wrap(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(wrap);
+  if (value === null || typeof value !== 'object' || value instanceof Uint8Array) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [
+      key,
+      WRAPPED.has(key) && item !== undefined ? { items: wrap(item) } : wrap(item),
+    ]),
+  );
+}
+
+function unwrap(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(unwrap);
+  if (value === null || typeof value !== 'object' || value instanceof Uint8Array) return value;
+  return Object.fromEntries(
+    Object.entries(value)
+      .filter(([, item]) => item !== null)
+      .map(([key, item]) => [key, WRAPPED.has(key) ? unwrap((item as { items: unknown }).items) : unwrap(item)]),
+  );
+}
+
+function codec<T>(name: string, schema: Type.TSchema): Codec<T> {
+  const type = root.lookupType(`kwfleet.v1.${name}`);
+  const validator = Schema.Compile(schema);
+  return {
+    encode: (message) => Buffer.from(type.encode(type.fromObject(wrap(message) as Record<string, unknown>)).finish()),
+    decode(bytes) {
+      const message = unwrap(type.toObject(type.decode(bytes), { longs: Number, defaults: true, arrays: true }));
+      if (validator.Check(message)) return message as T;
+      const [, errors] = validator.Errors(message);
+      const first = errors[0];
+      throw new TypeError(`${name} is not as agreed: ${first?.instancePath ?? ''} ${first?.message ?? ''}`);
+    },
+  };
+}
+
+const one = (fields: Record<string, Type.TSchema>) =>
+  Type.Union(Object.entries(fields).map(([name, schema]) => Type.Object({ [name]: schema })));
+
+export const agentMessage = codec<AgentMessage>(
+  'AgentMessage',
+  one({
+    hello: Hello,
+    report: NodeReportSchema,
+    heartbeat: Heartbeat,
+    progress: ActionProgressSchema,
+    output: ActionOutput,
+    result: ActionResultSchema,
+  }),
+);
+
+export const controllerMessage = codec<ControllerMessage>(
+  'ControllerMessage',
+  one({
+    welcome: Welcome,
+    action: ActionSchema,
+    resultStored: Type.Object({ action: Type.String() }),
+    reportRequest: Type.Object({}),
+  }),
+);
+
+/** For the agent's journal and the controller's store, which keep the same messages. */
+export const enrollRequest = codec<EnrollRequest>('EnrollRequest', EnrollRequest);
+export const enrollResponse = codec<EnrollResponse>('EnrollResponse', EnrollResponse);
+export const fetchPackageRequest = codec<FetchPackageRequest>('FetchPackageRequest', FetchPackageRequest);
+export const packageChunk = codec<PackageChunk>('PackageChunk', Type.Object({ data: Type.Unknown() }));
