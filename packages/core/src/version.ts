@@ -121,9 +121,13 @@ function mixedTransition(from: Extension, to: Extension, step: string): Transiti
   return { verdict: 'unsupported', reason: `${step}: ${from.kind} and ${to.kind} are branches of their own` };
 }
 
-/** PLACEHOLDER decided below after reading the released script. */
-function sameKindTransition(_kind: ExtensionKind, _step: string): Transition {
-  return { verdict: 'legal' };
+/**
+ * From one number to a higher one of the same kind. The released deploy.sh (V3.0.0 to V3.2.1, run over all pairs)
+ * takes alpha, beta and patch, and wants the bypass for hotfix and enhance, although its own comments suggest otherwise.
+ */
+function sameKindTransition(kind: ExtensionKind, step: string): Transition {
+  if (kind !== 'hotfix' && kind !== 'enhance') return { verdict: 'legal' };
+  return { verdict: 'unsupported', reason: `${step}: deploy.sh takes one ${kind} to another only with the bypass` };
 }
 
 function joinedTransition(from: Extension | undefined, to: Extension | undefined, step: string): Transition {

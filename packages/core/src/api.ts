@@ -1,0 +1,152 @@
+/** What REST answers with. The controller documents and serves these; the command line and the console read them. */
+import Type, { type Static } from 'typebox';
+import { PackageInfo, Phase } from './action.ts';
+import { Hold, RunStatus, StepState } from './engine/state.ts';
+import { Method, NodeReport, Topology } from './facts.ts';
+import { Backup, CheckResult, Plan, PlanOptions } from './plan.ts';
+
+export const NodeState = Type.Union([
+  Type.Literal('healthy'),
+  Type.Literal('degraded'),
+  Type.Literal('down'),
+  /** Its agent does not report. */
+  Type.Literal('unknown'),
+  /** The database lists it and no agent ever reported from it. */
+  Type.Literal('missing'),
+]);
+export type NodeState = Static<typeof NodeState>;
+
+export const NodeView = Type.Object({
+  /** The agent's id; for a missing node `missing:KWDB_ID`. */
+  id: Type.String(),
+  cluster: Type.Optional(Type.String()),
+  state: NodeState,
+  /** Why it is not healthy, in words; empty when it is. */
+  detail: Type.String(),
+  connected: Type.Boolean(),
+  lastSeenMs: Type.Optional(Type.Integer()),
+  address: Type.Optional(Type.String()),
+  kwdbId: Type.Optional(Type.Integer()),
+  version: Type.Optional(Type.String()),
+  topology: Type.Optional(Topology),
+  method: Type.Optional(Method),
+  report: Type.Optional(NodeReport),
+});
+export type NodeView = Static<typeof NodeView>;
+
+export const ClusterSummary = Type.Object({
+  /** The database's own cluster id. */
+  id: Type.String(),
+  name: Type.String(),
+  labels: Type.Record(Type.String(), Type.String()),
+  topology: Type.Optional(Topology),
+  /** Versions found on its nodes, each once, oldest first. */
+  versions: Type.Array(Type.String()),
+  state: NodeState,
+  detail: Type.String(),
+  nodes: Type.Array(NodeView),
+  /** The run that is not ended yet, where there is one. */
+  run: Type.Optional(Type.String()),
+});
+export type ClusterSummary = Static<typeof ClusterSummary>;
+
+export const PackageView = Type.Object({ ...PackageInfo.properties, id: Type.String(), addedAtMs: Type.Integer() });
+export type PackageView = Static<typeof PackageView>;
+
+export const PlanRequest = Type.Object(
+  {
+    /** Id or name. */
+    cluster: Type.String({ minLength: 1, maxLength: 253 }),
+    to: Type.String({ minLength: 1, maxLength: 60 }),
+    options: Type.Optional(Type.Partial(Type.Object({ ...PlanOptions.properties, backup: Backup }))),
+  },
+  { additionalProperties: false },
+);
+export type PlanRequest = Static<typeof PlanRequest>;
+
+export const PlanView = Type.Object({
+  id: Type.String(),
+  /** SHA-256 of the plan's canonical JSON; a run is started with it. */
+  hash: Type.String(),
+  clusterName: Type.String(),
+  createdAtMs: Type.Integer(),
+  createdBy: Type.String(),
+  /** Absent when the checks did not get far enough to make one (no package, topology unknown, ...). */
+  plan: Type.Optional(Plan),
+  checks: Type.Array(CheckResult),
+  /** True when a check blocks or is unknown: such a plan cannot be started. */
+  blocked: Type.Boolean(),
+});
+export type PlanView = Static<typeof PlanView>;
+
+export const RunRequest = Type.Object(
+  { plan: Type.String({ minLength: 1 }), hash: Type.String({ pattern: '^[0-9a-f]{64}$' }) },
+  { additionalProperties: false },
+);
+export type RunRequest = Static<typeof RunRequest>;
+
+export const RunSummary = Type.Object({
+  id: Type.String(),
+  cluster: Type.String(),
+  clusterName: Type.String(),
+  planId: Type.String(),
+  topology: Topology,
+  to: Type.String(),
+  status: RunStatus,
+  hold: Type.Optional(Hold),
+  pauseRequested: Type.Boolean(),
+  createdAtMs: Type.Integer(),
+  createdBy: Type.String(),
+  startedAtMs: Type.Optional(Type.Integer()),
+  endedAtMs: Type.Optional(Type.Integer()),
+  /** Steps that succeeded, and all. */
+  done: Type.Integer(),
+  total: Type.Integer(),
+});
+export type RunSummary = Static<typeof RunSummary>;
+
+export const RunView = Type.Object({
+  ...RunSummary.properties,
+  plan: Plan,
+  /** By step id. Results are left out here; the report has them. */
+  steps: Type.Record(Type.String(), StepState),
+});
+export type RunView = Static<typeof RunView>;
+
+/** One line of a run's history, as it comes over server-sent events: `id` is `seq`, `event` is `type`. */
+export const RunEventView = Type.Object({
+  seq: Type.Integer(),
+  atMs: Type.Integer(),
+  /** A RunEvent's type, or `output` for a piece of a command's output (not kept in the chain). */
+  type: Type.String(),
+  step: Type.Optional(Type.String()),
+  node: Type.Optional(Type.String()),
+  phase: Type.Optional(Phase),
+  /** One line for a person. */
+  message: Type.String(),
+  /** The event as stored. */
+  event: Type.Unknown(),
+});
+export type RunEventView = Static<typeof RunEventView>;
+
+/** RFC 9457, `application/problem+json`. */
+export const Problem = Type.Object({
+  type: Type.String(),
+  title: Type.String(),
+  status: Type.Integer(),
+  detail: Type.String(),
+  /** Stable; docs/reference/errors.md lists all. */
+  code: Type.String(),
+  node: Type.Optional(Type.String()),
+  remedy: Type.String(),
+  words: Type.Optional(Type.String()),
+  /** Checks that block, where the problem is a blocked plan. */
+  checks: Type.Optional(Type.Array(CheckResult)),
+  requestId: Type.Optional(Type.String()),
+});
+export type Problem = Static<typeof Problem>;
+
+/** A page of a list; `cursor` is absent on the last. */
+export const page = <T extends Type.TSchema>(item: T) =>
+  Type.Object({ items: Type.Array(item), cursor: Type.Optional(Type.String()) });
+export type Page<T> = { items: T[]; cursor?: string };

@@ -1,0 +1,116 @@
+/** The state of a run, and the events that change it. The state is always the fold of its events. */
+import Type, { type Static } from 'typebox';
+import { ActionResult, Phase } from '../action.ts';
+
+export const RunStatus = Type.Union([
+  Type.Literal('planned'),
+  Type.Literal('awaiting_approval'),
+  Type.Literal('scheduled'),
+  Type.Literal('running'),
+  Type.Literal('paused'),
+  Type.Literal('held'),
+  Type.Literal('succeeded'),
+  Type.Literal('failed'),
+  Type.Literal('aborted'),
+]);
+export type RunStatus = Static<typeof RunStatus>;
+
+export const ENDED: ReadonlySet<RunStatus> = new Set(['succeeded', 'failed', 'aborted']);
+
+/** What a person may do now. `wait`: it ends by itself when what it waits for comes true. */
+export const Choice = Type.Union([
+  Type.Literal('wait'),
+  Type.Literal('resume'),
+  Type.Literal('pause'),
+  Type.Literal('retry'),
+  Type.Literal('abort'),
+]);
+export type Choice = Static<typeof Choice>;
+
+export const Hold = Type.Object({
+  code: Type.String(),
+  message: Type.String(),
+  remedy: Type.String(),
+  node: Type.Optional(Type.String()),
+  step: Type.Optional(Type.String()),
+  /** The host's own words, where there are any. */
+  words: Type.Optional(Type.String()),
+  choices: Type.Array(Choice),
+  /** True when the run goes on without a person once the cause is gone (an agent that reports again). */
+  selfClearing: Type.Boolean(),
+  sinceMs: Type.Integer(),
+});
+export type Hold = Static<typeof Hold>;
+
+export const StepState = Type.Object({
+  status: Type.Union([
+    Type.Literal('pending'),
+    Type.Literal('running'),
+    Type.Literal('succeeded'),
+    Type.Literal('failed'),
+  ]),
+  /** How often it was dispatched; the action of an attempt is `RUN/STEP/ATTEMPT`. */
+  attempt: Type.Integer(),
+  /** The node that carries it out. */
+  executor: Type.Optional(Type.String()),
+  phase: Type.Optional(Phase),
+  detail: Type.Optional(Type.String()),
+  startedAtMs: Type.Optional(Type.Integer()),
+  progressAtMs: Type.Optional(Type.Integer()),
+  endedAtMs: Type.Optional(Type.Integer()),
+  result: Type.Optional(ActionResult),
+});
+export type StepState = Static<typeof StepState>;
+
+export const RunState = Type.Object({
+  format: Type.Literal(1),
+  run: Type.String(),
+  status: RunStatus,
+  steps: Type.Record(Type.String(), StepState),
+  hold: Type.Optional(Hold),
+  /** A person asked to stop before the next step. */
+  pauseRequested: Type.Boolean(),
+  abortRequested: Type.Boolean(),
+  startedAtMs: Type.Optional(Type.Integer()),
+  endedAtMs: Type.Optional(Type.Integer()),
+});
+export type RunState = Static<typeof RunState>;
+
+export type RunEvent =
+  | { readonly type: 'run-started'; readonly atMs: number }
+  | {
+      readonly type: 'step-dispatched';
+      readonly step: string;
+      readonly attempt: number;
+      readonly executor: string;
+      readonly atMs: number;
+    }
+  | {
+      readonly type: 'step-progressed';
+      readonly step: string;
+      readonly attempt: number;
+      readonly phase: Phase;
+      readonly detail: string;
+      readonly atMs: number;
+    }
+  | {
+      readonly type: 'step-ended';
+      readonly step: string;
+      readonly attempt: number;
+      readonly result: ActionResult;
+      readonly atMs: number;
+    }
+  | { readonly type: 'step-reset'; readonly step: string; readonly why: string; readonly atMs: number }
+  | { readonly type: 'run-held'; readonly hold: Hold; readonly atMs: number }
+  | { readonly type: 'hold-cleared'; readonly why: string; readonly atMs: number }
+  | {
+      readonly type: 'pause-requested' | 'run-paused' | 'run-resumed' | 'retry-requested' | 'abort-requested';
+      readonly by: string;
+      readonly atMs: number;
+    }
+  | {
+      readonly type: 'run-ended';
+      readonly status: 'succeeded' | 'failed' | 'aborted';
+      readonly reason: string;
+      readonly atMs: number;
+    };

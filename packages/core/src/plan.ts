@@ -1,0 +1,119 @@
+/** A plan: what will happen, as data. Made by a pure function, shown, approved, hashed, never edited. */
+import { createHash } from 'node:crypto';
+import canonicalize from 'canonicalize';
+import Type, { type Static } from 'typebox';
+import { Deadline, PackageInfo, Phase } from './action.ts';
+import { Method, Topology } from './facts.ts';
+
+export const Route = Type.Union([Type.Literal('offline'), Type.Literal('online')]);
+export type Route = Static<typeof Route>;
+
+/** What stands in for a backup. The manual asks for one before every upgrade; `none` needs a reason that goes on record. */
+export const Backup = Type.Union([
+  Type.Object({ policy: Type.Literal('attested'), where: Type.String({ minLength: 1, maxLength: 500 }) }),
+  Type.Object({ policy: Type.Literal('none'), reason: Type.String({ minLength: 1, maxLength: 500 }) }),
+]);
+export type Backup = Static<typeof Backup>;
+
+/** What a person may choose. All have defaults but the backup. */
+export const PlanOptions = Type.Object({
+  /** Multi-replica only. `offline`: stop, install, start, as the manual says. `online`: deploy.sh marks the running node. */
+  route: Route,
+  backup: Type.Optional(Backup),
+  bypassVersionCheck: Type.Boolean(),
+  /** How long the cluster must stay healthy after a node is back before the next is touched. */
+  soakMs: Type.Integer({ minimum: 0, maximum: 86_400_000 }),
+  /** Between the two samples in which ranges must be healthy. */
+  sampleGapMs: Type.Integer({ minimum: 100, maximum: 600_000 }),
+  /** Single-replica only: how many nodes install at once. */
+  concurrency: Type.Integer({ minimum: 1, maximum: 1000 }),
+  /** How long one step may go without progress, and how long it may take at most. */
+  deadline: Deadline,
+});
+export type PlanOptions = Static<typeof PlanOptions>;
+
+export const DEFAULT_OPTIONS: PlanOptions = {
+  route: 'offline',
+  bypassVersionCheck: false,
+  soakMs: 30_000,
+  sampleGapMs: 5_000,
+  concurrency: 8,
+  // A node with much data may take long to rejoin; it shows progress all the while. deploy.sh itself waits 10 minutes.
+  deadline: { idleMs: 15 * 60_000, ceilingMs: 6 * 3_600_000 },
+};
+
+export const PlanNode = Type.Object({
+  node: Type.String(),
+  kwdbId: Type.Integer(),
+  address: Type.String(),
+  method: Method,
+  from: Type.String(),
+});
+export type PlanNode = Static<typeof PlanNode>;
+
+/** `self`: the step's own node carries it out. `peer`: any node but the one it is about, chosen when it is due. */
+export const Executor = Type.Union([Type.Literal('self'), Type.Literal('peer')]);
+
+export const StepKind = Type.Union([
+  Type.Literal('fetch'),
+  Type.Literal('gate'),
+  Type.Literal('upgrade'),
+  Type.Literal('witness'),
+  Type.Literal('stop'),
+  Type.Literal('install'),
+  Type.Literal('start'),
+  Type.Literal('verify'),
+]);
+export type StepKind = Static<typeof StepKind>;
+
+export const Step = Type.Object({
+  /** `KIND:NODE`, unique in the plan. */
+  id: Type.String(),
+  kind: StepKind,
+  /** The node it is about. */
+  node: Type.String(),
+  executor: Executor,
+  needs: Type.Array(Type.String()),
+  phases: Type.Array(Phase),
+  deadline: Deadline,
+  title: Type.String(),
+  /** What it changes, in words; empty when it only looks. */
+  changes: Type.Array(Type.String()),
+});
+export type Step = Static<typeof Step>;
+
+export const CheckResult = Type.Object({
+  code: Type.String(),
+  verdict: Type.Union([Type.Literal('pass'), Type.Literal('warn'), Type.Literal('block'), Type.Literal('unknown')]),
+  node: Type.Optional(Type.String()),
+  message: Type.String(),
+  remedy: Type.Optional(Type.String()),
+});
+export type CheckResult = Static<typeof CheckResult>;
+
+export const Plan = Type.Object({
+  format: Type.Literal(1),
+  cluster: Type.String(),
+  topology: Topology,
+  to: Type.String(),
+  package: PackageInfo,
+  previousPackage: Type.Optional(PackageInfo),
+  options: PlanOptions,
+  nodes: Type.Array(PlanNode),
+  steps: Type.Array(Step),
+});
+export type Plan = Static<typeof Plan>;
+
+/** SHA-256 over the canonical JSON (RFC 8785) of the plan: what an approval is bound to. */
+export function hashPlan(plan: Plan): string {
+  const text = canonicalize(plan);
+  if (text === undefined) throw new TypeError('a plan must be plain JSON');
+  return createHash('sha256').update(text).digest('hex');
+}
+
+/** The step with this id; a plan that names a step it does not have is a bug. */
+export function stepOf(plan: Plan, id: string): Step {
+  const step = plan.steps.find((candidate) => candidate.id === id);
+  if (step === undefined) throw new Error(`the plan has no step ${id}`);
+  return step;
+}
