@@ -1531,7 +1531,7 @@ function printVersion(info: BuildInfo): void {
     ['Go Version:', 'none'],
     ['Build Type:', 'release'],
   ];
-  for (const [name = '', value = ''] of lines) process.stdout.write(`${name.padEnd(17)}${value}\n`);
+  for (const [name = '', value = ''] of lines) process.stdout.write(`${name.padEnd(18)}${value}\n`);
 }
 
 async function startServer(mode: StartMode, { flags }: Arguments, info: BuildInfo): Promise<void> {

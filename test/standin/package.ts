@@ -1,0 +1,227 @@
+/** Builds KWDB installation packages out of the stand-ins: real .debs, the stand-in deploy.sh, one .tar.gz. */
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { chmod, cp, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { stripTypeScriptTypes } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import type { BuildInfo, Knobs } from './kwbase.ts';
+
+const run = promisify(execFile);
+const here = import.meta.dirname;
+
+/** What can be wrong with a package; the rest goes to the binary in it, see `Knobs`. */
+export type PackageFaults = Knobs & {
+  /** The server package's postinst fails: its files are on the host, dpkg calls it half-configured. */
+  readonly maintainerScriptFails?: boolean;
+  /** The server package is cut short. */
+  readonly corrupt?: boolean;
+  /** deploy.sh sleeps so many seconds before its checks. */
+  readonly deployHangsSeconds?: number;
+  /** The exchange of the packages starts so many seconds late. */
+  readonly installDelaySeconds?: number;
+  /** Sleeps so many seconds in the server's postinst: files exchanged, `.version` not yet. */
+  readonly postinstSeconds?: number;
+  /** The scripts of V3.0.0: an online upgrade that does not look whether the node came back. */
+  readonly blindRestart?: boolean;
+  /** The package claims this version in `.version`, whatever it carries. */
+  readonly versionFile?: string;
+  /** Left out of `packages/`. */
+  readonly missing?: 'server' | 'libcommon';
+};
+
+export type PackageOptions = {
+  /** The basic version, `3.1.0`. */
+  readonly version: string;
+  /** `hotfix1`, `beta2`, ...; none for a release. */
+  readonly extension?: string;
+  readonly method?: 'bare' | 'container';
+  /** Debian's name; this machine's unless told. */
+  readonly architecture?: string;
+  readonly outDir: string;
+  readonly faults?: PackageFaults;
+};
+
+const PACKAGE_FAULTS = [
+  'maintainerScriptFails',
+  'corrupt',
+  'deployHangsSeconds',
+  'installDelaySeconds',
+  'postinstSeconds',
+  'blindRestart',
+  'versionFile',
+  'missing',
+] as const;
+
+/**
+ * Builds `kaiwudb_install/` as a .tar.gz in `outDir` and returns its path. The binary inside runs on the Node that
+ * runs this.
+ */
+export async function buildPackage(options: PackageOptions): Promise<string> {
+  const work = await mkdtemp(join(tmpdir(), 'kw-package-'));
+  try {
+    const root = join(work, 'kaiwudb_install');
+    await mkdir(join(root, 'packages'), { recursive: true });
+    await writeScripts(root, options);
+    if (options.method === 'container') await writeImage(root, options);
+    else await writeDebs(work, join(root, 'packages'), options);
+    await mkdir(options.outDir, { recursive: true });
+    const file = join(options.outDir, `KaiwuDB-${fullVersion(options)}-${await uniqueName(options)}.tar.gz`);
+    await run('tar', ['-C', work, '--owner=0', '--group=0', '-I', 'gzip -1', '-cf', file, 'kaiwudb_install']);
+    return file;
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
+/** Unpacks a package into `directory` and returns the path of its `kaiwudb_install`. */
+export async function unpackPackage(file: string, directory: string): Promise<string> {
+  await mkdir(directory, { recursive: true });
+  await run('tar', ['-C', directory, '-xf', file]);
+  return join(directory, 'kaiwudb_install');
+}
+
+function fullVersion({ version, extension }: PackageOptions): string {
+  return extension === undefined ? version : `${version}-${extension}`;
+}
+
+/** Packages of one version with different faults lie in one directory under different names. */
+async function uniqueName(options: PackageOptions): Promise<string> {
+  const architecture = options.architecture ?? (await machineArchitecture());
+  const digest = createHash('sha256')
+    .update(JSON.stringify(options.faults ?? {}))
+    .digest('hex')
+    .slice(0, 6);
+  return `${options.method ?? 'bare'}-${architecture}${options.faults === undefined ? '' : `-${digest}`}`;
+}
+
+async function machineArchitecture(): Promise<string> {
+  return (await run('dpkg', ['--print-architecture'])).stdout.trim();
+}
+
+async function writeScripts(root: string, options: PackageOptions): Promise<void> {
+  const faults = options.faults ?? {};
+  await mkdir(join(root, 'utils'));
+  await cp(join(here, 'deploy.sh'), join(root, 'deploy.sh'));
+  await chmod(join(root, 'deploy.sh'), 0o755);
+  await writeFile(join(root, 'deploy.cfg'), '[global]\nsecure_mode=insecure\nmanagement_user=kaiwudb\n');
+  await writeFile(join(root, 'add_user.sh'), '#! /bin/bash\nexit 0\n', { mode: 0o755 });
+  const config = [
+    ['hangs', faults.deployHangsSeconds],
+    ['install_delay', faults.installDelaySeconds],
+    ['blind_restart', faults.blindRestart],
+  ].filter(([, value]) => value !== undefined && value !== false);
+  await writeFile(join(root, 'utils', 'standin.cfg'), config.map(([name, value]) => `${name}=${value}\n`).join(''));
+  const version = faults.versionFile ?? `${options.version}\n${options.extension ?? ''}\n`;
+  await writeFile(join(root, 'packages', '.version'), version);
+}
+
+async function writeDebs(work: string, packages: string, options: PackageOptions): Promise<void> {
+  const faults = options.faults ?? {};
+  const architecture = options.architecture ?? (await machineArchitecture());
+  const libcommon = join(work, 'libcommon');
+  await mkdir(join(libcommon, 'usr/local/kaiwudb/lib'), { recursive: true });
+  await writeFile(join(libcommon, 'usr/local/kaiwudb/lib/libcommon.so'), `stand-in ${fullVersion(options)}\n`);
+  const server = join(work, 'server');
+  await writeBinary(join(server, 'usr/local/kaiwudb'), options);
+  await Promise.all([
+    writeControl(libcommon, 'kaiwudb-libcommon', architecture, options),
+    writeControl(server, 'kaiwudb-server', architecture, options),
+  ]);
+  await writePostinst(server, faults);
+  const name = (part: string): string => join(packages, `kaiwudb-${part}_${fullVersion(options)}_${architecture}.deb`);
+  const build = (tree: string, file: string): Promise<unknown> =>
+    run('dpkg-deb', ['-Zgzip', '-z1', '--root-owner-group', '--build', tree, file]);
+  if (faults.missing !== 'libcommon') await build(libcommon, name('libcommon'));
+  if (faults.missing !== 'server') await build(server, name('server'));
+  if (faults.corrupt === true) await cutShort(name('server'));
+}
+
+async function writeControl(tree: string, name: string, architecture: string, options: PackageOptions): Promise<void> {
+  await mkdir(join(tree, 'DEBIAN'), { recursive: true });
+  const depends = name === 'kaiwudb-server' ? 'Depends: kaiwudb-libcommon\n' : '';
+  await writeFile(
+    join(tree, 'DEBIAN/control'),
+    `Package: ${name}\nVersion: ${fullVersion(options)}\nArchitecture: ${architecture}\n${depends}Maintainer: nobody <nobody@example.org>\nDescription: stand-in\n`,
+  );
+}
+
+async function writePostinst(tree: string, faults: PackageFaults): Promise<void> {
+  if (faults.maintainerScriptFails !== true && faults.postinstSeconds === undefined) return;
+  const lines = ['#! /bin/sh'];
+  if (faults.postinstSeconds !== undefined) lines.push(`sleep ${faults.postinstSeconds}`);
+  if (faults.maintainerScriptFails === true) lines.push('echo "postinst: told to fail" >&2', 'exit 1');
+  await writeFile(join(tree, 'DEBIAN/postinst'), `${lines.join('\n')}\n`, { mode: 0o755 });
+}
+
+/** The tail of a .deb is its files: without it dpkg knows what it should install, and cannot. */
+async function cutShort(file: string): Promise<void> {
+  const { size } = await stat(file);
+  const handle = await open(file, 'r+');
+  await handle.truncate(Math.floor(size * 0.6));
+  await handle.close();
+}
+
+/** Lays `bin/` and `lib/` of an installation into `directory`. */
+export async function writeBinary(directory: string, options: PackageOptions): Promise<void> {
+  await mkdir(join(directory, 'bin'), { recursive: true });
+  await mkdir(join(directory, 'lib'), { recursive: true });
+  const faults = Object.entries(options.faults ?? {}).filter(
+    ([name]) => !PACKAGE_FAULTS.some((packageFault) => packageFault === name),
+  );
+  const tag = `V${options.version}${options.extension === undefined ? '' : `_${options.extension}`}`;
+  const info: BuildInfo = { version: options.version, buildTag: tag, faults: Object.fromEntries(faults) };
+  await writeFile(join(directory, 'bin/kwbase.json'), JSON.stringify(info));
+  await writeFile(join(directory, 'bin/kwbase'), launcher(tag), { mode: 0o755 });
+  const source = await readFile(join(here, 'kwbase.ts'), 'utf8');
+  await writeFile(join(directory, 'lib/kwbase.mjs'), stripTypeScriptTypes(source));
+}
+
+/** Named after its version, so that two versions differ in their hash as binaries do. */
+function launcher(tag: string): string {
+  return `#! /bin/bash
+# KWDB stand-in ${tag}
+home=$(cd "$(dirname "$(readlink -f "\${BASH_SOURCE[0]}")")/.." && pwd)
+exec -a "$home/bin/kwbase" "\${KW_STANDIN_NODE:-${process.execPath}}" "$home/lib/kwbase.mjs" "$@"
+`;
+}
+
+/**
+ * `packages/KaiwuDB.tar` as `docker save` writes it, with one layer that holds the binary alone: to run it, an image
+ * needs bash and Node, which a test mounts or imports.
+ */
+async function writeImage(root: string, options: PackageOptions): Promise<void> {
+  const image = join(root, '..', 'image');
+  await mkdir(join(image, 'layer'), { recursive: true });
+  await writeBinary(join(root, '..', 'layer-tree', 'kaiwudb'), options);
+  await run('tar', [
+    '-C',
+    join(root, '..', 'layer-tree'),
+    '--owner=0',
+    '--group=0',
+    '-cf',
+    join(image, 'layer/layer.tar'),
+    'kaiwudb',
+  ]);
+  const digest = createHash('sha256')
+    .update(await readFile(join(image, 'layer/layer.tar')))
+    .digest('hex');
+  const architecture = options.architecture ?? (await machineArchitecture());
+  const config = JSON.stringify({
+    architecture,
+    os: 'linux',
+    config: { WorkingDir: '/kaiwudb/bin' },
+    rootfs: { type: 'layers', diff_ids: [`sha256:${digest}`] },
+  });
+  const configName = `${createHash('sha256').update(config).digest('hex')}.json`;
+  await writeFile(join(image, configName), config);
+  const manifest = [{ Config: configName, RepoTags: [`kaiwudb:${fullVersion(options)}`], Layers: ['layer/layer.tar'] }];
+  await writeFile(join(image, 'manifest.json'), JSON.stringify(manifest));
+  await run('tar', ['-C', image, '-cf', join(root, 'packages/KaiwuDB.tar'), 'manifest.json', configName, 'layer']);
+}
+
+if (import.meta.main) {
+  const index = process.argv.indexOf('--json');
+  process.stdout.write(`${await buildPackage(JSON.parse(process.argv[index + 1] ?? '{}') as PackageOptions)}\n`);
+}
