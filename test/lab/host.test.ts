@@ -3,7 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { cleanStaleLabs, createLab, type Lab, type LabHost, probeLab, until } from './host.ts';
+import { cleanStaleLabs, createLab, type Lab, type LabHost, labHere, until } from './host.ts';
 import { traces } from './leftovers.ts';
 import { LabProcess } from './process.ts';
 
@@ -11,12 +11,7 @@ const PORT = 7000;
 const NODE = process.execPath;
 const SERVER = `require('net').createServer((s) => s.end(require('os').hostname() + '\\n')).listen(${PORT})`;
 
-const probe = await probeLab();
-if (!probe.ok) {
-  const reason = `the lab cannot run here: ${probe.reason}`;
-  if (process.env.KWFLEET_REQUIRE_LAB === '1') throw new Error(reason);
-  console.error(`SKIPPED: ${reason}`);
-}
+const here = await labHere();
 
 /** What the greeting server of a host answers, asked from another host; undefined when it cannot be reached. */
 async function greeting(from: LabHost, to: string): Promise<string | undefined> {
@@ -30,7 +25,7 @@ async function serveGreeting(host: LabHost): Promise<void> {
   await until(`${host.name} greets`, async () => (await greeting(host, host.address)) === host.name);
 }
 
-describe.skipIf(!probe.ok)('three hosts', () => {
+describe.skipIf(!here)('three hosts', () => {
   let lab: Lab;
   let hosts: [LabHost, LabHost, LabHost];
 
@@ -188,7 +183,7 @@ describe.skipIf(!probe.ok)('three hosts', () => {
   });
 });
 
-describe.skipIf(!probe.ok)('labs', () => {
+describe.skipIf(!here)('labs', () => {
   it('stand side by side with the same addresses, and leave nothing behind', async () => {
     const labs = await Promise.all([createLab({ name: 'left' }), createLab({ name: 'right' })]);
     try {
@@ -211,6 +206,16 @@ describe.skipIf(!probe.ok)('labs', () => {
     const host = await lab.addHost({ share: ['/does/not/exist'] });
     await expect(host.start()).rejects.toThrow(/did not boot|died while booting/);
     await lab.destroy();
+    expect(await traces(lab.id, lab.directory)).toEqual([]);
+  });
+
+  it('are removed in the middle of a boot', async () => {
+    const lab = await createLab();
+    const hosts = await Promise.all([lab.addHost(), lab.addHost()]);
+    const boots = Promise.allSettled(hosts.map((host) => host.start()));
+    await until('the first has an init', () => existsSync(join(lab.directory, 'h1', 'init.pid')));
+    await lab.destroy();
+    expect((await boots).map((boot) => boot.status)).toEqual(['rejected', 'rejected']);
     expect(await traces(lab.id, lab.directory)).toEqual([]);
   });
 

@@ -84,7 +84,7 @@ export class Lab {
     const server = createServer();
     await once(server.listen(0, '127.0.0.1'), 'listening');
     const argv = [process.execPath, join(import.meta.dirname, 'relay.ts'), address, String(port)];
-    const relay = new LabProcess(this.#inNetwork(argv), {}, true);
+    const relay = new LabProcess(this.#inNetwork(argv), {}, { ipc: true });
     const ready = once(relay.child, 'message');
     relay.child.send('listen', server);
     const outer = (server.address() as AddressInfo).port;
@@ -94,10 +94,17 @@ export class Lab {
     return { port: outer, close: async () => void (await relay.kill()) };
   }
 
-  /** Ends every process of the lab and removes all it has on the machine. Never fails half way: it collects errors. */
+  /** Ends every process of the lab and removes all it has on the machine, also in the middle of a boot. */
   destroy(): Promise<void> {
-    this.#destroyed ??= removeLab(this.id, this.directory, this.#cgroup);
+    this.#destroyed ??= this.#destroy();
     return this.#destroyed;
+  }
+
+  async #destroy(): Promise<void> {
+    // A host whose boot is under way dies of this; once the boot has failed, nothing more is being made.
+    await killCgroup(this.#cgroup).catch(() => {});
+    await Promise.all(this.hosts.map((host) => host.settled));
+    await removeLab(this.id, this.directory, this.#cgroup);
   }
 
   get #hostsFile(): string {

@@ -3,7 +3,7 @@ import { mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { killCgroup, makeCgroup } from './cgroup.ts';
 import { namespacePath, type Plug } from './network.ts';
-import { type CommandOptions, type CommandResult, LabProcess, run } from './process.ts';
+import { type CommandOptions, type CommandResult, LabProcess, type ProcessOptions, run } from './process.ts';
 import { deadline, until } from './wait.ts';
 
 export interface SmallDisk {
@@ -54,6 +54,7 @@ export class LabHost {
   readonly #parts: HostParts;
   #launcher: LabProcess | undefined;
   #initPid: number | undefined;
+  #settled: Promise<void> = Promise.resolve();
 
   constructor(parts: HostParts) {
     this.name = parts.name;
@@ -77,20 +78,16 @@ export class LabHost {
   }
 
   /** Boots the host (again) on its own disk and waits until systemd has started all it wants. */
-  async boot(timeoutMs = BOOT_TIMEOUT_MS): Promise<void> {
+  boot(timeoutMs = BOOT_TIMEOUT_MS): Promise<void> {
     if (this.#launcher?.running) throw new Error(`host ${this.name} is running already`);
-    await this.#lost();
-    const { directory, cgroup, name, hostsFile, plug } = this.#parts;
-    await this.#prepareDirectory();
-    await makeCgroup(cgroup);
-    await plug.attach();
-    // pdeathsig and --kill-child: when the test process is killed, its hosts die with it.
-    const outer = ['setpriv', '--pdeathsig', 'KILL', 'nsenter', `--net=${namespacePath(plug.namespace)}`];
-    const init = ['sh', INIT_SCRIPT, 'enter', cgroup, directory, name, hostsFile];
-    this.#launcher = new LabProcess([...outer, 'unshare', ...NAMESPACES, ...init]);
-    this.#initPid = await this.#waitForInit(this.#launcher);
-    await this.#waitForSystemd(timeoutMs);
-    await makeCgroup(join(cgroup, 'exec'));
+    const booted = this.#boot(timeoutMs);
+    this.#settled = booted.catch(() => {});
+    return booted;
+  }
+
+  /** Resolves when no boot is under way (any more), whatever came of it. */
+  get settled(): Promise<void> {
+    return this.#settled;
   }
 
   /** Powers off as an operator would: every unit is stopped first. */
@@ -136,14 +133,14 @@ export class LabHost {
   /** Runs a command inside, as root, with a clean environment. */
   async exec(argv: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
     const { env, cwd, ...rest } = options;
-    return run([...this.#enter(), ...insideEnv(env), ...inDirectory(cwd), ...argv], rest);
+    return run([...this.#enter(), ...insideEnv(env), ...inDirectory(cwd), ...argv], rest, { leaderReaps: true });
   }
 
   /** Starts a command inside and returns at once. It ends with the host, or by `kill`. */
-  spawn(argv: readonly string[], options: CommandOptions = {}): LabProcess {
+  spawn(argv: readonly string[], options: ProcessOptions = {}): LabProcess {
     const { env, cwd, input } = options;
     const inside = [...this.#enter(), ...insideEnv(env), ...inDirectory(cwd), ...argv];
-    return new LabProcess(inside, input === undefined ? {} : { input });
+    return new LabProcess(inside, input === undefined ? {} : { input }, { leaderReaps: true });
   }
 
   /** Runs a bash script inside; it stops at the first command that fails. */
@@ -183,6 +180,21 @@ export class LabHost {
     const lines = share.map((path) => `share ${path} ${path}`);
     for (const [index, disk] of smallDisks.entries()) lines.push(await mountLine(directory, index, disk));
     await writeFile(join(directory, 'mounts'), lines.map((line) => `${line}\n`).join(''));
+  }
+
+  async #boot(timeoutMs: number): Promise<void> {
+    await this.#lost();
+    const { directory, cgroup, name, hostsFile, plug } = this.#parts;
+    await this.#prepareDirectory();
+    await makeCgroup(cgroup);
+    await plug.attach();
+    // pdeathsig and --kill-child: when the test process is killed, its hosts die with it.
+    const outer = ['setpriv', '--pdeathsig', 'KILL', 'nsenter', `--net=${namespacePath(plug.namespace)}`];
+    const init = ['sh', INIT_SCRIPT, 'enter', cgroup, directory, name, hostsFile];
+    this.#launcher = new LabProcess([...outer, 'unshare', ...NAMESPACES, ...init]);
+    this.#initPid = await this.#waitForInit(this.#launcher);
+    await this.#waitForSystemd(timeoutMs);
+    await makeCgroup(join(cgroup, 'exec'));
   }
 
   async #waitForInit(launcher: LabProcess): Promise<number> {

@@ -17,6 +17,19 @@ export async function probeLab(): Promise<Probe> {
   return reason === undefined ? { ok: true } : { ok: false, reason };
 }
 
+/**
+ * For suites: `describe.skipIf(!(await labHere()))`. Prints why the lab cannot run, so that a skip is never silent, and
+ * throws instead under KWFLEET_REQUIRE_LAB=1.
+ */
+export async function labHere(): Promise<boolean> {
+  const probe = await probeLab();
+  if (probe.ok) return true;
+  const message = `the lab cannot run here: ${probe.reason}`;
+  if (process.env.KWFLEET_REQUIRE_LAB === '1') throw new Error(message);
+  console.error(`SKIPPED: ${message}`);
+  return false;
+}
+
 function missingRight(): string | undefined {
   if (process.platform !== 'linux') return `Linux is needed, this is ${process.platform}`;
   if (process.getuid?.() !== 0) return 'not root';

@@ -1,8 +1,10 @@
 import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
 import { StringDecoder } from 'node:string_decoder';
 import { deadline } from './wait.ts';
 
 export interface ProcessOptions {
+  /** Added to the environment (the test's own, or the clean one of a host); undefined takes a variable away. */
   env?: NodeJS.ProcessEnv;
   cwd?: string;
   /** Written to standard input, which is then closed. */
@@ -20,6 +22,17 @@ export interface CommandResult {
   stderr: string;
   /** 128 when a signal ended it. */
   exitCode: number;
+}
+
+/** How a process is started, for the harness itself. */
+export interface Launch {
+  /** Opens a channel for `child.send`. */
+  ipc?: boolean;
+  /**
+   * The first process only waits for the one it started in a host (nsenter). It must outlive it and reap it: a zombie
+   * of a host left to the machine's PID 1, which may never reap it, keeps the host from dying.
+   */
+  leaderReaps?: boolean;
 }
 
 export interface ProcessExit {
@@ -52,15 +65,18 @@ export class LabProcess {
   #stdout = '';
   #stderr = '';
   #listeners = new Set<() => void>();
+  readonly #leaderReaps: boolean;
+  #complete = false;
 
-  constructor(argv: readonly string[], options: ProcessOptions = {}, ipc = false) {
+  constructor(argv: readonly string[], options: ProcessOptions = {}, launch: Launch = {}) {
     const [file, ...args] = argv;
     if (file === undefined) throw new Error('a process needs a command');
     this.argv = argv;
-    const env = options.env ?? { ...process.env, PATH: `${process.env.PATH ?? ''}:${SYSTEM_PATH}` };
+    this.#leaderReaps = launch.leaderReaps ?? false;
+    const env = { ...process.env, PATH: `${process.env.PATH ?? ''}:${SYSTEM_PATH}`, ...options.env };
     // /dev/null when there is no input: bash takes the socket Node would give for a remote shell and reads ~/.bashrc.
     const stdin = options.input === undefined ? 'ignore' : 'pipe';
-    const stdio: StdioOptions = ipc ? [stdin, 'pipe', 'pipe', 'ipc'] : [stdin, 'pipe', 'pipe'];
+    const stdio: StdioOptions = launch.ipc ? [stdin, 'pipe', 'pipe', 'ipc'] : [stdin, 'pipe', 'pipe'];
     this.child = spawn(file, args, { stdio, env, cwd: options.cwd, detached: true });
     this.#capture();
     this.exited = new Promise((resolve, reject) => {
@@ -68,7 +84,12 @@ export class LabProcess {
       this.child.once('close', (exitCode, signal) => resolve({ exitCode, signal }));
     });
     // Who awaits `exited` gets the error all the same; who does not must not be ended by it.
-    this.exited.catch(() => {}).finally(() => this.#notify());
+    this.exited
+      .catch(() => {})
+      .finally(() => {
+        this.#complete = true;
+        this.#notify();
+      });
     // The command may end without reading its input (EPIPE): its exit code tells the story.
     this.child.stdin?.on('error', () => {});
     this.child.stdin?.end(options.input);
@@ -94,7 +115,7 @@ export class LabProcess {
 
   /** Signals the whole process group and waits until the process is gone. */
   async kill(signal: NodeJS.Signals = 'SIGKILL', timeoutMs = KILL_TIMEOUT_MS): Promise<ProcessExit> {
-    if (this.running) signalGroup(this.pid, signal);
+    if (this.running) this.#signal(signal);
     return deadline(this.exited, timeoutMs, () => `${this.argv.join(' ')} is still there after ${signal}`);
   }
 
@@ -106,13 +127,19 @@ export class LabProcess {
       listener = () => {
         const match = said().match(pattern);
         if (match) resolve(match);
-        else if (!this.running) reject(new Error(`${this.argv.join(' ')} ended without ${pattern}:\n${said()}`));
+        else if (this.#complete) reject(new Error(`${this.argv.join(' ')} ended without ${pattern}:\n${said()}`));
       };
       this.#listeners.add(listener);
       listener();
     });
     const late = () => `${this.argv.join(' ')} did not say ${pattern}:\n${said().slice(-4000)}`;
     return deadline(found, timeoutMs, late).finally(() => this.#listeners.delete(listener));
+  }
+
+  #signal(signal: NodeJS.Signals): void {
+    const led = this.#leaderReaps ? groupMembers(this.pid).filter((pid) => pid !== this.pid) : [];
+    // Minus: the whole group.
+    for (const pid of led.length > 0 ? led : [-this.pid]) sendSignal(pid, signal);
   }
 
   #capture(): void {
@@ -132,21 +159,41 @@ export class LabProcess {
   }
 }
 
-function signalGroup(pid: number, signal: NodeJS.Signals): void {
+function sendSignal(pid: number, signal: NodeJS.Signals): void {
   try {
-    process.kill(-pid, signal);
+    process.kill(pid, signal);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
   }
 }
 
+function groupMembers(group: number): number[] {
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+  return pids.filter((pid) => processGroup(pid) === group).map(Number);
+}
+
+function processGroup(pid: string): number | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    // Behind the command's name, which may hold anything, come state, parent and group.
+    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[2]);
+  } catch {
+    return undefined;
+  }
+}
+
 /** Runs a command to its end, at most `timeoutMs`; throws CommandError when it fails, unless `allowFailure`. */
-export async function run(argv: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
+export async function run(
+  argv: readonly string[],
+  options: CommandOptions = {},
+  launch: Launch = {},
+): Promise<CommandResult> {
   const timeoutMs = options.timeoutMs ?? COMMAND_TIMEOUT_MS;
-  const running = new LabProcess(argv, options);
+  const running = new LabProcess(argv, options, launch);
   const late = () => `${argv.join(' ')}: not done after ${timeoutMs} ms\n${running.stderr()}${running.stdout()}`;
   const exit = await deadline(running.exited, timeoutMs, late).catch(async (error: unknown) => {
-    if (running.running) signalGroup(running.pid, 'SIGKILL');
+    // The command that was late is the news, not a grandchild that keeps its output open.
+    if (running.running) await running.kill().catch(() => {});
     throw error;
   });
   const result = { stdout: running.stdout(), stderr: running.stderr(), exitCode: exit.exitCode ?? 128 };
