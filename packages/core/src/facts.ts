@@ -158,6 +158,8 @@ export const NodeReport = Type.Object({
   identity: Type.Optional(Type.Object({ clusterId: Type.String(), kwdbId: Type.Integer() })),
   /** What the database said just now; absent when it did not answer. */
   view: Type.Optional(ClusterView),
+  /** The last answer to the questions of a cluster check; asked when a full report is made, so it may be older. */
+  health: Type.Optional(ClusterHealth),
   observedAtMs: Type.Integer(),
 });
 export type NodeReport = Static<typeof NodeReport>;

@@ -1,6 +1,6 @@
 /** The state of a run, and the events that change it. The state is always the fold of its events. */
 import Type, { type Static } from 'typebox';
-import { ActionResult, Phase } from '../action.ts';
+import { ActionFailure, ActionResult, Disposition, Phase } from '../action.ts';
 
 export const RunStatus = Type.Union([
   Type.Literal('planned'),
@@ -42,6 +42,16 @@ export const Hold = Type.Object({
 });
 export type Hold = Static<typeof Hold>;
 
+/** What is kept of an action's result; the whole of it is in the history. */
+export const StepOutcome = Type.Object({
+  outcome: ActionResult.properties.outcome,
+  failure: Type.Optional(ActionFailure),
+  disposition: Disposition,
+  newVersionStarted: Type.Boolean(),
+  phases: ActionResult.properties.phases,
+});
+export type StepOutcome = Static<typeof StepOutcome>;
+
 export const StepState = Type.Object({
   status: Type.Union([
     Type.Literal('pending'),
@@ -58,7 +68,11 @@ export const StepState = Type.Object({
   startedAtMs: Type.Optional(Type.Integer()),
   progressAtMs: Type.Optional(Type.Integer()),
   endedAtMs: Type.Optional(Type.Integer()),
-  result: Type.Optional(ActionResult),
+  result: Type.Optional(StepOutcome),
+  /** Gates: `started_at` of the node it is about, as the cluster listed it before anything was done to it. */
+  baselineStartedAtMs: Type.Optional(Type.Integer()),
+  /** Gates: since when the cluster has not been fit, and why; gone once it is. */
+  waiting: Type.Optional(Type.Object({ sinceMs: Type.Integer(), code: Type.String(), message: Type.String() })),
 });
 export type StepState = Static<typeof StepState>;
 
@@ -100,7 +114,13 @@ export type RunEvent =
       readonly result: ActionResult;
       readonly atMs: number;
     }
-  | { readonly type: 'step-reset'; readonly step: string; readonly why: string; readonly atMs: number }
+  | {
+      readonly type: 'step-reset';
+      readonly step: string;
+      readonly why: string;
+      readonly code?: string;
+      readonly atMs: number;
+    }
   | { readonly type: 'run-held'; readonly hold: Hold; readonly atMs: number }
   | { readonly type: 'hold-cleared'; readonly why: string; readonly atMs: number }
   | {

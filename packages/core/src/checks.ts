@@ -1,0 +1,264 @@
+/**
+ * The checks of a plan: predicates over what was reported, each with a stable code and a way to mend it. A check that
+ * cannot be answered is `unknown`, and unknown blocks. Source of what is asked: manual, "Prerequisites" of each section.
+ */
+import type { PackageInfo } from './action.ts';
+import { ERRORS, type ErrorCode } from './errors.ts';
+import type { Method, NodeFacts, Topology } from './facts.ts';
+import { type Finding, judgeCluster, judgeJobs, members } from './judge.ts';
+import type { CheckResult, PlanOptions } from './plan.ts';
+import { type Cluster, freshestHealth, LOST_AFTER_MS, topologyOf } from './topology.ts';
+import { formatVersion, parseVersion, sameVersion, transition } from './version.ts';
+
+/** An answer to a cluster check is too old to plan on after this long. Agents ask every minute, and when asked to. */
+export const HEALTH_MAX_AGE_MS = 120_000;
+/** KWDB, like CockroachDB, wants clocks within half a second; beyond this, times on hosts cannot be compared at all. */
+const CLOCK_SKEW_WARN_MS = 2_000;
+const SPACE_MARGIN_BYTES = 256 * 1024 * 1024;
+
+type Verdict = CheckResult['verdict'];
+
+function result(verdict: Verdict, code: ErrorCode, message: string, node?: string): CheckResult {
+  return {
+    code,
+    verdict,
+    message,
+    ...(node === undefined ? {} : { node }),
+    ...(verdict === 'pass' ? {} : { remedy: ERRORS[code].remedy }),
+  };
+}
+
+const block = (code: ErrorCode, message: string, node?: string) => result('block', code, message, node);
+const pass = (code: ErrorCode, message: string, node?: string) => result('pass', code, message, node);
+
+/** Which kind of package a deployment method takes. Source: KWDB facts, "The package". */
+export const packageKind = (method: Method): PackageInfo['kind'] =>
+  method === 'script-bare' || method === 'source' ? 'bare' : 'container';
+
+/** Deployment methods that this version can upgrade. */
+const SUPPORTED: ReadonlySet<Method> = new Set<Method>(['script-bare']);
+
+export type CheckInput = {
+  readonly cluster: Cluster;
+  readonly to: string;
+  readonly package: PackageInfo | undefined;
+  readonly options: PlanOptions;
+  readonly nowMs: number;
+};
+
+/** Every check of a plan, those of the cluster first. */
+export function runChecks(input: CheckInput): CheckResult[] {
+  const { cluster } = input;
+  return [
+    ...checkPackage(input),
+    ...checkMembership(cluster),
+    ...checkTopology(cluster),
+    ...checkBackup(input),
+    ...cluster.nodes.flatMap((facts) => checkNode(facts, input)),
+    ...checkTarget(input),
+    ...checkHealth(input),
+  ];
+}
+
+function checkPackage({ package: pkg, to }: CheckInput): CheckResult[] {
+  if (pkg === undefined) return [block('PACKAGE_UNKNOWN', `the registry holds no package of ${to}`)];
+  return [pass('PACKAGE_UNKNOWN', `${pkg.fileName} is in the registry`)];
+}
+
+function checkMembership(cluster: Cluster): CheckResult[] {
+  if (cluster.missing.length > 0) {
+    return cluster.missing.map(({ kwdbId, address }) =>
+      block(
+        'NODE_MISSING',
+        `the database lists node ${kwdbId} (${address ?? 'address unknown'}), and no agent reports it`,
+      ),
+    );
+  }
+  return [pass('NODE_MISSING', `all ${cluster.nodes.length} nodes that the database lists are reported by agents`)];
+}
+
+function checkTopology(cluster: Cluster): CheckResult[] {
+  const witnesses = cluster.nodes.map(({ node, report }) => ({ node, ...topologyOf(report) }));
+  const problems = witnesses.flatMap((witness) => {
+    if (witness.verdict === 'agreed') return [];
+    if (witness.verdict === 'disagreed') return [block('TOPOLOGY_DISAGREES', witness.message, witness.node)];
+    return [result('unknown', 'TOPOLOGY_UNKNOWN', witness.message, witness.node)];
+  });
+  if (problems.length > 0) return problems;
+  const topologies = new Set(witnesses.map((witness) => (witness.verdict === 'agreed' ? witness.topology : '')));
+  if (topologies.size !== 1) return [block('TOPOLOGY_DISAGREES', `nodes disagree: ${[...topologies].join(', ')}`)];
+  const methods = new Set(cluster.nodes.map(({ report }) => report.installation?.method));
+  const checks = [pass('TOPOLOGY_DISAGREES', `${[...topologies][0]}, by MODE and by the running start command`)];
+  if (methods.size > 1) checks.push(block('METHODS_MIXED', `methods found: ${[...methods].join(', ')}`));
+  if (cluster.topology === 'multi-replica' && cluster.nodes.length < 3) {
+    checks.push(block('CLUSTER_TOO_SMALL', `${cluster.nodes.length} nodes cannot keep a quorum while one is down`));
+  }
+  if (cluster.topology === 'standalone' && cluster.nodes.length > 1) {
+    checks.push(block('TOPOLOGY_DISAGREES', `a standalone instance with ${cluster.nodes.length} nodes`));
+  }
+  return checks;
+}
+
+function checkBackup({ options: { backup } }: CheckInput): CheckResult[] {
+  if (backup === undefined)
+    return [block('BACKUP_REQUIRED', 'no backup is stated; the manual asks for one before every upgrade')];
+  if (backup.policy === 'none') return [result('warn', 'BACKUP_REQUIRED', `no backup, because: ${backup.reason}`)];
+  return [pass('BACKUP_REQUIRED', `backup attested: ${backup.where}`)];
+}
+
+function checkNode(facts: NodeFacts, input: CheckInput): CheckResult[] {
+  const reach = checkReach(facts, input.nowMs);
+  if (reach.verdict !== 'pass') return [reach];
+  const { installation } = facts.report;
+  if (installation === undefined || !installation.unit.exists) {
+    return [reach, block('NOT_INSTALLED', 'KWDB is not installed here', facts.node)];
+  }
+  return [
+    reach,
+    ...checkCondition(facts),
+    ...checkFit(facts, input.package),
+    ...checkVersion(facts, input),
+    ...checkHost(facts, input.package),
+  ];
+}
+
+function checkReach(facts: NodeFacts, nowMs: number): CheckResult {
+  const silentMs = nowMs - facts.lastSeenMs;
+  if (facts.connected && silentMs <= LOST_AFTER_MS) return pass('NODE_UNREACHABLE', 'its agent reports', facts.node);
+  return block('NODE_UNREACHABLE', `its agent was last heard ${Math.round(silentMs / 1000)} s ago`, facts.node);
+}
+
+function checkCondition({ node, report }: NodeFacts): CheckResult[] {
+  const { installation } = report;
+  if (installation === undefined) return [];
+  const { condition, conditionDetail } = installation;
+  if (condition === 'marked-upgrading') return [block('NODE_MARKED_UPGRADING', conditionDetail, node)];
+  if (condition !== 'clean') return [block('INSTALLATION_HALF_DONE', `${condition}: ${conditionDetail}`, node)];
+  if (!report.serving) return [block('NODE_NOT_RUNNING', `the service is ${installation.unit.active}`, node)];
+  return [pass('INSTALLATION_HALF_DONE', 'its four versions agree, nothing is half done', node)];
+}
+
+function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefined): CheckResult[] {
+  const { installation, host } = report;
+  if (installation === undefined || pkg === undefined) return [];
+  const { method } = installation;
+  if (!SUPPORTED.has(method)) return [block('METHOD_UNSUPPORTED', `it is deployed by ${method}`, node)];
+  const misfits: CheckResult[] = [];
+  if (packageKind(method) !== pkg.kind) {
+    misfits.push(block('METHOD_MISMATCH', `it is deployed by ${method}, the package is a ${pkg.kind} one`, node));
+  }
+  if (pkg.architecture !== host.architecture) {
+    misfits.push(block('ARCHITECTURE_MISMATCH', `it is ${host.architecture}, the package ${pkg.architecture}`, node));
+  }
+  if (pkg.family !== 'any' && pkg.family !== host.distribution.family) {
+    const { id, versionId, family } = host.distribution;
+    misfits.push(
+      block('DISTRIBUTION_MISMATCH', `${id} ${versionId} takes ${family} packages, this is ${pkg.family}`, node),
+    );
+  }
+  return misfits.length > 0
+    ? misfits
+    : [pass('METHOD_MISMATCH', 'the package fits method, architecture and distribution', node)];
+}
+
+function checkVersion({ node, report }: NodeFacts, { to, options }: CheckInput): CheckResult[] {
+  const recorded = report.installation?.versions.recorded;
+  if (recorded === undefined) return [result('unknown', 'VERSION_UNKNOWN', '.version tells no version', node)];
+  const step = transition(parseVersion(recorded), parseVersion(to));
+  if (step.verdict === 'legal') return [pass('VERSION_REFUSED', `${recorded} → ${to} is a step that KWDB takes`, node)];
+  if (step.verdict === 'unsupported') {
+    const verdict = options.bypassVersionCheck ? 'warn' : 'block';
+    return [result(verdict, 'VERSION_UNSUPPORTED', step.reason, node)];
+  }
+  // A node that is there already is no obstacle: an interrupted upgrade goes on with the others.
+  if (step.code === 'VERSION_EQUAL') return [pass('VERSION_EQUAL', `it has ${to} already`, node)];
+  return [block(step.code, step.reason, node)];
+}
+
+function checkHost({ node, report, clockSkewMs }: NodeFacts, pkg: PackageInfo | undefined): CheckResult[] {
+  const { host } = report;
+  const checks: CheckResult[] = [];
+  if (host.privileges === 'none')
+    checks.push(block('PRIVILEGES_MISSING', 'its agent is neither root nor has it sudo', node));
+  if (Math.abs(clockSkewMs) > CLOCK_SKEW_WARN_MS) {
+    checks.push(result('warn', 'CLOCK_SKEW', `its clock is ${clockSkewMs} ms off the controller's`, node));
+  }
+  if (pkg !== undefined) checks.push(checkSpace(node, host.freeBytes, pkg));
+  return checks;
+}
+
+/** The package is kept packed and unpacked by the agent, and its contents are installed beside a copy of the old ones. */
+function checkSpace(node: string, free: { agent: number; install: number }, pkg: PackageInfo): CheckResult {
+  const needAgent = pkg.sizeBytes + 2 * pkg.unpackedBytes + SPACE_MARGIN_BYTES;
+  const needInstall = 3 * pkg.unpackedBytes + SPACE_MARGIN_BYTES;
+  const megabytes = (bytes: number) => `${Math.ceil(bytes / 1024 / 1024)} MiB`;
+  if (free.agent < needAgent) {
+    return block(
+      'DISK_FULL',
+      `the agent's state directory has ${megabytes(free.agent)} free, ${megabytes(needAgent)} are needed`,
+      node,
+    );
+  }
+  if (free.install < needInstall) {
+    return block(
+      'DISK_FULL',
+      `the install directory has ${megabytes(free.install)} free, ${megabytes(needInstall)} are needed`,
+      node,
+    );
+  }
+  return pass('DISK_FULL', `${megabytes(free.install)} free, ${megabytes(needInstall)} needed`, node);
+}
+
+function checkTarget({ cluster, to }: CheckInput): CheckResult[] {
+  const all = cluster.nodes.every(({ report }) => {
+    const recorded = report.installation?.versions.recorded;
+    return recorded !== undefined && sameVersion(recorded, to);
+  });
+  return all ? [block('VERSION_EQUAL', `every node has ${formatVersion(parseVersion(to))} already`)] : [];
+}
+
+/** The questions of a cluster check, judged for the topology. Also asked anew at every gate of a run. */
+export function judgeGate(
+  topology: Topology,
+  health: Parameters<typeof judgeCluster>[0],
+  expected: readonly number[],
+): Finding[] {
+  if (topology === 'multi-replica') return judgeCluster(health, expected);
+  // One replica each: nothing can be under-replicated, and all are stopped anyway; but all must be there, and no job run.
+  const rows = new Map(members(health.view.nodes).map((row) => [row.kwdbId, row]));
+  const gone = expected.filter((id) => rows.get(id)?.isLive !== true);
+  return [
+    ...gone.map(
+      (id): Finding => ({ code: 'NODE_NOT_LIVE', severity: 'block', message: `node ${id} is not live`, kwdbId: id }),
+    ),
+    ...judgeJobs(health),
+  ];
+}
+
+function checkHealth({ cluster, nowMs }: CheckInput): CheckResult[] {
+  const health = freshestHealth(cluster.nodes);
+  if (cluster.topology === undefined || cluster.nodes.length === 0) return [];
+  if (health === undefined)
+    return [result('unknown', 'HEALTH_UNKNOWN', 'no node could ask the database how the cluster is')];
+  // Both are of the host that asked: its clock is compared with the controller's by the skew of its link.
+  const asker = cluster.nodes.find(({ report }) => report.health === health);
+  const ageMs = nowMs + (asker?.clockSkewMs ?? 0) - health.view.observedAtMs;
+  if (ageMs > HEALTH_MAX_AGE_MS) {
+    return [
+      result('unknown', 'HEALTH_UNKNOWN', `the last answer about the cluster is ${Math.round(ageMs / 1000)} s old`),
+    ];
+  }
+  const names = new Map(cluster.nodes.map(({ node, report }) => [report.identity?.kwdbId, node]));
+  const expected = cluster.nodes.flatMap(({ report }) => report.identity?.kwdbId ?? []);
+  const findings = judgeGate(cluster.topology, health, expected);
+  if (findings.length === 0)
+    return [pass('NODE_NOT_LIVE', 'all nodes live and available, ranges whole, no jobs running')];
+  return findings.map((finding) =>
+    result(
+      finding.code === 'HEALTH_UNKNOWN' ? 'unknown' : finding.severity,
+      finding.code,
+      finding.message,
+      finding.kwdbId === undefined ? undefined : names.get(finding.kwdbId),
+    ),
+  );
+}

@@ -1,0 +1,71 @@
+import type { Action, ActionResult } from '../action.ts';
+import { judgeGate } from '../checks.ts';
+import { type Plan, type Step, stepOf } from '../plan.ts';
+import type { RunEvent, RunState } from './state.ts';
+
+/** `RUN/STEP/ATTEMPT`, and back. */
+export const actionId = (run: string, step: string, attempt: number): string => `${run}/${step}/${attempt}`;
+
+/** The step and attempt that an action id names, or undefined when it is not one of this run. */
+export function parseActionId(run: string, id: string): { step: string; attempt: number } | undefined {
+  const match = /^(.+)\/([1-9]\d{0,8})$/.exec(id.startsWith(`${run}/`) ? id.slice(run.length + 1) : '');
+  return match?.[1] === undefined ? undefined : { step: match[1], attempt: Number(match[2]) };
+}
+
+/** The order for the next attempt of a step, under the epoch of the lease that decided it. */
+export function actionFor(plan: Plan, state: RunState, step: Step, executor: string, epoch: number): Action {
+  const attempt = (state.steps[step.id]?.attempt ?? 0) + 1;
+  const about = plan.nodes.find(({ node }) => node === step.node);
+  const carrier = plan.nodes.find(({ node }) => node === executor);
+  if (about === undefined || carrier === undefined) throw new Error(`${step.id} is about a node that the plan lacks`);
+  const baseline = state.steps[`gate:${step.node}`]?.baselineStartedAtMs;
+  return {
+    id: actionId(state.run, step.id, attempt),
+    run: state.run,
+    cluster: plan.cluster,
+    step: step.id,
+    node: executor,
+    attempt,
+    epoch,
+    phases: step.phases,
+    topology: plan.topology,
+    from: about.from,
+    to: plan.to,
+    package: plan.package,
+    ...(plan.previousPackage === undefined ? {} : { previousPackage: plan.previousPackage }),
+    bypassVersionCheck: plan.options.bypassVersionCheck,
+    kwdbId: carrier.kwdbId,
+    others: plan.nodes.filter(({ node }) => node !== executor).map(({ kwdbId }) => kwdbId),
+    ...(step.kind === 'witness' ? { subject: { kwdbId: about.kwdbId, startedAfterMs: baseline ?? 0 } } : {}),
+    soakMs: plan.options.soakMs,
+    sampleGapMs: plan.options.sampleGapMs,
+    deadline: step.deadline,
+  };
+}
+
+/**
+ * The event that a result makes, or none when it is of an attempt that no longer matters. A gate that could not be
+ * asked, or whose answer speaks against going on, is no failure yet: it is reset, waits, and is asked again.
+ */
+export function eventOfResult(plan: Plan, state: RunState, result: ActionResult, atMs: number): RunEvent | undefined {
+  const named = parseActionId(state.run, result.action);
+  if (named === undefined || state.steps[named.step] === undefined) return undefined;
+  const current = state.steps[named.step];
+  if (current?.status !== 'running' || current.attempt !== named.attempt) return undefined;
+  const step = stepOf(plan, named.step);
+  if (step.kind === 'gate' && result.outcome === 'failed') {
+    const { code = 'HEALTH_UNKNOWN', message = 'the database could not be asked' } = result.failure ?? {};
+    return { type: 'step-reset', step: step.id, code, why: message, atMs };
+  }
+  if (step.kind === 'gate') {
+    const expected = plan.nodes.map(({ kwdbId }) => kwdbId);
+    const against =
+      result.health === undefined
+        ? { code: 'HEALTH_UNKNOWN', message: 'the database did not answer' }
+        : judgeGate(plan.topology, result.health, expected).find(({ severity }) => severity === 'block');
+    if (against !== undefined) {
+      return { type: 'step-reset', step: step.id, code: against.code, why: against.message, atMs };
+    }
+  }
+  return { type: 'step-ended', ...named, result, atMs };
+}

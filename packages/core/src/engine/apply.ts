@@ -1,0 +1,130 @@
+import type { ActionResult } from '../action.ts';
+import { type Plan, stepOf } from '../plan.ts';
+import type { RunEvent, RunState, StepOutcome, StepState } from './state.ts';
+
+/** A run that has not begun. */
+export function initialState(run: string, plan: Plan): RunState {
+  return {
+    format: 1,
+    run,
+    status: 'planned',
+    steps: Object.fromEntries(
+      plan.steps.map((step) => [step.id, { status: 'pending', attempt: 0 } satisfies StepState]),
+    ),
+    pauseRequested: false,
+    abortRequested: false,
+  };
+}
+
+function withStep(state: RunState, id: string, change: (step: StepState) => StepState): RunState {
+  const step = state.steps[id];
+  if (step === undefined) throw new Error(`run ${state.run} has no step ${id}`);
+  return { ...state, steps: { ...state.steps, [id]: change(step) } };
+}
+
+/** Whether an event of this attempt still matters: late and doubled ones of an older attempt, or of an ended one, do not. */
+const isCurrent = (step: StepState | undefined, attempt: number): boolean =>
+  step !== undefined && step.attempt === attempt && step.status === 'running';
+
+function outcomeOf({ outcome, failure, disposition, newVersionStarted, phases }: ActionResult): StepOutcome {
+  return { outcome, disposition, newVersionStarted, phases, ...(failure === undefined ? {} : { failure }) };
+}
+
+/**
+ * The state after an event. Pure, total, and deaf to what is late: redelivered or reordered events of earlier attempts
+ * change nothing (I11).
+ */
+export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
+  switch (event.type) {
+    case 'run-started':
+      return { ...state, status: 'running', startedAtMs: event.atMs };
+    case 'step-dispatched':
+      return withStep(state, event.step, (step) => {
+        const { waiting, baselineStartedAtMs } = step;
+        return {
+          status: 'running',
+          attempt: event.attempt,
+          executor: event.executor,
+          startedAtMs: event.atMs,
+          progressAtMs: event.atMs,
+          ...(waiting === undefined ? {} : { waiting }),
+          ...(baselineStartedAtMs === undefined ? {} : { baselineStartedAtMs }),
+        };
+      });
+    case 'step-progressed':
+      if (!isCurrent(state.steps[event.step], event.attempt)) return state;
+      return withStep(state, event.step, (step) => ({
+        ...step,
+        phase: event.phase,
+        detail: event.detail,
+        progressAtMs: event.atMs,
+      }));
+    case 'step-ended':
+      return applyEnd(plan, state, event);
+    case 'step-reset':
+      return withStep(state, event.step, (step) => ({
+        status: 'pending',
+        attempt: step.attempt,
+        endedAtMs: event.atMs,
+        ...(step.baselineStartedAtMs === undefined ? {} : { baselineStartedAtMs: step.baselineStartedAtMs }),
+        ...(event.code === undefined
+          ? {}
+          : { waiting: { sinceMs: step.waiting?.sinceMs ?? event.atMs, code: event.code, message: event.why } }),
+      }));
+    case 'run-held':
+      return { ...state, status: 'held', hold: event.hold };
+    case 'hold-cleared':
+      return running(state);
+    case 'pause-requested':
+      return { ...state, pauseRequested: true };
+    case 'run-paused':
+      return { ...state, status: 'paused' };
+    case 'run-resumed':
+      return { ...running(state), pauseRequested: false };
+    case 'retry-requested':
+      return { ...running(state), pauseRequested: false, steps: retried(state) };
+    case 'abort-requested':
+      return { ...running(state), abortRequested: true };
+    case 'run-ended': {
+      const { hold: _, ...rest } = state;
+      return { ...rest, status: event.status, endedAtMs: event.atMs };
+    }
+    default:
+      return event satisfies never;
+  }
+}
+
+function running(state: RunState): RunState {
+  const { hold: _, ...rest } = state;
+  return { ...rest, status: 'running' };
+}
+
+/** Failed steps become pending again; what a gate waited for is asked afresh. */
+function retried(state: RunState): RunState['steps'] {
+  return Object.fromEntries(
+    Object.entries(state.steps).map(([id, step]) => {
+      const { waiting: _, ...rest } = step;
+      return [id, step.status === 'failed' ? { ...rest, status: 'pending' } : step.waiting === undefined ? step : rest];
+    }),
+  );
+}
+
+function applyEnd(plan: Plan, state: RunState, event: RunEvent & { type: 'step-ended' }): RunState {
+  if (!isCurrent(state.steps[event.step], event.attempt)) return state;
+  const { result } = event;
+  const { node } = stepOf(plan, event.step);
+  const kwdbId = plan.nodes.find((candidate) => candidate.node === node)?.kwdbId;
+  const row = result.health?.view.nodes.find((candidate) => candidate.kwdbId === kwdbId);
+  return withStep(state, event.step, (step) => {
+    const { waiting: _, detail: __, ...rest } = step;
+    // The first listing counts: a retry after the node was already restarted must not move the mark.
+    const baseline = step.baselineStartedAtMs ?? row?.startedAtMs;
+    return {
+      ...rest,
+      status: result.outcome,
+      endedAtMs: event.atMs,
+      result: outcomeOf(result),
+      ...(baseline === undefined ? {} : { baselineStartedAtMs: baseline }),
+    };
+  });
+}

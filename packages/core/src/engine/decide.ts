@@ -1,0 +1,327 @@
+/**
+ * What to do next, from the plan, the state and the facts. Level-triggered: asked again after any interruption it
+ * answers from what is, not from what was last done. No I/O, no clock: `nowMs` is given.
+ */
+import { ERRORS, type ErrorCode } from '../errors.ts';
+import type { NodeFacts } from '../facts.ts';
+import { judgeServing, judgeStopped } from '../judge.ts';
+import { type Plan, type Step, stepOf } from '../plan.ts';
+import { LOST_AFTER_MS } from '../topology.ts';
+import { ENDED, type Hold, type RunEvent, type RunState, type StepState } from './state.ts';
+
+export type EngineFacts = { readonly nodes: ReadonlyMap<string, NodeFacts> };
+
+export type Decision =
+  | { readonly do: 'record'; readonly event: RunEvent }
+  | { readonly do: 'dispatch'; readonly step: Step; readonly executor: string };
+
+/** Without a word from an agent for this long, a run that needs it is held. Before, it is waited for. */
+export const HOLD_LOST_AFTER_MS = 30_000;
+/** A gate that says no is asked again this often, and the run is held when it said no for this long. */
+export const GATE_AGAIN_MS = 5_000;
+export const GATE_PATIENCE_MS = 120_000;
+/** A gate's yes is good for this long; a stop that would come later asks again. */
+export const GATE_FRESH_MS = 60_000;
+/** How long reports may lag behind what a step observed before the run is held over it. */
+const REPORT_LAG_MS = 60_000;
+
+const record = (event: RunEvent): Decision => ({ do: 'record', event });
+
+/**
+ * The next decisions, possibly none (then something is under way, or a person is awaited). Records are to be applied
+ * and dispatches recorded as `step-dispatched` before asking again.
+ */
+export function decide(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
+  if (ENDED.has(state.status)) return [];
+  if (state.status === 'planned') return [record({ type: 'run-started', atMs: nowMs })];
+  if (state.status === 'awaiting_approval' || state.status === 'scheduled') return [];
+  if (state.status === 'held') return decideHeld(plan, state, facts, nowMs);
+  const trouble = findTrouble(plan, state, facts, nowMs);
+  if (state.abortRequested) return decideAbort(plan, state, trouble, nowMs);
+  if (trouble !== undefined) return [trouble];
+  if (state.status === 'paused') return [];
+  if (state.pauseRequested) return pauseWhenIdle(state, nowMs);
+  if (plan.steps.every((step) => state.steps[step.id]?.status === 'succeeded'))
+    return finish(plan, state, facts, nowMs);
+  return dispatchReady(plan, state, facts, nowMs);
+}
+
+const runningSteps = (plan: Plan, state: RunState): Step[] =>
+  plan.steps.filter((step) => state.steps[step.id]?.status === 'running');
+
+function heard(facts: EngineFacts, node: string | undefined, nowMs: number): 'now' | 'late' | 'lost' {
+  const known = node === undefined ? undefined : facts.nodes.get(node);
+  if (known === undefined) return 'lost';
+  const silentMs = nowMs - known.lastSeenMs;
+  if (known.connected && silentMs <= LOST_AFTER_MS) return 'now';
+  return silentMs <= HOLD_LOST_AFTER_MS ? 'late' : 'lost';
+}
+
+function hold(
+  code: ErrorCode,
+  message: string,
+  nowMs: number,
+  more: { node?: string; step?: string; words?: string | undefined; selfClearing?: boolean } = {},
+): Decision {
+  const { selfClearing = false, words, ...where } = more;
+  const full: Hold = {
+    code,
+    message,
+    remedy: ERRORS[code].remedy,
+    ...where,
+    ...(words === undefined ? {} : { words }),
+    choices: selfClearing ? ['wait', 'abort'] : ['retry', 'abort'],
+    selfClearing,
+    sinceMs: nowMs,
+  };
+  return record({ type: 'run-held', hold: full, atMs: nowMs });
+}
+
+/** What forbids going on: a step that failed, one that does not move, or an agent that is gone in the middle. */
+function findTrouble(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision | undefined {
+  const failed = plan.steps.find((step) => state.steps[step.id]?.status === 'failed');
+  if (failed !== undefined) return holdFailed(failed, state.steps[failed.id], nowMs);
+  for (const step of runningSteps(plan, state)) {
+    const current = state.steps[step.id];
+    if (current === undefined) continue;
+    const where = { node: step.node, step: step.id, selfClearing: true };
+    if (heard(facts, current.executor, nowMs) === 'lost') {
+      // Looking can be done from elsewhere; what is being done on a host can only be awaited.
+      if (step.executor === 'peer') return record(resetLost(step, current, nowMs));
+      return hold(
+        'AGENT_LOST',
+        `the agent of ${current.executor} does not report while "${step.title}" is under way`,
+        nowMs,
+        where,
+      );
+    }
+    const stalled = stalledFor(step, current, nowMs);
+    if (stalled !== undefined) return hold('STEP_STALLED', `${step.title}: ${stalled}`, nowMs, where);
+  }
+  return undefined;
+}
+
+const resetLost = (step: Step, current: StepState, nowMs: number): RunEvent => ({
+  type: 'step-reset',
+  step: step.id,
+  why: `the agent of ${current.executor} does not report; another node will look`,
+  atMs: nowMs,
+});
+
+function stalledFor(step: Step, current: StepState, nowMs: number): string | undefined {
+  const idleMs = nowMs - (current.progressAtMs ?? nowMs);
+  const totalMs = nowMs - (current.startedAtMs ?? nowMs);
+  const last = current.detail === undefined ? '' : `; last seen: ${current.detail}`;
+  if (idleMs > step.deadline.idleMs) return `no progress for ${Math.round(idleMs / 1000)} s${last}`;
+  if (totalMs > step.deadline.ceilingMs) return `not done after ${Math.round(totalMs / 1000)} s${last}`;
+  return undefined;
+}
+
+function holdFailed(step: Step, current: StepState | undefined, nowMs: number): Decision {
+  const failure = current?.result?.failure;
+  const left = current?.result?.disposition;
+  const aftermath =
+    left === 'backed-out'
+      ? '; the old version was put back and serves'
+      : left === 'untouched'
+        ? '; nothing was changed on the host'
+        : current?.result?.newVersionStarted
+          ? '; the new version was started on the data, so it is not taken back in place'
+          : '';
+  const code = failure !== undefined && failure.code in ERRORS ? (failure.code as ErrorCode) : 'INTERNAL';
+  return hold(code, `${step.title}: ${failure?.message ?? 'failed without a reason'}${aftermath}`, nowMs, {
+    node: step.node,
+    step: step.id,
+    words: failure?.words,
+  });
+}
+
+/** A hold that waits for something ends by itself when that has come true; any other waits for a person. */
+function decideHeld(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
+  if (state.hold?.selfClearing !== true) return [];
+  const trouble = findTrouble(plan, state, facts, nowMs);
+  const still = trouble?.do === 'record' && trouble.event.type === 'run-held' && trouble.event.hold.selfClearing;
+  if (still) return [];
+  if (waitsForAgent(plan, state, facts, nowMs)) return [];
+  return [record({ type: 'hold-cleared', why: `what it waited for came true (${state.hold.code})`, atMs: nowMs })];
+}
+
+/** Held because the agent that is due next is gone: nothing is running, so the step it concerns is asked directly. */
+function waitsForAgent(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): boolean {
+  const { hold: held } = state;
+  if (held?.code !== 'AGENT_LOST' || held.step === undefined || state.steps[held.step]?.status !== 'pending')
+    return false;
+  return chooseExecutor(plan, stepOf(plan, held.step), facts, nowMs) === undefined;
+}
+
+/** An abort lets what is under way on a host come to its end; it waits no longer than a deadline or a lost agent allows. */
+function decideAbort(plan: Plan, state: RunState, trouble: Decision | undefined, nowMs: number): Decision[] {
+  const stuck = trouble?.do === 'record' && trouble.event.type === 'run-held' ? trouble.event.hold : undefined;
+  const under = runningSteps(plan, state);
+  if (under.length > 0 && stuck === undefined) return [];
+  const left = under.length > 0 ? `; left unfinished: ${under.map(({ title }) => title).join(', ')}` : '';
+  const why = stuck === undefined ? '' : ` (${stuck.code}: ${stuck.message})`;
+  return [record({ type: 'run-ended', status: 'aborted', reason: `aborted by a person${why}${left}`, atMs: nowMs })];
+}
+
+function pauseWhenIdle(state: RunState, nowMs: number): Decision[] {
+  const busy = Object.values(state.steps).some(({ status }) => status === 'running');
+  return busy ? [] : [record({ type: 'run-paused', by: 'engine', atMs: nowMs })];
+}
+
+/** I6: a run succeeds only when every node was observed at the target, by its own newest report. */
+function finish(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
+  const unmet = plan.nodes.flatMap(({ node }) => {
+    const known = facts.nodes.get(node);
+    if (known === undefined || heard(facts, node, nowMs) !== 'now')
+      return [{ node, message: 'its agent does not report' }];
+    return judgeServing(known.report, plan.to, {}).map(({ message }) => ({ node, message }));
+  });
+  const first = unmet[0];
+  if (first === undefined) {
+    return [
+      record({ type: 'run-ended', status: 'succeeded', reason: `every node was observed at ${plan.to}`, atMs: nowMs }),
+    ];
+  }
+  const lastEndMs = Math.max(0, ...Object.values(state.steps).map((step) => step.endedAtMs ?? 0));
+  if (nowMs - lastEndMs <= REPORT_LAG_MS) return [];
+  return [
+    hold('VERIFY_TIMEOUT', `${first.node} is not at ${plan.to} at the end: ${first.message}`, nowMs, {
+      node: first.node,
+    }),
+  ];
+}
+
+function dispatchReady(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
+  const ready = plan.steps.filter(
+    (step) =>
+      state.steps[step.id]?.status === 'pending' &&
+      step.needs.every((need) => state.steps[need]?.status === 'succeeded'),
+  );
+  const decisions: Decision[] = [];
+  let installing = runningSteps(plan, state).filter(({ kind }) => kind === 'install').length;
+  for (const step of ready) {
+    if (step.kind === 'install' && installing >= plan.options.concurrency) continue;
+    const obstacle = findObstacle(plan, state, step, facts, nowMs);
+    if (obstacle === 'wait') continue;
+    if (obstacle !== undefined) return [obstacle];
+    const executor = chooseExecutor(plan, step, facts, nowMs);
+    if (executor === undefined) {
+      const lost = lostExecutor(plan, state, step, facts, nowMs);
+      if (lost !== undefined) return [lost];
+      continue;
+    }
+    if (step.kind === 'install') installing++;
+    decisions.push({ do: 'dispatch', step, executor });
+  }
+  return decisions;
+}
+
+/** What stands against a step that is due: a record to make first, `wait`, or nothing. */
+function findObstacle(
+  plan: Plan,
+  state: RunState,
+  step: Step,
+  facts: EngineFacts,
+  nowMs: number,
+): Decision | 'wait' | undefined {
+  switch (step.kind) {
+    case 'gate':
+      return gateObstacle(state.steps[step.id], step, nowMs);
+    case 'upgrade':
+      assertNoneDown(plan, state, step);
+      return staleGate(plan, state, step, nowMs);
+    case 'install':
+      return barrierObstacle(plan, state, facts, nowMs);
+    default:
+      return undefined;
+  }
+}
+
+/** A gate that said no is asked again after a pause, and holds the run when it said no for too long. */
+function gateObstacle(current: StepState | undefined, step: Step, nowMs: number): Decision | 'wait' | undefined {
+  if (current?.waiting === undefined) return undefined;
+  const { sinceMs, code, message } = current.waiting;
+  if (nowMs - sinceMs > GATE_PATIENCE_MS) {
+    const known = code in ERRORS ? (code as ErrorCode) : 'GATE_CLOSED';
+    return hold(known, `${step.title}: ${message}`, nowMs, { node: step.node, step: step.id });
+  }
+  return nowMs - (current.endedAtMs ?? 0) < GATE_AGAIN_MS ? 'wait' : undefined;
+}
+
+/**
+ * The first question of every decision (I1, I2): no node may be taken down while another is down, or back but not yet
+ * witnessed. The plan's order gives this already; a plan or state that would break it is a bug, and stops here.
+ */
+function assertNoneDown(plan: Plan, state: RunState, next: Step): void {
+  if (plan.topology !== 'multi-replica') return;
+  for (const other of plan.steps) {
+    if (other.kind !== 'upgrade' || other.node === next.node) continue;
+    const upgraded = state.steps[other.id];
+    const witnessed = state.steps[`witness:${other.node}`]?.status === 'succeeded';
+    if (upgraded !== undefined && upgraded.attempt > 0 && !witnessed) {
+      throw new Error(`${next.id} is due while ${other.node} was touched and is not verified to be back`);
+    }
+  }
+}
+
+/** I4: a stop acts on facts of now. A gate that passed before a pause or a hold is asked again. */
+function staleGate(plan: Plan, state: RunState, step: Step, nowMs: number): Decision | undefined {
+  const gate = state.steps[`gate:${step.node}`];
+  if (gate?.endedAtMs === undefined || nowMs - gate.endedAtMs <= GATE_FRESH_MS) return undefined;
+  const gateStep = stepOf(plan, `gate:${step.node}`);
+  // A retry of a node that this run took down already cannot be gated: the cluster misses it because of us.
+  if ((state.steps[step.id]?.result?.disposition ?? 'untouched') === 'broken') return undefined;
+  return record({ type: 'step-reset', step: gateStep.id, why: 'its answer is too old to act on', atMs: nowMs });
+}
+
+/** I3: nothing is installed while any node of the cluster is seen running, whatever the stop steps reported. */
+function barrierObstacle(
+  plan: Plan,
+  state: RunState,
+  facts: EngineFacts,
+  nowMs: number,
+): Decision | 'wait' | undefined {
+  const up = plan.nodes.flatMap(({ node }) => {
+    const report = facts.nodes.get(node)?.report;
+    // Once installed, a node may report what it likes: a crashed agent's last report is not news.
+    return report === undefined
+      ? [{ node, message: 'no report' }]
+      : judgeStopped(report).map(({ message }) => ({ node, message }));
+  });
+  const first = up[0];
+  if (first === undefined) return undefined;
+  const stoppedAtMs = Math.max(0, ...plan.nodes.map(({ node }) => state.steps[`stop:${node}`]?.endedAtMs ?? 0));
+  if (nowMs - stoppedAtMs <= REPORT_LAG_MS) return 'wait';
+  return hold('DEPLOY_STILL_RUNNING', `${first.node} runs although all must be stopped: ${first.message}`, nowMs, {
+    node: first.node,
+  });
+}
+
+/** The node that carries a step out: its own, or for a look from outside a healthy other one. */
+function chooseExecutor(plan: Plan, step: Step, facts: EngineFacts, nowMs: number): string | undefined {
+  if (step.executor === 'self') return heard(facts, step.node, nowMs) === 'now' ? step.node : undefined;
+  const viewer = plan.nodes.find(
+    ({ node }) =>
+      node !== step.node && heard(facts, node, nowMs) === 'now' && facts.nodes.get(node)?.report.ready === true,
+  );
+  return viewer?.node;
+}
+
+function lostExecutor(
+  plan: Plan,
+  state: RunState,
+  step: Step,
+  facts: EngineFacts,
+  nowMs: number,
+): Decision | undefined {
+  const where = { node: step.node, step: step.id, selfClearing: true };
+  if (step.executor === 'self') {
+    if (heard(facts, step.node, nowMs) !== 'lost') return undefined;
+    return hold('AGENT_LOST', `the agent of ${step.node} does not report; next is "${step.title}"`, nowMs, where);
+  }
+  const dueSinceMs = Math.max(state.startedAtMs ?? 0, ...step.needs.map((need) => state.steps[need]?.endedAtMs ?? 0));
+  if (nowMs - dueSinceMs <= HOLD_LOST_AFTER_MS) return undefined;
+  const others = plan.nodes.filter(({ node }) => node !== step.node).map(({ node }) => node);
+  return hold('AGENT_LOST', `no other node can look (${others.join(', ')}); next is "${step.title}"`, nowMs, where);
+}

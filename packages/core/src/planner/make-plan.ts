@@ -1,0 +1,92 @@
+/** From a wish to a plan: choose the package, ask the checks, and lay out the procedure of the topology. */
+import type { PackageInfo } from '../action.ts';
+import { packageKind, runChecks } from '../checks.ts';
+import type { Topology } from '../facts.ts';
+import { type CheckResult, DEFAULT_OPTIONS, type Plan, type PlanNode, type PlanOptions, type Step } from '../plan.ts';
+import type { Cluster } from '../topology.ts';
+import { normalVersion, sameVersion } from '../version.ts';
+import { planMultiReplica } from './multi-replica.ts';
+import { planSingleReplica } from './single-replica.ts';
+import { planStandalone } from './standalone.ts';
+import type { PlannerInput } from './steps.ts';
+
+const PROCEDURES: Record<Topology, (input: PlannerInput) => Step[]> = {
+  standalone: planStandalone,
+  'multi-replica': planMultiReplica,
+  'single-replica': planSingleReplica,
+};
+
+export type PlanWish = {
+  readonly cluster: Cluster;
+  readonly to: string;
+  /** Every package of the registry. */
+  readonly packages: readonly PackageInfo[];
+  readonly options: Partial<PlanOptions>;
+  readonly nowMs: number;
+};
+
+export type PlanDraft = {
+  /** Absent when not even the steps could be laid out. */
+  readonly plan?: Plan;
+  readonly checks: readonly CheckResult[];
+  /** Whether a check blocks, or could not be answered. */
+  readonly blocked: boolean;
+};
+
+/** Makes the plan and its checks; touches nothing. Throws VERSION_INVALID when `to` is no version. */
+export function makePlan({ cluster, to, packages, options: chosen, nowMs }: PlanWish): PlanDraft {
+  const target = normalVersion(to);
+  const options: PlanOptions = { ...DEFAULT_OPTIONS, ...chosen };
+  const pkg = choosePackage(packages, target, cluster);
+  const checks = runChecks({ cluster, to: target, package: pkg, options, nowMs });
+  const blocked = checks.some(({ verdict }) => verdict === 'block' || verdict === 'unknown');
+  const nodes = planNodes(cluster);
+  if (pkg === undefined || cluster.topology === undefined || nodes === undefined) return { checks, blocked: true };
+  const [from] = new Set(nodes.map((node) => node.from).filter((version) => version !== target));
+  const previousPackage = from === undefined ? undefined : packages.find((candidate) => fitsLike(candidate, pkg, from));
+  const plan: Plan = {
+    format: 1,
+    cluster: cluster.id,
+    topology: cluster.topology,
+    to: target,
+    package: pkg,
+    ...(previousPackage === undefined ? {} : { previousPackage }),
+    options,
+    nodes,
+    steps: PROCEDURES[cluster.topology]({ nodes, to: target, options }),
+  };
+  return { plan, checks, blocked };
+}
+
+/** The package of the target that fits the first node; else any of the target, so that the checks can say what does not fit. */
+function choosePackage(packages: readonly PackageInfo[], to: string, cluster: Cluster): PackageInfo | undefined {
+  const candidates = packages.filter(({ version }) => sameVersion(version, to));
+  const report = cluster.nodes[0]?.report;
+  return (
+    candidates.find(
+      (candidate) =>
+        report?.installation !== undefined &&
+        candidate.kind === packageKind(report.installation.method) &&
+        candidate.architecture === report.host.architecture &&
+        (candidate.family === 'any' || candidate.family === report.host.distribution.family),
+    ) ?? candidates[0]
+  );
+}
+
+const fitsLike = (candidate: PackageInfo, pkg: PackageInfo, version: string): boolean =>
+  sameVersion(candidate.version, version) &&
+  candidate.kind === pkg.kind &&
+  candidate.architecture === pkg.architecture &&
+  candidate.family === pkg.family;
+
+/** The nodes in the order of the database's ids, or undefined when one of them does not tell what it must. */
+function planNodes(cluster: Cluster): PlanNode[] | undefined {
+  const nodes = cluster.nodes.flatMap(({ node, report }): PlanNode[] => {
+    const { installation, identity } = report;
+    if (installation?.versions.recorded === undefined || identity === undefined) return [];
+    const from = normalVersion(installation.versions.recorded);
+    const address = `${installation.address}:${installation.port}`;
+    return [{ node, kwdbId: identity.kwdbId, address, method: installation.method, from }];
+  });
+  return nodes.length === cluster.nodes.length ? nodes : undefined;
+}

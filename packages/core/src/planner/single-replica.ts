@@ -1,0 +1,38 @@
+import type { Step } from '../plan.ts';
+import { fetchEverywhere, ids, type PlannerInput, step } from './steps.ts';
+
+/**
+ * A single-replica cluster: all checked, all stopped, all installed, all started, each verified. No node begins
+ * a stage before every node has finished the one before.
+ * Source: manual, "Upgrading Single-Replica Clusters", steps 1 to 3.
+ */
+export function planSingleReplica(input: PlannerInput): Step[] {
+  const { nodes, to } = input;
+  const fetched = fetchEverywhere(input);
+  const gates = nodes.map((node) =>
+    step('gate', node, ['check'], ids(fetched), input, {
+      title: `check ${node.node} once more, right before the stop`,
+    }),
+  );
+  const stops = nodes.map((node) =>
+    step('stop', node, ['stop'], ids(gates), input, {
+      title: `stop ${node.node}`,
+      changes: [`KWDB on ${node.node} is down until all are started; its data is out of reach meanwhile`],
+    }),
+  );
+  const installs = nodes.map((node) =>
+    step('install', node, ['install'], ids(stops), input, {
+      title: `install ${to} on ${node.node}, now that every node is stopped`,
+      changes: [`its packages become ${to}`],
+    }),
+  );
+  const starts = nodes.map((node) =>
+    step('start', node, ['start'], ids(installs), input, {
+      title: `start ${node.node}, now that every node has ${to}`,
+    }),
+  );
+  const verifies = nodes.map((node) =>
+    step('verify', node, ['verify'], ids(starts), input, { title: `see that ${node.node} serves ${to}` }),
+  );
+  return [...fetched, ...gates, ...stops, ...installs, ...starts, ...verifies];
+}
