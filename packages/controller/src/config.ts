@@ -1,0 +1,139 @@
+/** The controller's configuration: a YAML file, checked here once; everything else takes the typed result. */
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { FleetError } from '@kwfleet/core';
+import Type, { type Static } from 'typebox';
+import Schema from 'typebox/schema';
+import { parse } from 'yaml';
+
+const strict = { additionalProperties: false } as const;
+const Port = Type.Integer({ minimum: 0, maximum: 65_535 });
+const Host = Type.String({ minLength: 1, maxLength: 253 });
+const Path = Type.String({ minLength: 1 });
+
+/** The file as people write it. Every field has a default; port 0 takes a free one. */
+export const ControllerSettings = Type.Partial(
+  Type.Object({
+    data_dir: Path,
+    rest: Type.Partial(
+      Type.Object({
+        host: Host,
+        port: Port,
+        tls: Type.Object({ certificate: Path, key: Path }, strict),
+        /** Says on purpose that tokens may cross the network unencrypted. */
+        plaintext: Type.Boolean(),
+      }),
+      strict,
+    ),
+    grpc: Type.Partial(
+      Type.Object({
+        host: Host,
+        port: Port,
+        /** Further names and addresses by which agents reach this controller; they go into its certificate. */
+        names: Type.Array(Host),
+        /** No TLS at all; only for a listener on this machine. */
+        insecure: Type.Boolean(),
+      }),
+      strict,
+    ),
+    database: Type.Partial(Type.Object({ url: Type.String({ minLength: 1 }) }), strict),
+    packages: Type.Partial(Type.Object({ max_bytes: Type.Integer({ minimum: 1 }) }), strict),
+    heartbeat_ms: Type.Integer({ minimum: 50, maximum: 60_000 }),
+    log_level: Type.Union(['debug', 'info', 'warn', 'error', 'silent'].map((level) => Type.Literal(level))),
+  }),
+  strict,
+);
+export type ControllerSettings = Static<typeof ControllerSettings>;
+
+export type ControllerConfig = {
+  readonly dataDir: string;
+  readonly rest: {
+    readonly host: string;
+    readonly port: number;
+    readonly tls?: { readonly certificate: string; readonly key: string };
+    readonly plaintext: boolean;
+  };
+  readonly grpc: {
+    readonly host: string;
+    readonly port: number;
+    readonly names: readonly string[];
+    readonly insecure: boolean;
+  };
+  /** Absent: the embedded PostgreSQL. */
+  readonly databaseUrl?: string;
+  readonly packageMaxBytes: number;
+  readonly heartbeatMs: number;
+  readonly logLevel: string;
+};
+
+const PACKAGE_MAX_BYTES = 8 * 1024 ** 3;
+const HEARTBEAT_MS = 5_000;
+const checker = Schema.Compile(ControllerSettings);
+
+/** Checks settings and fills in the defaults. Throws CONFIG_INVALID, naming the field. */
+export function controllerConfig(settings: unknown = {}): ControllerConfig {
+  if (!checker.Check(settings)) throw invalid(settings);
+  const given = settings as ControllerSettings;
+  const config: ControllerConfig = {
+    dataDir: resolve(given.data_dir ?? defaultDataDir()),
+    rest: {
+      host: given.rest?.host ?? '127.0.0.1',
+      port: given.rest?.port ?? 7080,
+      plaintext: given.rest?.plaintext ?? false,
+      ...(given.rest?.tls && { tls: given.rest.tls }),
+    },
+    grpc: {
+      host: given.grpc?.host ?? '127.0.0.1',
+      port: given.grpc?.port ?? 7090,
+      names: given.grpc?.names ?? [],
+      insecure: given.grpc?.insecure ?? false,
+    },
+    ...(given.database?.url !== undefined && { databaseUrl: given.database.url }),
+    packageMaxBytes: given.packages?.max_bytes ?? PACKAGE_MAX_BYTES,
+    heartbeatMs: given.heartbeat_ms ?? HEARTBEAT_MS,
+    logLevel: given.log_level ?? 'info',
+  };
+  refuseOpenListeners(config);
+  return config;
+}
+
+/** Reads the file; without one, the defaults. Throws CONFIG_INVALID. */
+export function loadControllerConfig(file?: string): ControllerConfig {
+  if (file === undefined) return controllerConfig();
+  try {
+    return controllerConfig(parse(readFileSync(file, 'utf8')) ?? {});
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new FleetError('CONFIG_INVALID', `${file}: ${reason}`, { cause: error });
+  }
+}
+
+/** Whether only processes of this machine can reach a listener on this host. */
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+function refuseOpenListeners(config: ControllerConfig): void {
+  if (config.grpc.insecure && !isLoopback(config.grpc.host)) {
+    throw new FleetError('CONFIG_INVALID', `grpc.insecure needs a loopback host; grpc.host is ${config.grpc.host}`);
+  }
+  const { host, tls, plaintext } = config.rest;
+  if (!isLoopback(host) && tls === undefined && !plaintext) {
+    const how = 'give rest.tls, or say rest.plaintext: true where something else encrypts';
+    throw new FleetError('CONFIG_INVALID', `rest.host ${host} would send tokens in clear: ${how}`);
+  }
+}
+
+function defaultDataDir(): string {
+  return process.getuid?.() === 0
+    ? '/var/lib/kwfleet-controller'
+    : join(homedir(), '.local', 'share', 'kwfleet', 'controller');
+}
+
+function invalid(settings: unknown): FleetError {
+  const first = checker.Errors(settings)[1][0];
+  const unknown = first?.keyword === 'additionalProperties' ? first.params.additionalProperties.join(', ') : '';
+  const field = [first?.instancePath?.slice(1).replaceAll('/', '.'), unknown].filter(Boolean).join('.');
+  return new FleetError('CONFIG_INVALID', `${field || 'the configuration'}: ${first?.message ?? 'is not valid'}`);
+}

@@ -1,0 +1,24 @@
+/** Hash chains: each record's hash covers the one before, so that nothing can be altered or left out unseen. */
+import { createHash } from 'node:crypto';
+import canonicalize from 'canonicalize';
+
+export type Link = { readonly seq: number; readonly prevHash: string; readonly hash: string };
+
+/** SHA-256 over the previous hash and the record's canonical JSON. */
+export function linkHash(prevHash: string, record: object): string {
+  const text = canonicalize(record);
+  if (text === undefined) throw new TypeError('a chained record must be plain JSON');
+  return createHash('sha256').update(prevHash).update('\n').update(text).digest('hex');
+}
+
+/** The seq of the first link that does not follow from the one before, or undefined when the chain is whole. */
+export function firstBroken<T extends Link>(links: readonly T[], record: (link: T) => object): number | undefined {
+  let prevHash = '';
+  let seq = 0;
+  for (const link of links) {
+    const follows = link.seq === seq + 1 && link.prevHash === prevHash;
+    if (!follows || link.hash !== linkHash(prevHash, record(link))) return link.seq;
+    ({ seq, hash: prevHash } = link);
+  }
+  return undefined;
+}

@@ -1,0 +1,48 @@
+/** The packages of the registry, as rows; their bytes lie in the data directory. */
+import type { PackageInfo, PackageView, Page } from '@kwfleet/core';
+import type { Sql } from './database.ts';
+import { type PageRequest, pageOf, positionOf } from './page.ts';
+
+type Row = { sha256: string; info: PackageInfo; addedAtMs: number };
+const SELECT = 'SELECT sha256, info, added_at_ms AS "addedAtMs" FROM packages';
+const view = ({ sha256, info, addedAtMs }: Row): PackageView => ({ ...info, id: sha256, addedAtMs });
+
+/** Whether it was new. */
+export async function insertPackage(sql: Sql, info: PackageInfo, actor: string): Promise<boolean> {
+  const written = await sql.execute(
+    'INSERT INTO packages (sha256, info, added_at_ms, added_by) VALUES ($1, $2, now_ms(), $3) ON CONFLICT DO NOTHING',
+    [info.sha256, JSON.stringify(info), actor],
+  );
+  return written > 0;
+}
+
+export async function findPackage(sql: Sql, sha256: string): Promise<PackageView | undefined> {
+  const [row] = await sql.query<Row>(`${SELECT} WHERE sha256 = $1`, [sha256]);
+  return row && view(row);
+}
+
+export async function allPackages(sql: Sql): Promise<PackageInfo[]> {
+  return (await sql.query<Row>(`${SELECT} ORDER BY sha256`)).map(({ info }) => info);
+}
+
+export async function listPackages(sql: Sql, request: PageRequest): Promise<Page<PackageView>> {
+  const rows = await sql.query<Row>(
+    `${SELECT} WHERE (added_at_ms, sha256) < ($1, $2) ORDER BY added_at_ms DESC, sha256 DESC LIMIT $3`,
+    [...positionOf(request.cursor), request.limit + 1],
+  );
+  return pageOf(rows, request.limit, (row) => [row.addedAtMs, row.sha256], view);
+}
+
+/** A run that is not ended and may still need the package, if there is one. */
+export async function runUsingPackage(sql: Sql, sha256: string): Promise<string | undefined> {
+  const [row] = await sql.query<{ id: string }>(
+    `SELECT id FROM runs WHERE status NOT IN ('succeeded', 'failed', 'aborted')
+       AND $1 IN (plan #>> '{package,sha256}', plan #>> '{previousPackage,sha256}') LIMIT 1`,
+    [sha256],
+  );
+  return row?.id;
+}
+
+export async function deletePackage(sql: Sql, sha256: string): Promise<boolean> {
+  return (await sql.execute('DELETE FROM packages WHERE sha256 = $1', [sha256])) > 0;
+}
