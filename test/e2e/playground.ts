@@ -3,10 +3,12 @@
  * each, and a controller process, all under one temporary directory and on loopback addresses of their own.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, createReadStream, openSync, readFileSync } from 'node:fs';
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
+import { Readable } from 'node:stream';
+import type { ReadableStream } from 'node:stream/web';
 import type { ClusterSummary, Topology } from '@kwfleet/core';
 import { stringify } from 'yaml';
 import { Client } from '../../packages/cli/src/client.ts';
@@ -151,7 +153,9 @@ export class Playground {
     faults?: PackageFaults;
     architecture?: string;
   }): Promise<void> {
-    await this.client.addPackage(await this.buildPackage(options));
+    const file = await this.buildPackage(options);
+    const body = Readable.toWeb(createReadStream(file)) as ReadableStream<Uint8Array>;
+    await this.client.addPackage(basename(file), body, AbortSignal.timeout(60_000));
   }
 
   buildPackage(options: {
