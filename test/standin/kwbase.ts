@@ -1426,7 +1426,7 @@ function schemaChange(session: Session, tag: string): Table {
 /** The SQL this stand-in knows: what an upgrade tool asks, and a table of keys and values. */
 const STATEMENTS: readonly (readonly [RegExp, Statement])[] = [
   [
-    /^SELECT sum\(.*ranges\.unavailable.*\) ?, ?sum\(.*ranges\.underreplicated.*FROM kwdb_internal\.kv_store_status$/i,
+    /^SELECT sum\(.*ranges\.unavailable.*sum\(.*ranges\.underreplicated.*FROM kwdb_internal\.kv_store_status$/i,
     rangeTotals,
   ],
   [

@@ -1,0 +1,101 @@
+import { afterEach, describe, expect, test } from 'vitest';
+import { poll, Rig, UNIT } from './rig.ts';
+import { startWorkload, type Workload } from './workload.ts';
+
+let rig: Rig | null = null;
+let workload: Workload | null = null;
+
+afterEach(async () => {
+  await workload?.stop(0);
+  await rig?.close();
+  rig = null;
+  workload = null;
+});
+
+function begin(made: Rig, ratePerSecond = 60): Workload {
+  const addresses = made.nodes.map((node) => node.installed.host);
+  workload = startWorkload({ addresses, ratePerSecond, retry: 'once-on-another-node' });
+  return workload;
+}
+
+const acknowledged = (running: Workload, more: number): Promise<unknown> => {
+  const before = running.counts().acknowledged;
+  return poll(`${more} more writes`, async () => running.counts().acknowledged >= before + more);
+};
+
+describe('workload', () => {
+  test('a node stopped in order and back costs no operation more than one retry, and no write', async () => {
+    rig = await Rig.create();
+    const running = begin(rig);
+    await acknowledged(running, 20);
+    await rig.node(2).stop();
+    await acknowledged(running, 20);
+    await rig.node(2).start();
+    await rig.node(2).ready();
+    await acknowledged(running, 20);
+    const counts = await running.stop();
+    expect(counts).toMatchObject({ failedAfterRetry: 0, lostAcknowledged: 0, staleReads: 0 });
+    expect(counts.failedFirstTry).toBeGreaterThan(0);
+    expect(counts.acknowledged).toBeGreaterThanOrEqual(60);
+    expect(counts.maxStallMs).toBeLessThan(2000);
+  });
+
+  test('a node killed without a drain stalls the ranges it led until its record expires, but loses nothing', async () => {
+    rig = await Rig.create({ knobs: { livenessMs: 4000 } });
+    const running = begin(rig);
+    await acknowledged(running, 20);
+    await rig.node(1).kill();
+    await poll('clients failed', async () => running.counts().failedAfterRetry > 0);
+    await poll('expired', async () => (await rig?.node(2).status())?.[0]?.is_live === 'false');
+    await acknowledged(running, 20);
+    expect(await running.stop()).toMatchObject({ lostAcknowledged: 0, staleReads: 0 });
+  });
+
+  test('every node of a rolling upgrade in turn, waiting for health: nothing fails twice, nothing is lost', async () => {
+    const made = await Rig.create();
+    rig = made;
+    const directory = await made.package({ version: '3.1.0' });
+    const running = begin(made, 40);
+    await acknowledged(running, 10);
+    for (const node of made.nodes) {
+      expect((await made.deploy(node, directory)).code).toBe(0);
+      await node.ready();
+      await poll('healthy', async () =>
+        (await made.node(1).status()).every((row) => row.is_available === 'true' && row.ranges_underreplicated === '0'),
+      );
+    }
+    expect(await running.stop()).toMatchObject({ failedAfterRetry: 0, lostAcknowledged: 0 });
+    expect(await made.node(1).sql('SHOW CLUSTER SETTING version')).toMatch(/3\.[01]\.0/);
+  });
+
+  test('the next node taken down too early is felt', async () => {
+    const made = await Rig.create();
+    rig = made;
+    const running = begin(made);
+    await acknowledged(running, 10);
+    made.node(1).setKnobs({ readyDelayMs: 60_000 });
+    await made.node(1).stop();
+    await made.node(1).start();
+    await made.node(2).stop();
+    await poll('clients failed twice', async () => running.counts().failedAfterRetry > 0);
+    await made.node(2).start();
+    await made.node(2).ready();
+  });
+
+  test('it finds a write that was acknowledged and thrown away', async () => {
+    rig = await Rig.create();
+    const running = begin(rig);
+    await acknowledged(running, 5);
+    rig.node(3).setKnobs({ loseWrites: 1 });
+    await acknowledged(running, 20);
+    expect((await running.stop()).lostAcknowledged).toBe(1);
+  });
+
+  test('a workload on nothing counts failures and ends', async () => {
+    rig = await Rig.create({ mode: 'single', start: false });
+    expect((await rig.node(1).services.state(UNIT)).active).toBe('inactive');
+    const running = begin(rig);
+    await poll('failures', async () => running.counts().failedAfterRetry > 5);
+    expect(await running.stop()).toMatchObject({ acknowledged: 0, lostAcknowledged: 0 });
+  });
+});
