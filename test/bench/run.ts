@@ -1,0 +1,26 @@
+/** `npm run bench [-- NAME]`: one JSON line a figure. What is compared is compared within one run. */
+import { overhead } from './overhead.ts';
+
+export type Figure = {
+  readonly bench: string;
+  readonly figure: string;
+  readonly value: number;
+  readonly unit: string;
+  readonly bound?: number;
+};
+
+const BENCHES: Readonly<Record<string, () => Promise<Figure[]>>> = { overhead };
+
+const wanted = process.argv.slice(2);
+const unknown = wanted.filter((name) => !(name in BENCHES));
+if (unknown.length > 0) {
+  console.error(`no such benchmark: ${unknown.join(', ')}; there are: ${Object.keys(BENCHES).join(', ')}`);
+  process.exit(2);
+}
+for (const [name, bench] of Object.entries(BENCHES)) {
+  if (wanted.length > 0 && !wanted.includes(name)) continue;
+  for (const figure of await bench()) {
+    console.log(JSON.stringify(figure));
+    if (figure.bound !== undefined && figure.value > figure.bound) process.exitCode = 1;
+  }
+}
