@@ -1,0 +1,242 @@
+/** The controller's REST API, as the command line uses it. One method a request; every request has a deadline. */
+import { randomUUID } from 'node:crypto';
+import type {
+  Choice,
+  ClusterSummary,
+  NodeView,
+  PackageView,
+  Page,
+  PlanRequest,
+  PlanView,
+  Problem,
+  RunRequest,
+  RunSummary,
+  RunView,
+} from '@kwfleet/core';
+import { badInput, CliError, EXIT, problemError } from './exit.ts';
+
+export const DEFAULT_SERVER = 'http://127.0.0.1:7080';
+export type Role = 'viewer' | 'operator' | 'approver' | 'admin';
+export type TokenRequest = { role: Role; name?: string; expiresInMs?: number };
+/** The one time the token itself is shown. */
+export type TokenView = { id: string; token: string; role: Role; name?: string; expiresAtMs?: number };
+export type EnrollmentRequest = { expiresInMs?: number };
+export type EnrollmentView = { id: string; token: string; expiresAtMs: number };
+export type ReportFormat = 'json' | 'markdown' | 'html';
+
+const ANSWER_TIMEOUT_MS = 30_000;
+const PAGE_LIMIT = 200;
+/** 200 pages are more than any fleet has; a server whose cursor never ends must not keep us here. */
+const MOST_PAGES = 200;
+const ACCEPT: Record<ReportFormat, string> = { json: 'application/json', markdown: 'text/markdown', html: 'text/html' };
+
+export type ClientOptions = {
+  readonly server: string;
+  readonly token?: string | undefined;
+  readonly answerTimeoutMs?: number;
+};
+
+type Ask = {
+  readonly method?: 'GET' | 'POST';
+  readonly json?: unknown;
+  readonly body?: ReadableStream<Uint8Array>;
+  readonly accept?: string;
+  readonly headers?: Record<string, string>;
+  readonly signal?: AbortSignal;
+};
+
+export class Client {
+  readonly server: string;
+  readonly #token: string | undefined;
+  readonly #answerTimeoutMs: number;
+  /** The controller's clock minus this machine's, from the last answer's Date, in whole seconds' precision. */
+  #clockSkewMs = 0;
+
+  constructor({ server, token, answerTimeoutMs = ANSWER_TIMEOUT_MS }: ClientOptions) {
+    this.server = checkServer(server);
+    this.#token = token === '' ? undefined : token;
+    this.#answerTimeoutMs = answerTimeoutMs;
+  }
+
+  clusters = (): Promise<ClusterSummary[]> => this.#all<ClusterSummary>('/v1/clusters');
+  cluster = (idOrName: string): Promise<ClusterSummary> => this.#json(`/v1/clusters/${encodeURIComponent(idOrName)}`);
+  nodes = (): Promise<NodeView[]> => this.#all<NodeView>('/v1/nodes');
+  packages = (): Promise<PackageView[]> => this.#all<PackageView>('/v1/packages');
+  createPlan = (json: PlanRequest): Promise<PlanView> => this.#json('/v1/plans', { method: 'POST', json });
+  plan = (id: string): Promise<PlanView> => this.#json(`/v1/plans/${encodeURIComponent(id)}`);
+  createRun = (json: RunRequest): Promise<RunSummary> => this.#json('/v1/runs', { method: 'POST', json });
+  runs = (): Promise<RunSummary[]> => this.#all<RunSummary>('/v1/runs');
+  run = (id: string): Promise<RunView> => this.#json(`/v1/runs/${encodeURIComponent(id)}`);
+  createToken = (json: TokenRequest): Promise<TokenView> => this.#json('/v1/tokens', { method: 'POST', json });
+
+  createEnrollment = (json: EnrollmentRequest): Promise<EnrollmentView> =>
+    this.#json('/v1/enrollments', { method: 'POST', json });
+
+  /** Tells a run what to do now. */
+  choose = (id: string, choice: Exclude<Choice, 'wait'>): Promise<RunSummary> =>
+    this.#json(`/v1/runs/${encodeURIComponent(id)}/${choice}`, { method: 'POST', json: {} });
+
+  /** The report of a run, as the controller writes it. */
+  async report(id: string, format: ReportFormat): Promise<string> {
+    const answer = await this.#ask(`/v1/runs/${encodeURIComponent(id)}/report`, { accept: ACCEPT[format] });
+    return answer.text();
+  }
+
+  /** Streams a package to the controller. The body's own progress is its deadline: see `uploadBody`. */
+  async addPackage(fileName: string, body: ReadableStream<Uint8Array>, signal: AbortSignal): Promise<PackageView> {
+    const headers = { 'content-type': 'application/octet-stream' };
+    const query = `fileName=${encodeURIComponent(fileName)}`;
+    const answer = await this.#ask(`/v1/packages?${query}`, { method: 'POST', body, headers, signal });
+    return (await answer.json()) as PackageView;
+  }
+
+  /** Opens the stream of a run's events. The caller bounds its silence and ends it. */
+  async openEvents(id: string, lastEventId: string | undefined, signal: AbortSignal): Promise<Response> {
+    const headers: Record<string, string> = lastEventId === undefined ? {} : { 'last-event-id': lastEventId };
+    const path = `/v1/runs/${encodeURIComponent(id)}/events`;
+    return this.#ask(path, { accept: 'text/event-stream', headers, signal });
+  }
+
+  /** Now, by the controller's clock: its times are compared with this one. */
+  nowMs(): number {
+    return Date.now() + this.#clockSkewMs;
+  }
+
+  async #json<T>(path: string, ask: Ask = {}): Promise<T> {
+    const answer = await this.#ask(path, ask);
+    try {
+      return (await answer.json()) as T;
+    } catch (error) {
+      throw this.#unreachable(error);
+    }
+  }
+
+  async #all<T>(path: string): Promise<T[]> {
+    const items: T[] = [];
+    let cursor: string | undefined;
+    for (let at = 0; at < MOST_PAGES; at += 1) {
+      const query = `limit=${PAGE_LIMIT}${cursor === undefined ? '' : `&cursor=${encodeURIComponent(cursor)}`}`;
+      const page = await this.#json<Page<T>>(`${path}?${query}`);
+      items.push(...page.items);
+      cursor = page.cursor;
+      if (cursor === undefined) return items;
+    }
+    throw new CliError(EXIT.error, `The list at ${path} does not end after ${MOST_PAGES} pages.`);
+  }
+
+  async #ask(path: string, ask: Ask): Promise<Response> {
+    // One key for all attempts of one wish: a write whose answer was lost is not done twice.
+    const key = randomUUID();
+    try {
+      return await this.#attempt(path, ask, key);
+    } catch (error) {
+      // Only an answer that was lost on the way is asked for again: nothing speaks for asking one who is not there.
+      if (!(error instanceof LostAnswer) || ask.body !== undefined || ask.signal !== undefined) throw error;
+      return this.#attempt(path, ask, key);
+    }
+  }
+
+  async #attempt(path: string, ask: Ask, key: string): Promise<Response> {
+    const method = ask.method ?? 'GET';
+    const headers: Record<string, string> = { accept: ask.accept ?? 'application/json', ...ask.headers };
+    if (ask.json !== undefined) headers['content-type'] = 'application/json';
+    if (method !== 'GET') headers['idempotency-key'] = key;
+    if (this.#token !== undefined) headers.authorization = `Bearer ${this.#token}`;
+    const body = ask.json === undefined ? ask.body : JSON.stringify(ask.json);
+    const signal = ask.signal ?? AbortSignal.timeout(this.#answerTimeoutMs);
+    let answer: Response;
+    try {
+      const url = `${this.server}${path}`;
+      // Node wants `duplex` for a body that streams; the types of fetch do not know it.
+      const init = { method, headers, signal, redirect: 'error', body: body ?? null, duplex: 'half' };
+      answer = await fetch(url, init as RequestInit);
+    } catch (error) {
+      throw this.#unreachable(error);
+    }
+    const date = Date.parse(answer.headers.get('date') ?? '');
+    // The header has whole seconds: a smaller difference says nothing.
+    if (Number.isFinite(date)) this.#clockSkewMs = Math.abs(date - Date.now()) < 2_000 ? 0 : date - Date.now();
+    if (!answer.ok) throw await this.#refusal(answer);
+    this.#checkKind(answer, headers.accept ?? '');
+    return answer;
+  }
+
+  async #refusal(answer: Response): Promise<CliError> {
+    const text = await answer.text().catch(() => '');
+    const problem = parseProblem(text);
+    if (problem !== undefined) return problemError(problem);
+    return new CliError(
+      EXIT.error,
+      `${this.server} answered ${answer.status} ${answer.statusText}, and not as a kwfleet controller does.`,
+      { words: text.slice(0, 300), remedy: 'Check --server (or KWFLEET_SERVER) and any proxy in between.' },
+    );
+  }
+
+  #checkKind(answer: Response, accept: string): void {
+    const kind = answer.headers.get('content-type') ?? '';
+    if (kind.startsWith(accept)) return;
+    void answer.body?.cancel();
+    throw new CliError(
+      EXIT.error,
+      `${this.server} answers with ${kind || 'no content type'} where ${accept} belongs.`,
+      {
+        remedy: 'Check that --server (or KWFLEET_SERVER) is the address of a kwfleet controller.',
+      },
+    );
+  }
+
+  #unreachable(error: unknown): Error {
+    const { reason, reached } = describeFailure(error);
+    const message = `The controller at ${this.server} does not answer: ${reason}.`;
+    const remedy =
+      'Check that it runs (`systemctl status kwfleet-controller`, or start one with `kwfleet controller`) and that --server or KWFLEET_SERVER names it.';
+    return reached ? new LostAnswer(EXIT.error, message, { remedy }) : new CliError(EXIT.error, message, { remedy });
+  }
+}
+
+/** The request may have arrived; the answer did not. */
+class LostAnswer extends CliError {}
+
+function describeFailure(error: unknown): { reason: string; reached: boolean } {
+  if (!(error instanceof Error)) return { reason: String(error), reached: false };
+  if (error.name === 'TimeoutError') return { reason: 'no answer in time', reached: true };
+  const cause = error.cause instanceof Error ? error.cause : error;
+  const code = 'code' in cause ? String(cause.code) : '';
+  const known: Record<string, string> = {
+    ECONNREFUSED: 'the connection was refused; nothing listens there',
+    ENOTFOUND: 'the host name is not known',
+    EAI_AGAIN: 'the host name could not be looked up',
+    EHOSTUNREACH: 'the host cannot be reached',
+    ENETUNREACH: 'the network cannot be reached',
+    UND_ERR_CONNECT_TIMEOUT: 'the connection was not made in time',
+  };
+  const words = known[code];
+  if (words !== undefined) return { reason: words, reached: false };
+  return {
+    reason: cause.message || code || 'the connection broke',
+    reached: code === 'UND_ERR_SOCKET' || code === 'ECONNRESET',
+  };
+}
+
+function parseProblem(text: string): Problem | undefined {
+  try {
+    const value = JSON.parse(text) as Partial<Problem> | null;
+    const whole =
+      typeof value?.code === 'string' && typeof value.status === 'number' && typeof value.title === 'string';
+    return whole ? ({ detail: '', ...value } as Problem) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function checkServer(server: string): string {
+  const remedy = `Write it like ${DEFAULT_SERVER}.`;
+  if (!URL.canParse(server)) throw badInput(`"${server}" is no address of a controller.`, remedy);
+  const url = new URL(server);
+  if (url.protocol !== 'http:' && url.protocol !== 'https:')
+    throw badInput(`"${server}" is neither http nor https.`, remedy);
+  if (url.username !== '' || url.password !== '') {
+    throw badInput('The address of the controller must not carry a password.', 'Give the token in KWFLEET_TOKEN.');
+  }
+  return `${url.origin}${url.pathname}`.replace(/\/+$/, '');
+}

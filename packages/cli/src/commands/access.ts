@@ -1,0 +1,56 @@
+/** `token create` and `enrollment create`: access for people and for agents. */
+import { type Command, Option } from 'commander';
+import { parseDuration } from '../arguments.ts';
+import type { Role, TokenRequest } from '../client.ts';
+import { type Context, examples } from '../context.ts';
+import { dayTime } from '../render/text.ts';
+
+/** Adds the commands of access. */
+export function addAccess(program: Command, context: Context): void {
+  const token = program
+    .command('token')
+    .helpCommand(false).helpGroup('Access:')
+    .description('Give people and programs access to the controller');
+  token.addHelpText('after', examples('kwfleet token create --role viewer'));
+  token
+    .command('create')
+    .description('Make a token; it is shown once and stored only as a hash')
+    .addOption(
+      new Option('--role <ROLE>', 'what it may do')
+        .choices(['viewer', 'operator', 'approver', 'admin'])
+        .makeOptionMandatory(),
+    )
+    .option('--name <NAME>', 'whose it is, for the audit log')
+    .option('--expires <DURATION>', 'after how long it ends, like 90d', parseDuration)
+    .option('--json', 'print the API object')
+    .addHelpText('after', examples('kwfleet token create --role operator --name mei --expires 90d'))
+    .action(async (flags: { role: Role; name?: string; expires?: number; json?: true }, command: Command) => {
+      const request: TokenRequest = { role: flags.role };
+      if (flags.name !== undefined) request.name = flags.name;
+      if (flags.expires !== undefined) request.expiresInMs = flags.expires;
+      const made = await context.client(command).createToken(request);
+      if (flags.json) return context.terminal.json(made);
+      const until = made.expiresAtMs === undefined ? '' : `, valid until ${dayTime(made.expiresAtMs)}`;
+      context.terminal.lines([
+        `A token of the role ${made.role}${until}. It is not shown again:`,
+        `  export KWFLEET_TOKEN=${made.token}`,
+      ]);
+    });
+  const enrollment = program.command('enrollment').helpCommand(false).helpGroup('Access:').description('Let new agents in');
+  enrollment.addHelpText('after', examples('kwfleet enrollment create'));
+  enrollment
+    .command('create')
+    .description('Make a one-time token with which an agent gets its certificate')
+    .option('--expires <DURATION>', 'after how long it is worthless, like 1h', parseDuration)
+    .option('--json', 'print the API object')
+    .addHelpText('after', examples('kwfleet enrollment create --expires 1h'))
+    .action(async (flags: { expires?: number; json?: true }, command: Command) => {
+      const request = flags.expires === undefined ? {} : { expiresInMs: flags.expires };
+      const made = await context.client(command).createEnrollment(request);
+      if (flags.json) return context.terminal.json(made);
+      context.terminal.lines([
+        `A token for one agent, valid until ${dayTime(made.expiresAtMs)}. It is not shown again:`,
+        `  ${made.token}`,
+      ]);
+    });
+}

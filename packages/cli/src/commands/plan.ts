@@ -1,0 +1,155 @@
+/** `plan` and `upgrade`: what would happen, and making it happen. */
+import type { PlanRequest, PlanView, Route } from '@kwfleet/core';
+import { type Command, Option } from 'commander';
+import { parseBackup, parseCount, parseDuration, shellQuote } from '../arguments.ts';
+import type { Client } from '../client.ts';
+import { type Context, examples } from '../context.ts';
+import { badInput, EXIT } from '../exit.ts';
+import { nextLines, planPage } from '../render/plan-page.ts';
+import { count } from '../render/text.ts';
+import { watchHere } from './watching.ts';
+
+type PlanFlags = {
+  to: string;
+  route?: Route;
+  backup?: NonNullable<NonNullable<PlanRequest['options']>['backup']>;
+  bypassVersionCheck?: true;
+  soak?: number;
+  sampleGap?: number;
+  concurrency?: number;
+  json?: true;
+};
+type UpgradeFlags = PlanFlags & { yes?: true; watch?: true };
+
+/** Adds `plan` and `upgrade`. */
+export function addPlan(program: Command, context: Context): void {
+  const plan = program
+    .command('plan')
+    .helpGroup('Upgrade a cluster:')
+    .description('Show what an upgrade would do and check whether it may; touches nothing');
+  withPlanOptions(plan)
+    .option('--json', 'print the API object')
+    .addHelpText('after', '\nExit code: 0 it can be started, 2 a check blocks it.')
+    .addHelpText('after', examples('kwfleet plan prod-east --to 3.1.0 --backup attested:s3://backups/prod-east/1123'))
+    .action(async (cluster: string, flags: PlanFlags, command: Command) => {
+      const view = await context.client(command).createPlan(requestOf(cluster, flags));
+      if (flags.json) context.terminal.json(view);
+      else {
+        const page = context.page();
+        context.terminal.lines([...planPage(view, page), '', ...nextLines(view, upgradeCommand(cluster, flags), page)]);
+      }
+      context.exitCode = view.blocked ? EXIT.refused : EXIT.done;
+    });
+  const upgrade = program
+    .command('upgrade')
+    .helpGroup('Upgrade a cluster:')
+    .description('Plan an upgrade, show the plan, ask, and start it');
+  withPlanOptions(upgrade)
+    .option('-y, --yes', 'start without asking; needed where there is no terminal to ask at')
+    .option('-w, --watch', 'follow the upgrade to its end')
+    .option('--json', 'print the run as the API gives it, then, with --watch, one event a line')
+    .addHelpText(
+      'after',
+      '\nExit code: 0 succeeded (without --watch: started), 2 a check blocks it, 3 held for a person,',
+    )
+    .addHelpText('after', '4 failed or aborted, 130 watching was stopped with Ctrl-C (the upgrade goes on).')
+    .addHelpText(
+      'after',
+      examples(
+        'kwfleet upgrade prod-east --to 3.1.0 --backup attested:s3://backups/prod-east/1123 --watch',
+        'kwfleet upgrade lab --to 3.1.0 --backup "none:test data" --yes --json',
+      ),
+    )
+    .action((cluster: string, flags: UpgradeFlags, command: Command) =>
+      upgradeCluster(context, command, cluster, flags),
+    );
+}
+
+function withPlanOptions(command: Command): Command {
+  return command
+    .argument('CLUSTER', 'name or id of the cluster')
+    .requiredOption('--to <VERSION>', 'the version to upgrade to; its package must have been added')
+    .option('--backup <BACKUP>', 'attested:WHERE the backup lies, or none:REASON', parseBackup)
+    .addOption(
+      new Option(
+        '--route <ROUTE>',
+        'multi-replica clusters: stop, install, start (offline) or mark the running node (online)',
+      ).choices(['offline', 'online']),
+    )
+    .option('--soak <DURATION>', 'how long the cluster must stay healthy after each node (default: 30s)', parseDuration)
+    .option('--sample-gap <DURATION>', 'time between the two looks at the ranges (default: 5s)', parseDuration)
+    .option('--concurrency <N>', 'single-replica clusters: nodes that install at once (default: 8)', parseCount)
+    .option('--bypass-version-check', "step between versions that deploy.sh does not know; with the vendor's consent");
+}
+
+/** What the flags ask the controller for; it fills in what is absent. */
+export function requestOf(cluster: string, flags: PlanFlags): PlanRequest {
+  const options: NonNullable<PlanRequest['options']> = {
+    ...(flags.route === undefined ? {} : { route: flags.route }),
+    ...(flags.backup === undefined ? {} : { backup: flags.backup }),
+    ...(flags.bypassVersionCheck === undefined ? {} : { bypassVersionCheck: flags.bypassVersionCheck }),
+    ...(flags.soak === undefined ? {} : { soakMs: flags.soak }),
+    ...(flags.sampleGap === undefined ? {} : { sampleGapMs: flags.sampleGap }),
+    ...(flags.concurrency === undefined ? {} : { concurrency: flags.concurrency }),
+  };
+  return { cluster, to: flags.to, ...(Object.keys(options).length === 0 ? {} : { options }) };
+}
+
+/** The command that starts what `plan` showed, with the same options. */
+export function upgradeCommand(cluster: string, flags: PlanFlags): string {
+  const { backup } = flags;
+  const words = ['kwfleet', 'upgrade', cluster, '--to', flags.to];
+  if (backup !== undefined) {
+    words.push('--backup', backup.policy === 'none' ? `none:${backup.reason}` : `attested:${backup.where}`);
+  }
+  if (flags.route !== undefined) words.push('--route', flags.route);
+  if (flags.soak !== undefined) words.push('--soak', `${flags.soak}ms`);
+  if (flags.sampleGap !== undefined) words.push('--sample-gap', `${flags.sampleGap}ms`);
+  if (flags.concurrency !== undefined) words.push('--concurrency', String(flags.concurrency));
+  if (flags.bypassVersionCheck) words.push('--bypass-version-check');
+  return [...words, '--watch'].map(shellQuote).join(' ');
+}
+
+async function upgradeCluster(context: Context, command: Command, cluster: string, flags: UpgradeFlags): Promise<void> {
+  const { terminal } = context;
+  const canAsk = terminal.isTTY && process.stdin.isTTY === true && !flags.json;
+  if (!flags.yes && !canAsk) {
+    throw badInput('There is no terminal to ask for your consent.', 'Look at `kwfleet plan`, then give --yes.');
+  }
+  const client = context.client(command);
+  const view = await client.createPlan(requestOf(cluster, flags));
+  if (!flags.json) terminal.lines([...planPage(view, context.page()), '']);
+  if (view.blocked) {
+    if (flags.json) terminal.json(view);
+    else terminal.lines(nextLines(view, '', context.page()));
+    context.exitCode = EXIT.refused;
+    return;
+  }
+  if (!flags.yes && !(await consent(view))) {
+    terminal.line('Nothing was started and nothing was touched.');
+    return;
+  }
+  await start(context, client, view, flags);
+}
+
+async function consent(view: PlanView): Promise<boolean> {
+  // Loaded only here: no other command asks anything.
+  const { confirm } = await import('@clack/prompts');
+  const nodes = count(view.plan?.nodes.length ?? 0, 'node');
+  const message = `Upgrade ${view.clusterName} (${nodes}) to ${view.plan?.to} now?`;
+  return (await confirm({ message, initialValue: false })) === true;
+}
+
+async function start(context: Context, client: Client, view: PlanView, flags: UpgradeFlags): Promise<void> {
+  const { terminal } = context;
+  // The hash that was shown: if the plan is another by now, the controller refuses.
+  const run = await client.createRun({ plan: view.id, hash: view.hash });
+  if (flags.json) {
+    if (flags.watch) terminal.jsonLine(run);
+    else terminal.json(run);
+  } else {
+    terminal.line(`${terminal.theme.colors.green(terminal.theme.glyphs.done)} started run ${run.id}`);
+  }
+  if (flags.watch) context.exitCode = await watchHere(context, client, run.id, { json: flags.json });
+  else if (!flags.json) terminal.line(`  kwfleet run watch ${run.id}   follows it`);
+}

@@ -1,0 +1,97 @@
+/** `controller`, `agent` and `demo`: what runs in this process. Loaded only when asked for; a client needs none of it. */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { parseCount } from '../arguments.ts';
+import { type Context, examples } from '../context.ts';
+import { CliError, EXIT } from '../exit.ts';
+
+type ControllerModule = {
+  loadControllerConfig(file?: string): unknown;
+  startController(config: never): Promise<{ restUrl: string; grpcAddress: string; close(): Promise<void> }>;
+};
+type AgentModule = {
+  loadAgentConfig(file: string): unknown;
+  runAgent(config: never, options: { signal: AbortSignal }): Promise<unknown>;
+};
+type DemoFlags = { topology: string; nodes?: number; fleet?: true; clusters: number; exit?: true };
+type DemoOptions = Omit<DemoFlags, 'exit' | 'fleet'> & { exit: boolean; fleet: boolean };
+type DemoModule = { demo(options: DemoOptions): Promise<number> };
+
+const AGENT_CONFIG = '/etc/kwfleet/agent.yaml';
+
+/** Adds the commands that run the parts of the system. */
+export function addServices(program: Command, context: Context): void {
+  program
+    .command('controller')
+    .helpGroup('Run the parts:')
+    .description('Run a controller: REST on 7080, agents on 7090')
+    .option('--config <FILE>', 'its configuration; without one, defaults and an embedded PostgreSQL')
+    .addHelpText('after', examples('kwfleet controller', 'kwfleet controller --config /etc/kwfleet/controller.yaml'))
+    .action(({ config }: { config?: string }) => runController(context, config));
+  program
+    .command('agent')
+    .helpGroup('Run the parts:')
+    .description('Run the agent of this host')
+    .option('--config <FILE>', 'its configuration', AGENT_CONFIG)
+    .addHelpText('after', examples('kwfleet agent', 'kwfleet agent --config ./agent.yaml'))
+    .action(async ({ config }: { config: string }) => {
+      const { loadAgentConfig, runAgent } = await load<AgentModule>('@kwfleet/agent');
+      const loaded = (await loadAgentConfig(config)) as never;
+      await context.untilInterrupted((signal) => runAgent(loaded, { signal }));
+    });
+  addDemo(program, context);
+}
+
+function addDemo(program: Command, context: Context): void {
+  program
+    .command('demo')
+    .helpGroup('Run the parts:')
+    .description('Upgrade a cluster of stand-in nodes on this machine, before your eyes; touches nothing outside')
+    .addOption(
+      new Option('--topology <TOPOLOGY>', 'of the cluster')
+        .choices(['multi-replica', 'single-replica', 'standalone'])
+        .default('multi-replica'),
+    )
+    .option('--nodes <N>', 'how many nodes (default: 3, standalone: 1)', parseCount)
+    .option('--fleet', 'a rollout over many simulated clusters instead')
+    .option('--clusters <N>', 'with --fleet, how many clusters', parseFleetSize, 60)
+    .option('--exit', 'end when the upgrade has ended, with its exit code')
+    .addHelpText('after', examples('kwfleet demo', 'kwfleet demo --topology single-replica --nodes 5 --exit'))
+    .action(async (flags: DemoFlags) => {
+      const { demo } = await load<DemoModule>('../demo.ts');
+      context.exitCode = await demo({ ...flags, exit: flags.exit === true, fleet: flags.fleet === true });
+    });
+}
+
+function parseFleetSize(text: string): number {
+  const count = parseCount(text);
+  if (count > 10_000) throw new InvalidArgumentError('More than 10000 clusters are not simulated.');
+  return count;
+}
+
+async function runController(context: Context, file: string | undefined): Promise<void> {
+  const { loadControllerConfig, startController } = await load<ControllerModule>('@kwfleet/controller');
+  const config = (await loadControllerConfig(file)) as never;
+  const controller = await startController(config);
+  context.errors.lines([
+    `kwfleet controller: REST and console ${controller.restUrl}, agents ${controller.grpcAddress}`,
+    'Ctrl-C ends it; upgrades that run are taken up again at the next start.',
+  ]);
+  await context.untilInterrupted(
+    (signal) =>
+      new Promise<void>((resolve) => {
+        signal.addEventListener('abort', () => resolve(), { once: true });
+      }),
+  );
+  await controller.close();
+}
+
+async function load<T>(specifier: string): Promise<T> {
+  try {
+    return (await import(specifier)) as T;
+  } catch (error) {
+    if (!(error instanceof Error) || !('code' in error) || error.code !== 'ERR_MODULE_NOT_FOUND') throw error;
+    throw new CliError(EXIT.error, `A part of kwfleet is not installed here: ${error.message}`, {
+      remedy: 'Install kwfleet whole; the operator package for clients has neither controller nor agent.',
+    });
+  }
+}

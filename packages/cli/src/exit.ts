@@ -1,0 +1,95 @@
+/** Exit codes, and the errors that a command ends with: what happened, where, in whose words, and what to do next. */
+import type { CheckResult, Hold, Problem, RunStatus } from '@kwfleet/core';
+import { clean } from './render/text.ts';
+
+/** Binding for scripts: see the command reference. */
+export const EXIT = { done: 0, error: 1, refused: 2, held: 3, failed: 4 } as const;
+export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
+
+/** Problem statuses that say the request was refused as it stands: asking again without a change will not help. */
+const REFUSED: ReadonlySet<number> = new Set([400, 404, 409, 413, 422]);
+
+type Where = {
+  readonly code?: string | undefined;
+  readonly node?: string | undefined;
+  readonly words?: string | undefined;
+  readonly remedy?: string | undefined;
+  readonly requestId?: string | undefined;
+  readonly checks?: readonly CheckResult[] | undefined;
+};
+
+/** An error for a person at a terminal. Everything but the message is optional. */
+export class CliError extends Error {
+  override readonly name = 'CliError';
+  readonly exitCode: ExitCode;
+  readonly where: Where;
+
+  constructor(exitCode: ExitCode, message: string, where: Where = {}) {
+    super(message);
+    this.exitCode = exitCode;
+    this.where = where;
+  }
+}
+
+/** The error a problem document stands for. */
+export function problemError(problem: Problem): CliError {
+  const { code, node, words, remedy, requestId, checks } = problem;
+  const exitCode = REFUSED.has(problem.status) ? EXIT.refused : EXIT.error;
+  return new CliError(exitCode, problem.detail || problem.title, { code, node, words, remedy, requestId, checks });
+}
+
+/** Bad input that the command line sees by itself. */
+export const badInput = (message: string, remedy?: string): CliError => new CliError(EXIT.refused, message, { remedy });
+
+/** The lines of an error, for standard error. */
+export function errorLines(error: unknown): string[] {
+  if (!(error instanceof CliError)) return unexpectedLines(error);
+  const { code, node, words, remedy, requestId, checks = [] } = error.where;
+  const lines = [`kwfleet: ${clean(error.message)}`];
+  const add = (label: string, text: string | undefined) => {
+    if (text !== undefined && text !== '') lines.push(`  ${label.padEnd(8)}${clean(text)}`);
+  };
+  add('where', node);
+  for (const line of (words ?? '').split('\n').filter((text) => text.trim() !== '')) add('said', line);
+  for (const check of checks) {
+    add(check.verdict, `${check.code}${check.node === undefined ? '' : ` on ${check.node}`}: ${check.message}`);
+    add('', check.remedy === undefined ? undefined : `→ ${check.remedy}`);
+  }
+  add('code', code);
+  add('request', requestId);
+  add('next', remedy);
+  return lines;
+}
+
+function unexpectedLines(error: unknown): string[] {
+  const message = error instanceof Error ? error.message : String(error);
+  const lines = [`kwfleet: ${clean(message)}`];
+  // FleetError of core, thrown by a controller or an agent that was started in this process.
+  if (error instanceof Error && 'remedy' in error && typeof error.remedy === 'string') {
+    if ('code' in error && typeof error.code === 'string') lines.push(`  code    ${error.code}`);
+    lines.push(`  next    ${clean(error.remedy)}`);
+  }
+  return lines;
+}
+
+/** How a followed run leaves the command: undefined while it goes on. */
+export function exitOfRun(status: RunStatus, hold: Hold | undefined): ExitCode | undefined {
+  switch (status) {
+    case 'succeeded':
+      return EXIT.done;
+    case 'failed':
+    case 'aborted':
+      return EXIT.failed;
+    case 'held':
+      // A hold that clears itself (an agent that comes back) does not wait for a person.
+      return hold?.selfClearing === true ? undefined : EXIT.held;
+    case 'planned':
+    case 'awaiting_approval':
+    case 'scheduled':
+    case 'running':
+    case 'paused':
+      return undefined;
+    default:
+      return status satisfies never;
+  }
+}

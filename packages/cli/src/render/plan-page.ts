@@ -1,0 +1,138 @@
+/** A plan as a page that is read before anything is touched. Pure. */
+import type { CheckResult, Plan, PlanOptions, PlanView, Step } from '@kwfleet/core';
+import { columns } from './columns.ts';
+import { labelled } from './run-panels.ts';
+import { bytes, count, oneLine, roundDuration, wrap } from './text.ts';
+import type { Theme } from './theme.ts';
+
+/** Where a page is drawn: `width` undefined cuts nothing. */
+export type Page = { readonly width: number | undefined; readonly theme: Theme };
+
+const READABLE_WIDTH = 100;
+/** Prose stays readable on wide terminals and in files. */
+const proseWidth = ({ width }: Page): number => Math.min(width ?? READABLE_WIDTH, READABLE_WIDTH);
+
+/** The whole page, without the command that follows from it. */
+export function planPage(view: PlanView, page: Page): string[] {
+  const { plan } = view;
+  const lines = plan === undefined ? unplanned(view, page) : [...head(view, plan, page), ...nodeTable(plan, page)];
+  lines.push('', ...checkLines(view.checks, page));
+  if (plan !== undefined) lines.push('', ...stepLines(plan, page));
+  return [...lines, '', `plan ${view.id}`, `hash ${view.hash}`];
+}
+
+/** What to do next, after the page; `command` starts what it shows. */
+export function nextLines(view: PlanView, command: string, page: Page): string[] {
+  const { colors, glyphs } = page.theme;
+  if (!view.blocked) return ['Nothing was touched. This starts it:', `  ${colors.bold(command)}`];
+  const blocks = count(view.checks.filter(isBlock).length, 'check');
+  return [
+    colors.red(
+      `${glyphs.failed} Blocked by ${blocks}. Nothing was touched. Mend what is named above, then plan again.`,
+    ),
+  ];
+}
+
+function unplanned(view: PlanView, { theme }: Page): string[] {
+  const { colors } = theme;
+  return [colors.bold(oneLine(view.clusterName)), colors.dim('The checks did not get far enough to make a plan.')];
+}
+
+function head(view: PlanView, plan: Plan, page: Page): string[] {
+  const { colors, glyphs } = page.theme;
+  const from = [...new Set(plan.nodes.map((node) => node.from))].join(', ');
+  const { package: pkg, options } = plan;
+  const facts = [pkg.kind, pkg.architecture, pkg.family, bytes(pkg.sizeBytes)].join(', ');
+  const previous = plan.previousPackage?.fileName ?? 'not in the registry: a failed install cannot be put back';
+  return [
+    `${colors.bold(oneLine(view.clusterName))}  ${plan.topology}  ${from} ${glyphs.arrow} ${colors.bold(plan.to)}`,
+    '',
+    ...labelled('package', `${oneLine(pkg.fileName)} (${facts})`, proseWidth(page)),
+    ...labelled('before', oneLine(previous), proseWidth(page)),
+    ...labelled('backup', backupWords(options), proseWidth(page)),
+    ...labelled('options', optionWords(plan), proseWidth(page)),
+  ];
+}
+
+function backupWords({ backup }: PlanOptions): string {
+  if (backup === undefined) return 'none stated';
+  if (backup.policy === 'none') return `none, because: ${oneLine(backup.reason)}`;
+  return `attested: ${oneLine(backup.where)}`;
+}
+
+function optionWords({ options, topology }: Plan): string {
+  const words = [
+    ...(topology === 'multi-replica' ? [`route ${options.route}`] : []),
+    ...(topology === 'single-replica' ? [`${options.concurrency} nodes install at once`] : []),
+    `soak ${roundDuration(options.soakMs)}`,
+    `sample gap ${roundDuration(options.sampleGapMs)}`,
+    `held after ${roundDuration(options.deadline.idleMs)} without progress`,
+  ];
+  if (options.bypassVersionCheck) words.push('version check bypassed');
+  return words.join(', ');
+}
+
+function nodeTable(plan: Plan, { width, theme }: Page): string[] {
+  const { colors, glyphs } = theme;
+  const rows = plan.nodes.map((node, at) => [
+    `  ${at + 1}`,
+    oneLine(node.node),
+    String(node.kwdbId),
+    oneLine(node.address),
+    node.method,
+    `${node.from} ${glyphs.arrow} ${plan.to}`,
+  ]);
+  const heading = ['  #', 'NODE', 'KWDB', 'ADDRESS', 'DEPLOYED BY', 'VERSION'];
+  const [first = '', ...rest] = columns([heading, ...rows], width, glyphs.ellipsis);
+  return ['', colors.bold(`nodes, in this order`), colors.dim(first), ...rest];
+}
+
+const isBlock = ({ verdict }: CheckResult): boolean => verdict === 'block' || verdict === 'unknown';
+
+/** Blocks first, each with its remedy; then warnings; what passed in one paragraph. */
+export function checkLines(checks: readonly CheckResult[], page: Page): string[] {
+  const { colors, glyphs } = page.theme;
+  const blocks = checks.filter(isBlock);
+  const warnings = checks.filter(({ verdict }) => verdict === 'warn');
+  const passes = checks.filter(({ verdict }) => verdict === 'pass');
+  const counts = `${count(blocks.length, 'block')}, ${count(warnings.length, 'warning')}, ${passes.length} passed`;
+  const lines = [`${colors.bold('checks')}  ${colors.dim(counts)}`];
+  for (const check of blocks) {
+    const sign = check.verdict === 'unknown' ? glyphs.unknown : glyphs.failed;
+    lines.push(...finding(check, colors.red, sign, page));
+  }
+  for (const check of warnings) lines.push(...finding(check, colors.yellow, glyphs.warn, page));
+  const codes = [...new Set(passes.map(({ code }) => code))].join(', ');
+  if (codes !== '')
+    lines.push(...wrap(`${glyphs.done} ${codes}`, proseWidth(page), '  ').map((line) => colors.dim(line)));
+  return lines;
+}
+
+function finding(check: CheckResult, color: (text: string) => string, sign: string, page: Page): string[] {
+  const where = check.node === undefined ? '' : `  ${oneLine(check.node)}`;
+  const width = proseWidth(page);
+  const remedy = check.remedy === undefined ? [] : wrap(oneLine(check.remedy), width, '      ');
+  const mended = remedy.map((line, at) =>
+    at === 0 ? `    ${page.theme.glyphs.arrow} ${line.trimStart()}` : ` ${line}`,
+  );
+  return [color(`  ${sign} ${check.code}${where}`), ...wrap(oneLine(check.message), width, '    '), ...mended];
+}
+
+function stepLines(plan: Plan, page: Page): string[] {
+  const { colors } = page.theme;
+  const digits = String(plan.steps.length).length;
+  const lines = [`${colors.bold('steps')}  ${colors.dim(`${plan.steps.length}, in this order`)}`];
+  plan.steps.forEach((step, at) => {
+    lines.push(...stepPage(step, `${String(at + 1).padStart(digits)}.`, page));
+  });
+  return lines;
+}
+
+function stepPage(step: Step, number: string, page: Page): string[] {
+  const { colors } = page.theme;
+  const indent = ' '.repeat(number.length + 3);
+  const width = proseWidth(page);
+  const [first = '', ...rest] = wrap(oneLine(step.title), width, indent);
+  const changes = step.changes.flatMap((change) => wrap(`changes ${oneLine(change)}`, width, `${indent}  `));
+  return [`  ${number} ${first.trimStart()}`, ...rest, ...changes.map((line) => colors.dim(line))];
+}

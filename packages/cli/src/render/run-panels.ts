@@ -1,0 +1,90 @@
+/** The foot of a run's picture: the hold with what to do about it, the end, or the broken connection. Pure. */
+import type { Choice, Hold, RunView } from '@kwfleet/core';
+import { exitOfRun } from '../exit.ts';
+import type { RunScreen } from './run-state.ts';
+import { clock, count, elapsed, oneLine, wrap } from './text.ts';
+import type { Theme } from './theme.ts';
+
+/** What drawing needs at hand everywhere. */
+export type Paint = { readonly screen: RunScreen; readonly width: number; readonly theme: Theme };
+
+/** The lines below the tree. */
+export function footer(paint: Paint): string[] {
+  const { screen, theme, width } = paint;
+  const { view, trouble } = screen;
+  const lines: string[] = [];
+  if (view.hold !== undefined && view.status === 'held') lines.push('', ...holdPanel(view.hold, view.id, paint));
+  if (view.status === 'paused') lines.push('', ...pausePanel(paint));
+  if (exitOfRun(view.status, view.hold) !== undefined && view.status !== 'held') lines.push('', ...ending(paint));
+  if (trouble !== undefined) {
+    lines.push(
+      '',
+      ...wrap(`${theme.glyphs.warn} ${oneLine(trouble)}`, width, '  ').map((line) => theme.colors.yellow(line)),
+    );
+  }
+  return lines;
+}
+
+/** `label   text`, wrapped below itself. */
+export function labelled(label: string, text: string, width: number): string[] {
+  const [first = '', ...rest] = wrap(text, width, ' '.repeat(11));
+  return [`  ${label.padEnd(9)}${first.trimStart()}`, ...rest];
+}
+
+function holdPanel(hold: Hold, run: string, { screen, theme, width }: Paint): string[] {
+  const { colors, glyphs } = theme;
+  const where = hold.node === undefined ? '' : ` on ${oneLine(hold.node)}`;
+  const since = `since ${clock(hold.sinceMs)}, ${elapsed(screen.nowMs - hold.sinceMs)}`;
+  const title = colors.yellow(colors.bold(`${glyphs.held} held${where}: ${oneLine(hold.code)}`));
+  const words = hold.words === undefined ? [] : labelled('it said', oneLine(hold.words), width);
+  const itself = hold.selfClearing ? labelled('waits', 'goes on by itself once the cause is gone', width) : [];
+  return [
+    `${title}  ${colors.dim(since)}`,
+    ...labelled('why', oneLine(hold.message), width),
+    ...words,
+    ...labelled('do', oneLine(hold.remedy), width),
+    ...itself,
+    ...choiceLines(hold.choices, run),
+  ];
+}
+
+const CHOICES: Record<Exclude<Choice, 'wait'>, string> = {
+  retry: 'look again, and go on if all is well',
+  resume: 'go on',
+  pause: 'stop before the next step',
+  abort: 'end the upgrade here; no node is touched any more',
+};
+
+/** One line a legal choice, each with its command. */
+export function choiceLines(choices: readonly Choice[], run: string): string[] {
+  const commands = choices.filter((choice) => choice !== 'wait');
+  return commands.map((choice, at) => {
+    const command = `kwfleet run ${choice} ${run}`;
+    return `  ${(at === 0 ? 'choices' : '').padEnd(9)}${command.padEnd(24 + run.length - 3)}${CHOICES[choice]}`;
+  });
+}
+
+function pausePanel({ screen: { view }, theme }: Paint): string[] {
+  const title = theme.colors.yellow(theme.colors.bold(`${theme.glyphs.held} paused by an operator`));
+  return [title, ...choiceLines(view.hold?.choices ?? ['resume', 'abort'], view.id)];
+}
+
+function ending({ screen, theme, width }: Paint): string[] {
+  const { colors, glyphs } = theme;
+  const { view } = screen;
+  const report = `  report   kwfleet run report ${view.id}`;
+  if (view.status === 'succeeded') return [colors.green(`${glyphs.done} ${successSentence(view)}`), report];
+  const reason = screen.ending === undefined ? [] : labelled('why', oneLine(screen.ending), width);
+  const title = colors.red(`${glyphs.failed} ${view.status}: ${count(view.done, 'step')} of ${view.total} were done`);
+  return [title, ...reason, report];
+}
+
+function successSentence(view: RunView): string {
+  const nodes = view.plan.nodes.length;
+  const all = nodes === 1 ? 'its node' : `all ${nodes} nodes`;
+  const spent =
+    view.startedAtMs === undefined || view.endedAtMs === undefined
+      ? ''
+      : `, after ${elapsed(view.endedAtMs - view.startedAtMs)}`;
+  return `${oneLine(view.clusterName || view.cluster)} serves ${oneLine(view.to)} on ${all}${spent}`;
+}
