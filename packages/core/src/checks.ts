@@ -8,7 +8,7 @@ import type { Method, NodeFacts, Topology } from './facts.ts';
 import { type Finding, judgeCluster, judgeJobs, members } from './judge.ts';
 import type { CheckResult, PlanOptions } from './plan.ts';
 import { type Cluster, freshestHealth, LOST_AFTER_MS, topologyOf } from './topology.ts';
-import { formatVersion, parseVersion, sameVersion, transition } from './version.ts';
+import { formatVersion, isVersion, parseVersion, sameVersion, transition } from './version.ts';
 
 /** An answer to a cluster check is too old to plan on after this long. Agents ask every minute, and when asked to. */
 export const HEALTH_MAX_AGE_MS = 120_000;
@@ -164,6 +164,11 @@ function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefined): Ch
 function checkVersion({ node, report }: NodeFacts, { to, options }: CheckInput): CheckResult[] {
   const recorded = report.installation?.versions.recorded;
   if (recorded === undefined) return [result('unknown', 'VERSION_UNKNOWN', '.version tells no version', node)];
+  if (!isVersion(recorded)) {
+    return [
+      result('unknown', 'VERSION_UNKNOWN', `.version tells "${recorded.slice(0, 60)}", which is no version`, node),
+    ];
+  }
   const step = transition(parseVersion(recorded), parseVersion(to));
   if (step.verdict === 'legal') return [pass('VERSION_REFUSED', `${recorded} → ${to} is a step that KWDB takes`, node)];
   if (step.verdict === 'unsupported') {
@@ -212,7 +217,7 @@ function checkSpace(node: string, free: { agent: number; install: number }, pkg:
 function checkTarget({ cluster, to }: CheckInput): CheckResult[] {
   const all = cluster.nodes.every(({ report }) => {
     const recorded = report.installation?.versions.recorded;
-    return recorded !== undefined && sameVersion(recorded, to);
+    return recorded !== undefined && isVersion(recorded) && sameVersion(recorded, to);
   });
   return all ? [block('VERSION_EQUAL', `every node has ${formatVersion(parseVersion(to))} already`)] : [];
 }

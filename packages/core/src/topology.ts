@@ -4,11 +4,11 @@ import type { ClusterHealth, ClusterView, NodeFacts, NodeReport, NodeRow, Topolo
 import { members } from './judge.ts';
 
 /** Source: KWDB facts, "Topologies": the start command is the second witness beside `MODE`. */
-const START_MODES: Readonly<Record<string, Topology>> = {
-  'start-single-node': 'standalone',
-  start: 'multi-replica',
-  'start-single-replica': 'single-replica',
-};
+const START_MODES: ReadonlyMap<string, Topology> = new Map([
+  ['start-single-node', 'standalone'],
+  ['start', 'multi-replica'],
+  ['start-single-replica', 'single-replica'],
+]);
 
 /** An agent that was not heard of for this long is taken for gone: three heartbeats of the default. */
 export const LOST_AFTER_MS = 15_000;
@@ -21,7 +21,7 @@ export type TopologyWitness =
 export function topologyOf(report: NodeReport): TopologyWitness {
   const recorded = report.installation?.topology;
   const row = report.view?.nodes.find((candidate) => candidate.kwdbId === report.identity?.kwdbId);
-  const running = row?.startMode === undefined ? undefined : START_MODES[row.startMode];
+  const running = row?.startMode === undefined ? undefined : START_MODES.get(row.startMode);
   if (recorded === undefined) return { verdict: 'unknown', message: 'MODE does not tell the topology' };
   if (row?.startMode === undefined) return { verdict: 'unknown', message: 'the database does not tell its start mode' };
   if (running === undefined) return { verdict: 'unknown', message: `start mode "${row.startMode}" is not known` };
@@ -42,25 +42,25 @@ export type Cluster = {
   readonly missing: readonly MissingNode[];
 };
 
-/** The newest of what any node of the cluster said of it. */
-export function freshestView(nodes: readonly NodeFacts[]): ClusterView | undefined {
-  return nodes
-    .flatMap(({ report }) => (report.view === undefined ? [] : [report.view]))
-    .reduce<ClusterView | undefined>(
-      (best, view) => (best && best.observedAtMs >= view.observedAtMs ? best : view),
-      undefined,
-    );
+/** What was observed last by the controller's clock: each host's own is corrected by its skew. */
+function freshest<T>(
+  nodes: readonly NodeFacts[],
+  answerOf: (facts: NodeFacts) => { readonly answer: T; readonly observedAtMs: number } | undefined,
+): T | undefined {
+  const answers = nodes.flatMap((facts) => {
+    const found = answerOf(facts);
+    return found === undefined ? [] : [{ ...found, atMs: found.observedAtMs - facts.clockSkewMs }];
+  });
+  return answers.toSorted((a, b) => b.atMs - a.atMs)[0]?.answer;
 }
 
+/** The newest of what any node of the cluster said of it. */
+export const freshestView = (nodes: readonly NodeFacts[]): ClusterView | undefined =>
+  freshest(nodes, ({ report: { view } }) => view && { answer: view, observedAtMs: view.observedAtMs });
+
 /** The newest answer to the questions of a cluster check. */
-export function freshestHealth(nodes: readonly NodeFacts[]): ClusterHealth | undefined {
-  return nodes
-    .flatMap(({ report }) => (report.health === undefined ? [] : [report.health]))
-    .reduce<ClusterHealth | undefined>(
-      (best, health) => (best && best.view.observedAtMs >= health.view.observedAtMs ? best : health),
-      undefined,
-    );
-}
+export const freshestHealth = (nodes: readonly NodeFacts[]): ClusterHealth | undefined =>
+  freshest(nodes, ({ report: { health } }) => health && { answer: health, observedAtMs: health.view.observedAtMs });
 
 const kwdbIdOf = (facts: NodeFacts): number => facts.report.identity?.kwdbId ?? 0;
 

@@ -21,7 +21,7 @@ const PATTERN = /^v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:[-_. ]?((?:(?:alpha|beta|h
 export function parseVersion(text: string): Version {
   const match = PATTERN.exec(text.trim());
   if (match === null) throw new FleetError('VERSION_INVALID', `"${text.slice(0, 60)}" is not a KWDB version`);
-  const extensions = [...(match[4] ?? '').toLowerCase().matchAll(/([a-z]+)(\d*)/g)].map(
+  const extensions = [...(match[4] ?? '').toLowerCase().matchAll(/(alpha|beta|hotfix|enhance|patch)(\d*)/g)].map(
     ([, kind, number]): Extension => ({ kind: kind as ExtensionKind, number: Number(number || 0) }),
   );
   return { basic: [Number(match[1]), Number(match[2]), Number(match[3])], extensions };
@@ -33,10 +33,13 @@ export function formatVersion({ basic, extensions }: Version): string {
   return extension === '' ? basic.join('.') : `${basic.join('.')}-${extension}`;
 }
 
+/** Whether a text names a version at all: a host may tell anything, above all after an interrupted install. */
+export const isVersion = (text: string): boolean => PATTERN.test(text.trim());
+
 /** Parses and formats: the one spelling that is stored and compared. */
 export const normalVersion = (text: string): string => formatVersion(parseVersion(text));
 
-/** Whether two spellings name one version. A build tag may carry less than the package: see `sameRelease`. */
+/** Whether two spellings name one version. */
 export function sameVersion(a: string, b: string): boolean {
   return normalVersion(a) === normalVersion(b);
 }
@@ -133,7 +136,9 @@ function sameKindTransition(kind: ExtensionKind, step: string): Transition {
 function joinedTransition(from: Extension | undefined, to: Extension | undefined, step: string): Transition {
   if (from === undefined)
     return refused('VERSION_REFUSED', `${step}: a finished extension does not go back to a preview of itself`);
-  if (to === undefined) return { verdict: 'legal' };
+  if (to === undefined) {
+    return isPreview(from) ? { verdict: 'legal' } : refused('VERSION_OLDER', `${step} drops what ${from.kind} brought`);
+  }
   const order = compareNumbers([KIND_RANK[from.kind], from.number], [KIND_RANK[to.kind], to.number]);
   return order < 0 ? { verdict: 'legal' } : refused('VERSION_OLDER', `${step} goes back`);
 }

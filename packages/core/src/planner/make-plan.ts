@@ -4,7 +4,7 @@ import { packageKind, runChecks } from '../checks.ts';
 import type { Topology } from '../facts.ts';
 import { type CheckResult, DEFAULT_OPTIONS, type Plan, type PlanNode, type PlanOptions, type Step } from '../plan.ts';
 import type { Cluster } from '../topology.ts';
-import { normalVersion, sameVersion } from '../version.ts';
+import { isVersion, normalVersion, sameVersion } from '../version.ts';
 import { planMultiReplica } from './multi-replica.ts';
 import { planSingleReplica } from './single-replica.ts';
 import { planStandalone } from './standalone.ts';
@@ -83,8 +83,10 @@ const fitsLike = (candidate: PackageInfo, pkg: PackageInfo, version: string): bo
 function planNodes(cluster: Cluster): PlanNode[] | undefined {
   const nodes = cluster.nodes.flatMap(({ node, report }): PlanNode[] => {
     const { installation, identity } = report;
-    if (installation?.versions.recorded === undefined || identity === undefined) return [];
-    const from = normalVersion(installation.versions.recorded);
+    const recorded = installation?.versions.recorded;
+    if (installation === undefined || recorded === undefined || !isVersion(recorded) || identity === undefined)
+      return [];
+    const from = normalVersion(recorded);
     const address = `${installation.address}:${installation.port}`;
     return [{ node, kwdbId: identity.kwdbId, address, method: installation.method, from }];
   });
