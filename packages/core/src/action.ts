@@ -17,6 +17,7 @@ import { ClusterHealth, NodeReport, Topology } from './facts.ts';
  * - `verify`: this node serves the target version, by its own four versions, a new process and `/health?ready=1`.
  * - `witness`: seen from this host, the subject is back at the target, its record renewed, ranges healthy twice, soaked.
  * - `put-back`: the version before is installed again; legal only while the new one never started on the data.
+ * - `restore-settings`: the cluster settings of the order have the values it gives: those from before the run.
  */
 export const Phase = Type.Union([
   Type.Literal('fetch'),
@@ -30,6 +31,7 @@ export const Phase = Type.Union([
   Type.Literal('verify'),
   Type.Literal('witness'),
   Type.Literal('put-back'),
+  Type.Literal('restore-settings'),
 ]);
 export type Phase = Static<typeof Phase>;
 
@@ -41,7 +43,19 @@ export const DESTRUCTIVE: ReadonlySet<Phase> = new Set([
   'install-online',
   'start',
   'put-back',
+  'restore-settings',
 ]);
+
+/**
+ * A cluster setting that an upgrade changes, and its value before: the ledger. The names are a closed set, and the value
+ * is a duration as KWDB prints it (`30m0s`), so that nothing else can be smuggled into a statement.
+ * Source: KWDB facts, `kwbase node upgrade`.
+ */
+export const LedgerEntry = Type.Object({
+  name: Type.Literal('server.time_until_store_dead'),
+  value: Type.String({ pattern: '^([0-9]+(\\.[0-9]+)?(h|ms|m|s))+$', maxLength: 40 }),
+});
+export type LedgerEntry = Static<typeof LedgerEntry>;
 
 /** A package as it lies in the controller's registry, read out of the file itself. */
 export const PackageInfo = Type.Object({
@@ -90,6 +104,8 @@ export const Action = Type.Object({
   others: Type.Array(Type.Integer()),
   /** For `witness`: the node looked at, and its `started_at` before it was stopped. */
   subject: Type.Optional(Type.Object({ kwdbId: Type.Integer(), startedAfterMs: Type.Integer() })),
+  /** For `restore-settings`. */
+  ledger: Type.Array(LedgerEntry),
   soakMs: Type.Integer({ minimum: 0 }),
   /** Between the two samples in which ranges must be healthy. */
   sampleGapMs: Type.Integer({ minimum: 0 }),

@@ -51,8 +51,8 @@ export const PlanNode = Type.Object({
 });
 export type PlanNode = Static<typeof PlanNode>;
 
-/** `self`: the step's own node carries it out. `peer`: any node but the one it is about, chosen when it is due. */
-export const Executor = Type.Union([Type.Literal('self'), Type.Literal('peer')]);
+/** `self`: the step's own node carries it out. `peer`: another one that serves, chosen when it is due. `any`: any that serves. */
+export const Executor = Type.Union([Type.Literal('self'), Type.Literal('peer'), Type.Literal('any')]);
 
 export const StepKind = Type.Union([
   Type.Literal('fetch'),
@@ -63,6 +63,9 @@ export const StepKind = Type.Union([
   Type.Literal('install'),
   Type.Literal('start'),
   Type.Literal('verify'),
+  Type.Literal('settings'),
+  Type.Literal('put-back'),
+  Type.Literal('return'),
 ]);
 export type StepKind = Static<typeof StepKind>;
 
@@ -101,6 +104,8 @@ export const Plan = Type.Object({
   options: PlanOptions,
   nodes: Type.Array(PlanNode),
   steps: Type.Array(Step),
+  /** What an abort does after nodes were touched and before the new version was started anywhere. */
+  backOut: Type.Array(Step),
 });
 export type Plan = Static<typeof Plan>;
 
@@ -113,7 +118,7 @@ export function hashPlan(plan: Plan): string {
 
 /** The step with this id; a plan that names a step it does not have is a bug. */
 export function stepOf(plan: Plan, id: string): Step {
-  const step = plan.steps.find((candidate) => candidate.id === id);
+  const step = [...plan.steps, ...plan.backOut].find((candidate) => candidate.id === id);
   if (step === undefined) throw new Error(`the plan has no step ${id}`);
   return step;
 }

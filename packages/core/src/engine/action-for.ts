@@ -1,4 +1,4 @@
-import type { Action, ActionResult } from '../action.ts';
+import type { Action, ActionResult, LedgerEntry } from '../action.ts';
 import { judgeGate } from '../checks.ts';
 import { type Plan, type Step, stepOf } from '../plan.ts';
 import type { RunEvent, RunState } from './state.ts';
@@ -19,6 +19,8 @@ export function actionFor(plan: Plan, state: RunState, step: Step, executor: str
   const carrier = plan.nodes.find(({ node }) => node === executor);
   if (about === undefined || carrier === undefined) throw new Error(`${step.id} is about a node that the plan lacks`);
   const baseline = state.steps[`gate:${step.node}`]?.baselineStartedAtMs;
+  // On the way back the version before is what is started and verified.
+  const [from, to] = step.kind === 'return' ? [plan.to, about.from] : [about.from, plan.to];
   return {
     id: actionId(state.run, step.id, attempt),
     run: state.run,
@@ -29,18 +31,25 @@ export function actionFor(plan: Plan, state: RunState, step: Step, executor: str
     epoch,
     phases: step.phases,
     topology: plan.topology,
-    from: about.from,
-    to: plan.to,
+    from,
+    to,
     package: plan.package,
     ...(plan.previousPackage === undefined ? {} : { previousPackage: plan.previousPackage }),
     bypassVersionCheck: plan.options.bypassVersionCheck,
     kwdbId: carrier.kwdbId,
     others: plan.nodes.filter(({ node }) => node !== executor).map(({ kwdbId }) => kwdbId),
     ...(step.kind === 'witness' ? { subject: { kwdbId: about.kwdbId, startedAfterMs: baseline ?? 0 } } : {}),
+    ledger: step.phases.includes('restore-settings') ? ledgerOf(plan, state) : [],
     soakMs: plan.options.soakMs,
     sampleGapMs: plan.options.sampleGapMs,
     deadline: step.deadline,
   };
+}
+
+/** The settings as the run's first gate found them, before anything was changed. */
+function ledgerOf(plan: Plan, state: RunState): LedgerEntry[] {
+  const first = plan.steps.find(({ id }) => state.steps[id]?.ledger !== undefined);
+  return (first && state.steps[first.id]?.ledger) ?? [];
 }
 
 /**
@@ -63,9 +72,16 @@ export function eventOfResult(plan: Plan, state: RunState, result: ActionResult,
       result.health === undefined
         ? { code: 'HEALTH_UNKNOWN', message: 'the database did not answer' }
         : judgeGate(plan.topology, result.health, expected).find(({ severity }) => severity === 'block');
+    if (against === undefined && plan.options.route === 'online' && !hasLedger(result)) {
+      const why = 'the database does not tell server.time_until_store_dead, which the online route changes';
+      return { type: 'step-reset', step: step.id, code: 'HEALTH_UNKNOWN', why, atMs };
+    }
     if (against !== undefined) {
       return { type: 'step-reset', step: step.id, code: against.code, why: against.message, atMs };
     }
   }
   return { type: 'step-ended', ...named, result, atMs };
 }
+
+const hasLedger = ({ health }: ActionResult): boolean =>
+  health?.settings?.some(({ name }) => name === 'server.time_until_store_dead') === true;

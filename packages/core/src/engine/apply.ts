@@ -1,4 +1,4 @@
-import type { ActionResult } from '../action.ts';
+import type { ActionResult, LedgerEntry } from '../action.ts';
 import { type Plan, stepOf } from '../plan.ts';
 import type { RunEvent, RunState, StepOutcome, StepState } from './state.ts';
 
@@ -9,10 +9,11 @@ export function initialState(run: string, plan: Plan): RunState {
     run,
     status: 'planned',
     steps: Object.fromEntries(
-      plan.steps.map((step) => [step.id, { status: 'pending', attempt: 0 } satisfies StepState]),
+      [...plan.steps, ...plan.backOut].map((step) => [step.id, { status: 'pending', attempt: 0 } satisfies StepState]),
     ),
     pauseRequested: false,
     abortRequested: false,
+    abandoned: false,
   };
 }
 
@@ -40,7 +41,7 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
       return { ...state, status: 'running', startedAtMs: event.atMs };
     case 'step-dispatched':
       return withStep(state, event.step, (step) => {
-        const { waiting, baselineStartedAtMs } = step;
+        const { waiting } = step;
         return {
           status: 'running',
           attempt: event.attempt,
@@ -48,7 +49,7 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
           startedAtMs: event.atMs,
           progressAtMs: event.atMs,
           ...(waiting === undefined ? {} : { waiting }),
-          ...(baselineStartedAtMs === undefined ? {} : { baselineStartedAtMs }),
+          ...firstSeen(step),
         };
       });
     case 'step-progressed':
@@ -66,7 +67,7 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
         status: 'pending',
         attempt: step.attempt,
         endedAtMs: event.atMs,
-        ...(step.baselineStartedAtMs === undefined ? {} : { baselineStartedAtMs: step.baselineStartedAtMs }),
+        ...firstSeen(step),
         ...(event.code === undefined
           ? {}
           : { waiting: { sinceMs: step.waiting?.sinceMs ?? event.atMs, code: event.code, message: event.why } }),
@@ -84,7 +85,7 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
     case 'retry-requested':
       return { ...running(state), pauseRequested: false, steps: retried(state) };
     case 'abort-requested':
-      return { ...running(state), abortRequested: true };
+      return { ...running(state), abortRequested: true, abandoned: state.abortRequested };
     case 'run-ended': {
       const { hold: _, ...rest } = state;
       return { ...rest, status: event.status, endedAtMs: event.atMs };
@@ -92,6 +93,20 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
     default:
       return event satisfies never;
   }
+}
+
+/** What a gate saw first counts: a retry after the node was already touched must not move the marks. */
+function firstSeen({ baselineStartedAtMs, ledger }: Pick<StepState, 'baselineStartedAtMs' | 'ledger'>) {
+  return {
+    ...(baselineStartedAtMs === undefined ? {} : { baselineStartedAtMs }),
+    ...(ledger === undefined ? {} : { ledger }),
+  };
+}
+
+function ledgerOf({ health }: ActionResult): LedgerEntry[] | undefined {
+  return health?.settings?.flatMap(({ name, value }): LedgerEntry[] =>
+    name === 'server.time_until_store_dead' ? [{ name, value }] : [],
+  );
 }
 
 function running(state: RunState): RunState {
@@ -117,14 +132,15 @@ function applyEnd(plan: Plan, state: RunState, event: RunEvent & { type: 'step-e
   const row = result.health?.view.nodes.find((candidate) => candidate.kwdbId === kwdbId);
   return withStep(state, event.step, (step) => {
     const { waiting: _, detail: __, ...rest } = step;
-    // The first listing counts: a retry after the node was already restarted must not move the mark.
-    const baseline = step.baselineStartedAtMs ?? row?.startedAtMs;
     return {
       ...rest,
       status: result.outcome,
       endedAtMs: event.atMs,
       result: outcomeOf(result),
-      ...(baseline === undefined ? {} : { baselineStartedAtMs: baseline }),
+      ...firstSeen({
+        baselineStartedAtMs: step.baselineStartedAtMs ?? row?.startedAtMs,
+        ledger: step.ledger ?? ledgerOf(result),
+      }),
     };
   });
 }

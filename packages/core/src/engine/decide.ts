@@ -5,7 +5,7 @@
 import { ERRORS, type ErrorCode } from '../errors.ts';
 import type { NodeFacts } from '../facts.ts';
 import { judgeServing, judgeStopped } from '../judge.ts';
-import { type Plan, type Step, stepOf } from '../plan.ts';
+import { type Plan, type Step, type StepKind, stepOf } from '../plan.ts';
 import { LOST_AFTER_MS } from '../topology.ts';
 import { ENDED, type Hold, type RunEvent, type RunState, type StepState } from './state.ts';
 
@@ -36,8 +36,8 @@ export function decide(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
   if (state.status === 'planned') return [record({ type: 'run-started', atMs: nowMs })];
   if (state.status === 'awaiting_approval' || state.status === 'scheduled') return [];
   if (state.status === 'held') return decideHeld(plan, state, facts, nowMs);
+  if (state.abortRequested) return decideAbort(plan, state, facts, nowMs);
   const trouble = findTrouble(plan, state, facts, nowMs);
-  if (state.abortRequested) return decideAbort(plan, state, trouble, nowMs);
   if (trouble !== undefined) return [trouble];
   if (state.status === 'paused') return [];
   if (state.pauseRequested) return pauseWhenIdle(state, nowMs);
@@ -46,8 +46,11 @@ export function decide(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
   return dispatchReady(plan, state, facts, nowMs);
 }
 
+/** The steps that are being walked: forward, or the way back. */
+const course = (plan: Plan, state: RunState): readonly Step[] => (state.abortRequested ? plan.backOut : plan.steps);
+
 const runningSteps = (plan: Plan, state: RunState): Step[] =>
-  plan.steps.filter((step) => state.steps[step.id]?.status === 'running');
+  [...plan.steps, ...plan.backOut].filter((step) => state.steps[step.id]?.status === 'running');
 
 function heard(facts: EngineFacts, node: string | undefined, nowMs: number): 'now' | 'late' | 'lost' {
   const known = node === undefined ? undefined : facts.nodes.get(node);
@@ -79,7 +82,7 @@ function hold(
 
 /** What forbids going on: a step that failed, one that does not move, or an agent that is gone in the middle. */
 function findTrouble(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision | undefined {
-  const failed = plan.steps.find((step) => state.steps[step.id]?.status === 'failed');
+  const failed = course(plan, state).find((step) => state.steps[step.id]?.status === 'failed');
   if (failed !== undefined) return holdFailed(failed, state.steps[failed.id], nowMs);
   for (const step of runningSteps(plan, state)) {
     const current = state.steps[step.id];
@@ -87,7 +90,7 @@ function findTrouble(plan: Plan, state: RunState, facts: EngineFacts, nowMs: num
     const where = { node: step.node, step: step.id, selfClearing: true };
     if (heard(facts, current.executor, nowMs) === 'lost') {
       // Looking can be done from elsewhere; what is being done on a host can only be awaited.
-      if (step.executor === 'peer') return record(resetLost(step, current, nowMs));
+      if (step.executor !== 'self') return record(resetLost(step, current, nowMs));
       return hold(
         'AGENT_LOST',
         `the agent of ${current.executor} does not report while "${step.title}" is under way`,
@@ -154,14 +157,32 @@ function waitsForAgent(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
   return chooseExecutor(plan, stepOf(plan, held.step), facts, nowMs) === undefined;
 }
 
-/** An abort lets what is under way on a host come to its end; it waits no longer than a deadline or a lost agent allows. */
-function decideAbort(plan: Plan, state: RunState, trouble: Decision | undefined, nowMs: number): Decision[] {
+/**
+ * An abort lets what is under way on a host come to its end, no longer than a deadline or a lost agent allows; then
+ * walks the way back where the plan has one and it is still legal; then ends.
+ */
+function decideAbort(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
+  const trouble = findTrouble(plan, state, facts, nowMs);
   const stuck = trouble?.do === 'record' && trouble.event.type === 'run-held' ? trouble.event.hold : undefined;
   const under = runningSteps(plan, state);
-  if (under.length > 0 && stuck === undefined) return [];
+  if (trouble !== undefined && stuck === undefined) return [trouble];
+  const forward = under.some((step) => plan.steps.includes(step));
+  if (under.length > 0 && stuck === undefined) return forward ? [] : dispatchReady(plan, state, facts, nowMs);
+  if (under.length === 0 && !state.abandoned && canBackOut(plan, state)) {
+    const finished = plan.backOut.every(({ id }) => state.steps[id]?.status === 'succeeded');
+    if (trouble !== undefined) return [trouble];
+    if (!finished) return dispatchReady(plan, state, facts, nowMs);
+  }
   const left = under.length > 0 ? `; left unfinished: ${under.map(({ title }) => title).join(', ')}` : '';
   const why = stuck === undefined ? '' : ` (${stuck.code}: ${stuck.message})`;
   return [record({ type: 'run-ended', status: 'aborted', reason: `aborted by a person${why}${left}`, atMs: nowMs })];
+}
+
+/** Legal until the new version is started anywhere, and needed once a node was touched. */
+function canBackOut(plan: Plan, state: RunState): boolean {
+  const begun = (kinds: readonly StepKind[]) =>
+    plan.steps.some(({ id, kind }) => kinds.includes(kind) && (state.steps[id]?.attempt ?? 0) > 0);
+  return plan.backOut.length > 0 && begun(['stop', 'upgrade']) && !begun(['start']);
 }
 
 function pauseWhenIdle(state: RunState, nowMs: number): Decision[] {
@@ -193,7 +214,7 @@ function finish(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number):
 }
 
 function dispatchReady(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
-  const ready = plan.steps.filter(
+  const ready = course(plan, state).filter(
     (step) =>
       state.steps[step.id]?.status === 'pending' &&
       step.needs.every((need) => state.steps[need]?.status === 'succeeded'),
@@ -303,7 +324,9 @@ function chooseExecutor(plan: Plan, step: Step, facts: EngineFacts, nowMs: numbe
   if (step.executor === 'self') return heard(facts, step.node, nowMs) === 'now' ? step.node : undefined;
   const viewer = plan.nodes.find(
     ({ node }) =>
-      node !== step.node && heard(facts, node, nowMs) === 'now' && facts.nodes.get(node)?.report.ready === true,
+      (step.executor === 'any' || node !== step.node) &&
+      heard(facts, node, nowMs) === 'now' &&
+      facts.nodes.get(node)?.report.ready === true,
   );
   return viewer?.node;
 }

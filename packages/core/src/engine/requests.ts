@@ -2,8 +2,9 @@ import { type Choice, ENDED, type RunEvent, type RunState } from './state.ts';
 
 /** What a person may ask of a run as it stands. */
 export function legalChoices(state: RunState): Choice[] {
-  if (ENDED.has(state.status) || state.abortRequested) return [];
+  if (ENDED.has(state.status)) return [];
   if (state.status === 'held') return state.hold?.choices ?? ['abort'];
+  if (state.abortRequested) return [];
   if (state.status === 'paused') return ['resume', 'abort'];
   if (state.pauseRequested) return ['resume', 'abort'];
   return state.status === 'running' ? ['pause', 'abort'] : ['abort'];

@@ -1,6 +1,6 @@
 /** The state of a run, and the events that change it. The state is always the fold of its events. */
 import Type, { type Static } from 'typebox';
-import { ActionFailure, ActionResult, Disposition, Phase } from '../action.ts';
+import { ActionFailure, ActionResult, Disposition, LedgerEntry, Phase } from '../action.ts';
 
 export const RunStatus = Type.Union([
   Type.Literal('planned'),
@@ -71,6 +71,8 @@ export const StepState = Type.Object({
   result: Type.Optional(StepOutcome),
   /** Gates: `started_at` of the node it is about, as the cluster listed it before anything was done to it. */
   baselineStartedAtMs: Type.Optional(Type.Integer()),
+  /** Gates: the settings that an upgrade changes, as they were when it was asked first. */
+  ledger: Type.Optional(Type.Array(LedgerEntry)),
   /** Gates: since when the cluster has not been fit, and why; gone once it is. */
   waiting: Type.Optional(Type.Object({ sinceMs: Type.Integer(), code: Type.String(), message: Type.String() })),
 });
@@ -85,6 +87,8 @@ export const RunState = Type.Object({
   /** A person asked to stop before the next step. */
   pauseRequested: Type.Boolean(),
   abortRequested: Type.Boolean(),
+  /** A person gave up even the way back: the run ends as things are. */
+  abandoned: Type.Boolean(),
   startedAtMs: Type.Optional(Type.Integer()),
   endedAtMs: Type.Optional(Type.Integer()),
 });

@@ -5,15 +5,18 @@ import type { Topology } from '../facts.ts';
 import { type CheckResult, DEFAULT_OPTIONS, type Plan, type PlanNode, type PlanOptions, type Step } from '../plan.ts';
 import type { Cluster } from '../topology.ts';
 import { isVersion, normalVersion, sameVersion } from '../version.ts';
-import { planMultiReplica } from './multi-replica.ts';
-import { planSingleReplica } from './single-replica.ts';
+import { backOutOnline, planMultiReplica } from './multi-replica.ts';
+import { backOutSingleReplica, planSingleReplica } from './single-replica.ts';
 import { planStandalone } from './standalone.ts';
 import type { PlannerInput } from './steps.ts';
 
-const PROCEDURES: Record<Topology, (input: PlannerInput) => Step[]> = {
-  standalone: planStandalone,
-  'multi-replica': planMultiReplica,
-  'single-replica': planSingleReplica,
+type Procedure = { readonly steps: (input: PlannerInput) => Step[]; readonly backOut: (input: PlannerInput) => Step[] };
+
+/** A standalone node's procedure is delegated whole, and backs out by itself. */
+const PROCEDURES: Record<Topology, Procedure> = {
+  standalone: { steps: planStandalone, backOut: () => [] },
+  'multi-replica': { steps: planMultiReplica, backOut: backOutOnline },
+  'single-replica': { steps: planSingleReplica, backOut: backOutSingleReplica },
 };
 
 export type PlanWish = {
@@ -44,6 +47,8 @@ export function makePlan({ cluster, to, packages, options: chosen, nowMs }: Plan
   if (pkg === undefined || cluster.topology === undefined || nodes === undefined) return { checks, blocked: true };
   const [from] = new Set(nodes.map((node) => node.from).filter((version) => version !== target));
   const previousPackage = from === undefined ? undefined : packages.find((candidate) => fitsLike(candidate, pkg, from));
+  const procedure = PROCEDURES[cluster.topology];
+  const input: PlannerInput = { nodes, to: target, options };
   const plan: Plan = {
     format: 1,
     cluster: cluster.id,
@@ -53,7 +58,8 @@ export function makePlan({ cluster, to, packages, options: chosen, nowMs }: Plan
     ...(previousPackage === undefined ? {} : { previousPackage }),
     options,
     nodes,
-    steps: PROCEDURES[cluster.topology]({ nodes, to: target, options }),
+    steps: procedure.steps(input),
+    backOut: procedure.backOut(input),
   };
   return { plan, checks, blocked };
 }

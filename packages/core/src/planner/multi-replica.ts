@@ -3,7 +3,7 @@ import type { PlanNode, Step } from '../plan.ts';
 import { fetchEverywhere, ids, type PlannerInput, step } from './steps.ts';
 
 const OFFLINE: readonly Phase[] = ['interlock', 'drain', 'stop', 'install', 'start', 'verify'];
-const ONLINE: readonly Phase[] = ['interlock', 'install-online', 'verify'];
+const ONLINE: readonly Phase[] = ['interlock', 'install-online', 'verify', 'restore-settings'];
 
 /**
  * A multi-replica cluster: one node at a time, the next only after the last is back, verified, and seen from another node.
@@ -11,12 +11,30 @@ const ONLINE: readonly Phase[] = ['interlock', 'install-online', 'verify'];
  * upgrade, and "after each node rejoins the cluster and its version and status are verified" the witness.
  */
 export function planMultiReplica(input: PlannerInput): Step[] {
-  const fetched = fetchEverywhere(input);
-  const behind = input.nodes.filter(({ from }) => from !== input.to);
-  return behind.reduce<Step[]>((steps, node) => {
-    const needs = steps.length === fetched.length ? ids(fetched) : ids(steps.slice(-1));
-    return [...steps, ...upgradeOne(node, needs, input)];
-  }, fetched);
+  const steps = fetchEverywhere(input);
+  let needs = ids(steps);
+  for (const node of input.nodes.filter(({ from }) => from !== input.to)) {
+    const upgrade = upgradeOne(node, needs, input);
+    steps.push(...upgrade);
+    needs = ids(upgrade.slice(-1));
+  }
+  return steps;
+}
+
+/**
+ * deploy.sh's online route changes a cluster setting and resets it to its default, not to what it was. Each node's
+ * procedure puts the value from before the run back; this does it once more when a run is aborted in between.
+ */
+export function backOutOnline(input: PlannerInput): Step[] {
+  const [first] = input.nodes;
+  if (input.options.route !== 'online' || first === undefined) return [];
+  return [
+    step('settings', first, ['restore-settings'], [], input, {
+      executor: 'any',
+      title: 'put server.time_until_store_dead back to what it was before the run',
+      changes: ['server.time_until_store_dead'],
+    }),
+  ];
 }
 
 function upgradeOne(node: PlanNode, needs: readonly string[], input: PlannerInput): Step[] {

@@ -36,3 +36,22 @@ export function planSingleReplica(input: PlannerInput): Step[] {
   );
   return [...fetched, ...gates, ...stops, ...installs, ...starts, ...verifies];
 }
+
+/**
+ * The way back while the new version was started nowhere: the old one is put back on every node, then all are started.
+ * After the first start of the new version on the data there is none. Source: manual, "Direct downgrades ... are not supported".
+ */
+export function backOutSingleReplica(input: PlannerInput): Step[] {
+  const putBacks = input.nodes.map((node) =>
+    step('put-back', node, ['stop', 'put-back'], [], input, {
+      title: `have ${node.from} installed on ${node.node} again`,
+      changes: [`its packages become ${node.from} again`],
+    }),
+  );
+  const returns = input.nodes.map((node) =>
+    step('return', node, ['start', 'verify'], ids(putBacks), input, {
+      title: `start ${node.node} at ${node.from} again`,
+    }),
+  );
+  return [...putBacks, ...returns];
+}

@@ -7,7 +7,7 @@ export type PlannerInput = {
   readonly options: PlanOptions;
 };
 
-type StepText = { readonly title: string; readonly changes?: readonly string[]; readonly executor?: 'self' | 'peer' };
+type StepText = { readonly title: string; readonly changes?: readonly string[]; readonly executor?: Step['executor'] };
 
 /** One step about one node. */
 export function step(
