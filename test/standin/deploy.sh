@@ -180,6 +180,8 @@ exchange_packages() {
   for name in kaiwudb-server kaiwudb-libcommon kwdb-server kwdb-libcommon; do
     package_tool -r "$name" >/dev/null 2>&1
   done
+  # The host has no kwbase meanwhile.
+  [ -z "$(knob install_delay)" ] || sleep "$(knob install_delay)"
   for name in libcommon server; do
     out=$(package_tool -i "$here"/packages/*"$name"* 2>&1) || { echo "$out"; return 1; }
   done
@@ -209,7 +211,6 @@ exchange_image() {
 }
 
 exchange() {
-  [ -z "${KW_STANDIN_INSTALL_DELAY:-$(knob install_delay)}" ] || sleep "${KW_STANDIN_INSTALL_DELAY:-$(knob install_delay)}"
   if [ "$package_method" = bare ]; then exchange_packages; else exchange_image; fi || return 1
   as_root cp -f "$here/packages/.version" "$info"
 }

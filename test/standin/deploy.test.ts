@@ -2,20 +2,8 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterEach, describe, expect, test } from 'vitest';
-import { type Node, poll, Rig, type RigOptions, UNIT } from './rig.ts';
-
-let rig: Rig | null = null;
-
-async function cluster(options: RigOptions = {}): Promise<Rig> {
-  rig = await Rig.create(options);
-  return rig;
-}
-
-afterEach(async () => {
-  await rig?.close();
-  rig = null;
-});
+import { describe, expect, test } from 'vitest';
+import { cluster, type Node, poll, UNIT } from './rig.ts';
 
 const active = async (node: Node): Promise<string> => (await node.services.state(UNIT)).active;
 
@@ -29,11 +17,11 @@ async function expectUnchanged(node: Node): Promise<void> {
 const marked = async (asked: Node, id: number): Promise<boolean> =>
   (await asked.status()).find((row) => row.id === String(id))?.is_available === 'false';
 
-describe('offline', () => {
-  test.each(['single', 'multi-replication', 'single-replication'] as const)(
+describe.concurrent('offline', () => {
+  test.for(['single', 'multi-replication', 'single-replication'] as const)(
     'a stopped %s node is upgraded, not started',
-    async (mode) => {
-      const made = await cluster({ mode, start: false });
+    async (mode, context) => {
+      const made = await cluster(context, { mode, start: false });
       const run = await made.deploy(made.node(1), await made.package({ version: '3.1.0' }));
       expect(run).toMatchObject({ code: 0, barLeft: false });
       expect(run.output).toContain('\u001b[1;32m[UPGRADE COMPLETED]:\u001b[0mLocal node upgrade successfully.');
@@ -47,8 +35,8 @@ describe('offline', () => {
     },
   );
 
-  test('a failing maintainer script leaves the new binary under the old .version', async () => {
-    const made = await cluster({ mode: 'single', start: false });
+  test('a failing maintainer script leaves the new binary under the old .version', async (context) => {
+    const made = await cluster(context, { mode: 'single', start: false });
     const run = await made.deploy(
       made.node(1),
       await made.package({ version: '3.1.0', faults: { maintainerScriptFails: true } }),
@@ -60,8 +48,8 @@ describe('offline', () => {
     expect(await made.node(1).packageState('kaiwudb-server')).toBe('iF');
   });
 
-  test('a corrupt package leaves no binary', async () => {
-    const made = await cluster({ mode: 'single', start: false });
+  test('a corrupt package leaves no binary', async (context) => {
+    const made = await cluster(context, { mode: 'single', start: false });
     const run = await made.deploy(made.node(1), await made.package({ version: '3.1.0', faults: { corrupt: true } }));
     expect(run).toMatchObject({ code: 1, barLeft: true });
     expect(run.output).toContain('Pipe create failed: ');
@@ -83,8 +71,8 @@ describe('offline', () => {
     expect(await active(made.node(1))).toBe('failed');
   });
 
-  test('a package for another architecture leaves nothing installed', async () => {
-    const made = await cluster({ mode: 'single', start: false });
+  test('a package for another architecture leaves nothing installed', async (context) => {
+    const made = await cluster(context, { mode: 'single', start: false });
     const run = await made.deploy(made.node(1), await made.package({ version: '3.1.0', architecture: 'm68k' }));
     expect(run).toMatchObject({ code: 1, barLeft: true });
     expect(run.output).toMatch(/Pipe create failed: .*architecture/s);
@@ -94,9 +82,9 @@ describe('offline', () => {
   });
 });
 
-describe('refused', () => {
-  test('a running standalone node', async () => {
-    const made = await cluster({ mode: 'single' });
+describe.concurrent('refused', () => {
+  test('a running standalone node', async (context) => {
+    const made = await cluster(context, { mode: 'single' });
     const run = await made.deploy(made.node(1), await made.package({ version: '3.1.0' }));
     expect(run).toMatchObject({ code: 1, barLeft: true });
     expect(run.output).toContain(
@@ -106,8 +94,8 @@ describe('refused', () => {
     expect(await made.node(1).isReady()).toBe(true);
   });
 
-  test('older, same, incomplete and foreign packages, and a host without KWDB', async () => {
-    const made = await cluster({ mode: 'single', start: false });
+  test('older, same, incomplete and foreign packages, and a host without KWDB', async (context) => {
+    const made = await cluster(context, { mode: 'single', start: false });
     const node = made.node(1);
     const cases: [Parameters<typeof made.package>[0], string][] = [
       [{ version: '2.9.0' }, 'older than the current installed version.(current:3.0.0 new_version:2.9.0)'],
@@ -129,8 +117,8 @@ describe('refused', () => {
     );
   });
 
-  test('extensions that may not follow one another', async () => {
-    const made = await cluster({ mode: 'single', start: false });
+  test('extensions that may not follow one another', async (context) => {
+    const made = await cluster(context, { mode: 'single', start: false });
     const cases: [from: string, to: string, words: string | null][] = [
       ['hotfix1', 'hotfix2', null],
       ['hotfix2', 'hotfix1', 'not supported'],
@@ -151,8 +139,8 @@ describe('refused', () => {
     }
   });
 
-  test('without sudo, even for root', async () => {
-    const made = await cluster({ mode: 'single', start: false });
+  test('without sudo, even for root', async (context) => {
+    const made = await cluster(context, { mode: 'single', start: false });
     const tools = join(made.directory, 'tools');
     mkdirSync(tools);
     for (const tool of ['bash', 'dirname', 'id', 'timeout', 'cat'])
@@ -169,8 +157,8 @@ describe('refused', () => {
 
   test.skipIf(process.getuid?.() !== 0)(
     'a user without rights is asked for a password (needs root to become one)',
-    async () => {
-      const made = await cluster({ mode: 'single', start: false });
+    async (context) => {
+      const made = await cluster(context, { mode: 'single', start: false });
       const directory = await made.package({ version: '3.1.0' });
       chmodSync(made.directory, 0o755);
       const asNobody = ['-u', 'nobody', '--', join(directory, 'deploy.sh'), 'upgrade', '-l'];
@@ -186,12 +174,12 @@ describe('refused', () => {
   );
 });
 
-describe('online', () => {
-  test.each([
+describe.concurrent('online', () => {
+  test.for([
     ['multi-replication', 'start'],
     ['single-replication', 'start-single-replica'],
-  ] as const)('a running %s node is marked, exchanged and brought back', async (mode, startMode) => {
-    const made = await cluster({ mode });
+  ] as const)('a running %s node is marked, exchanged and brought back', async ([mode, startMode], context) => {
+    const made = await cluster(context, { mode });
     const node = made.node(2);
     const pid = (await node.services.state(UNIT)).mainPid;
     const run = await made.deploy(node, await made.package({ version: '3.1.0' }));
@@ -209,11 +197,11 @@ describe('online', () => {
     expect(node.read('etc/kaiwudb/script/kaiwudb_envq')).toContain('--upgrade-complete');
   });
 
-  test.each([
+  test.for([
     ['a failing maintainer script', { maintainerScriptFails: true }, '3.1.0'],
     ['a corrupt package', { corrupt: true }, 'none'],
-  ])('%s leaves the old process serving and marked', async (_name, faults, binary) => {
-    const made = await cluster();
+  ] as const)('%s leaves the old process serving and marked', async ([, faults, binary], context) => {
+    const made = await cluster(context);
     const run = await made.deploy(made.node(2), await made.package({ version: '3.1.0', faults }));
     expect(run).toMatchObject({ code: 1, barLeft: true });
     expect(run.output).toContain('KaiwuDB upgrade failed: ');
@@ -224,8 +212,8 @@ describe('online', () => {
     expect(await made.node(1).sql('SHOW CLUSTER SETTING server.time_until_store_dead')).toContain('3h0m0s');
   });
 
-  test('refused while another node is down', async () => {
-    const made = await cluster();
+  test('refused while another node is down', async (context) => {
+    const made = await cluster(context);
     await made.node(3).stop();
     await poll('expired', async () => (await made.node(1).status())[2]?.is_live === 'false');
     const run = await made.deploy(made.node(1), await made.package({ version: '3.1.0' }));
@@ -235,8 +223,8 @@ describe('online', () => {
     expect(await marked(made.node(2), 1)).toBe(false);
   });
 
-  test('a new version that crashes keeps it waiting, and leaves the mark and the option', async () => {
-    const made = await cluster();
+  test('a new version that crashes keeps it waiting, and leaves the mark and the option', async (context) => {
+    const made = await cluster(context);
     const deploy = made.begin(made.node(2), await made.package({ version: '3.1.0', faults: { crashOnStart: true } }));
     await poll('crashed', async () =>
       made
@@ -251,16 +239,16 @@ describe('online', () => {
     expect(await marked(made.node(1), 2)).toBe(true);
   });
 
-  test('a new version that is never live is called a success', async () => {
-    const made = await cluster();
+  test('a new version that is never live is called a success', async (context) => {
+    const made = await cluster(context);
     const run = await made.deploy(made.node(2), await made.package({ version: '3.1.0', faults: { neverLive: true } }));
     expect(run.code).toBe(0);
     expect(run.output).toContain('[UPGRADE COMPLETED]');
     await poll('dead', async () => (await made.node(1).status())[1]?.is_live === 'false');
   });
 
-  test('the scripts of V3.0.0 call even a crash a success', async () => {
-    const made = await cluster();
+  test('the scripts of V3.0.0 call even a crash a success', async (context) => {
+    const made = await cluster(context);
     const run = await made.deploy(
       made.node(2),
       await made.package({ version: '3.1.0', faults: { blindRestart: true, crashOnStart: true } }),
@@ -271,8 +259,8 @@ describe('online', () => {
     expect(await marked(made.node(1), 2)).toBe(true);
   });
 
-  test('a hanging node status hangs it', async () => {
-    const made = await cluster();
+  test('a hanging node status hangs it', async (context) => {
+    const made = await cluster(context);
     made.node(2).setKnobs({ hangStatus: true });
     const deploy = made.begin(made.node(2), await made.package({ version: '3.1.0' }));
     await poll('status asked', async () => deploy.output.includes('change KaiwuDB status'));
@@ -282,9 +270,9 @@ describe('online', () => {
   });
 });
 
-describe('killed', () => {
-  test('alone, its children finish: the re-run is refused as the same version', async () => {
-    const made = await cluster({ mode: 'single', start: false });
+describe.concurrent('killed', () => {
+  test('alone, its children finish: the re-run is refused as the same version', async (context) => {
+    const made = await cluster(context, { mode: 'single', start: false });
     const directory = await made.package({ version: '3.1.0', faults: { postinstSeconds: 1 } });
     const deploy = made.begin(made.node(1), directory);
     await poll('exchange', async () => (await made.node(1).installedVersion()) === '3.1.0');
@@ -294,8 +282,8 @@ describe('killed', () => {
     expect((await made.deploy(made.node(1), directory)).output).toContain('The upgrade conditions are not met.( --> )');
   });
 
-  test('with its group, it leaves half of it done; the re-run works and the mark stays', async () => {
-    const made = await cluster();
+  test('with its group, it leaves half of it done; the re-run works and the mark stays', async (context) => {
+    const made = await cluster(context);
     const slow = await made.package({ version: '3.1.0', faults: { postinstSeconds: 60 } });
     const deploy = made.begin(made.node(2), slow);
     await poll('exchange', async () => (await made.node(2).installedVersion()) === '3.1.0');
@@ -309,8 +297,8 @@ describe('killed', () => {
     expect(await marked(made.node(1), 2)).toBe(true);
   });
 
-  test('it ignores an interrupt', async () => {
-    const made = await cluster({ mode: 'single', start: false });
+  test('it ignores an interrupt', async (context) => {
+    const made = await cluster(context, { mode: 'single', start: false });
     const deploy = made.begin(made.node(1), await made.package({ version: '3.1.0', faults: { postinstSeconds: 1 } }));
     await poll('started', async () => deploy.output.includes('whether running'));
     process.kill(-(deploy.child.pid ?? 0), 'SIGINT');
@@ -318,9 +306,9 @@ describe('killed', () => {
   });
 });
 
-describe('other commands', () => {
-  test('status, stop, start and uninstall', async () => {
-    const made = await cluster({ mode: 'single' });
+describe.concurrent('other commands', () => {
+  test('status, stop, start and uninstall', async (context) => {
+    const made = await cluster(context, { mode: 'single' });
     const node = made.node(1);
     const directory = await made.package({ version: '3.0.0' });
     expect((await made.deploy(node, directory, ['status'])).output).toContain(

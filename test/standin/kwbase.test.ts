@@ -1,19 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, describe, expect, test } from 'vitest';
-import { type Node, poll, Rig, type RigOptions, runToEnd } from './rig.ts';
-
-let rig: Rig | null = null;
-
-async function cluster(options: RigOptions = {}): Promise<Rig> {
-  rig = await Rig.create(options);
-  return rig;
-}
-
-afterEach(async () => {
-  await rig?.close();
-  rig = null;
-});
+import { describe, expect, test } from 'vitest';
+import { cluster, type Node, poll, runToEnd } from './rig.ts';
 
 const rowOf = async (asked: Node, id: number): Promise<Record<string, string>> => {
   const row = (await asked.status()).find((candidate) => candidate.id === String(id));
@@ -24,22 +12,22 @@ const rowOf = async (asked: Node, id: number): Promise<Record<string, string>> =
 const total = async (asked: Node, column: string): Promise<number> =>
   (await asked.status()).reduce((sum, row) => sum + Number(row[column]), 0);
 
-describe('command line', () => {
-  test('version names the build in its own line', async () => {
-    const { node } = await cluster({ mode: 'single', start: false });
+describe.concurrent('command line', () => {
+  test('version names the build in its own line', async (context) => {
+    const { node } = await cluster(context, { mode: 'single', start: false });
     const { stdout } = await runToEnd(node(1).installed.kwbase, ['version']);
     expect(stdout).toMatch(/^KaiwuDB Version: {2}V3\.0\.0\n/);
     expect(stdout).toMatch(/^Platform: +linux /m);
   });
 
-  test('a node that is down cannot be dialled', async () => {
-    const { nodes } = await cluster({ mode: 'single', start: false });
+  test('a node that is down cannot be dialled', async (context) => {
+    const { nodes } = await cluster(context, { mode: 'single', start: false });
     const result = await nodes[0]?.kwbase('node', 'status');
     expect(result).toMatchObject({ code: 1, stderr: 'Error: cannot dial server.\n' });
   });
 
-  test('node status has the documented columns in every format', async () => {
-    const node = (await cluster()).node(1);
+  test('node status has the documented columns in every format', async (context) => {
+    const node = (await cluster(context)).node(1);
     const base = 'id,address,sql_address,build,started_at,updated_at,locality,start_mode,is_available,is_live';
     const csv = (await node.kwbase('node', 'status', '--format=csv')).stdout.split('\n');
     expect(csv[0]).toBe(base);
@@ -59,9 +47,11 @@ describe('command line', () => {
     expect((await node.kwbase('node', 'status', '--format=records')).stdout).toContain('-[ RECORD 3 ]');
   });
 
-  test('the SQL an upgrade tool asks has answers, unknown SQL has an error', async () => {
+  test('the SQL an upgrade tool asks has answers, unknown SQL has an error', async (context) => {
     const node = (
-      await cluster({ knobs: { jobs: [{ job_id: '7', job_type: 'IMPORT', description: 'x', status: 'running' }] } })
+      await cluster(context, {
+        knobs: { jobs: [{ job_id: '7', job_type: 'IMPORT', description: 'x', status: 'running' }] },
+      })
     ).node(1);
     expect(
       await node.sql(`SELECT sum((metrics->>'ranges.unavailable')::DECIMAL)::INT, sum((metrics->>'ranges.underreplicated')::DECIMAL)::INT
@@ -92,8 +82,8 @@ describe('command line', () => {
     });
   });
 
-  test('client and server must agree on the secure mode', async () => {
-    const node = (await cluster({ mode: 'single' })).node(1);
+  test('client and server must agree on the secure mode', async (context) => {
+    const node = (await cluster(context, { mode: 'single' })).node(1);
     const certs = join(node.installed.root, 'etc/kaiwudb/certs');
     await writeFile(join(certs, 'ca.crt'), 'some authority\n');
     const asked = await runToEnd(node.installed.kwbase, [
@@ -106,9 +96,9 @@ describe('command line', () => {
   });
 });
 
-describe('liveness', () => {
-  test('a stopped node is live until its record expires, then dead, then NULL to a node that never met it', async () => {
-    const { nodes, node } = await cluster();
+describe.concurrent('liveness', () => {
+  test('a stopped node is live until its record expires, then dead, then NULL to a node that never met it', async (context) => {
+    const { nodes, node } = await cluster(context);
     await node(3).stop();
     expect(await rowOf(node(1), 3)).toMatchObject({ is_live: 'true', is_available: 'true' });
     await poll('expired', async () => (await rowOf(node(1), 3)).is_live === 'false');
@@ -120,8 +110,8 @@ describe('liveness', () => {
     expect((await rowOf(node(1), 3)).address).toBe('NULL');
   });
 
-  test('a restarted node that does not serve yet still counts as live', async () => {
-    const { node } = await cluster();
+  test('a restarted node that does not serve yet still counts as live', async (context) => {
+    const { node } = await cluster(context);
     const before = await rowOf(node(1), 2);
     node(2).setKnobs({ startDelayMs: 60_000 });
     await node(2).stop();
@@ -129,8 +119,8 @@ describe('liveness', () => {
     expect(await rowOf(node(1), 2)).toMatchObject({ is_live: 'true', started_at: before.started_at });
   });
 
-  test('without heartbeats a new process is not live although it serves', async () => {
-    const { node } = await cluster();
+  test('without heartbeats a new process is not live although it serves', async (context) => {
+    const { node } = await cluster(context);
     node(2).setKnobs({ neverLive: true });
     await node(2).stop();
     await node(2).start();
@@ -140,9 +130,9 @@ describe('liveness', () => {
   });
 });
 
-describe('marking', () => {
-  test('a mark takes availability, DDL and inserts from the node, and survives all but --upgrade-complete', async () => {
-    const { node } = await cluster();
+describe.concurrent('marking', () => {
+  test('a mark takes availability, DDL and inserts from the node, and survives all but --upgrade-complete', async (context) => {
+    const { node } = await cluster(context);
     expect((await node(1).kwbase('node', 'upgrade', '2')).code).toBe(0);
     expect(await rowOf(node(3), 2)).toMatchObject({ is_available: 'false', is_live: 'true' });
     expect(await node(3).sql('SHOW CLUSTER SETTING server.time_until_store_dead')).toContain('3h0m0s');
@@ -166,8 +156,8 @@ describe('marking', () => {
     expect(node(2).record().at(-1)).toMatchObject({ event: 'ready', upgradeComplete: true });
   });
 
-  test('a mark is refused while a node is down', async () => {
-    const { node } = await cluster();
+  test('a mark is refused while a node is down', async (context) => {
+    const { node } = await cluster(context);
     await node(3).stop();
     await poll('expired', async () => (await rowOf(node(1), 3)).is_live === 'false');
     expect(await node(1).kwbase('node', 'upgrade', '1')).toMatchObject({
@@ -178,9 +168,9 @@ describe('marking', () => {
   });
 });
 
-describe('data', () => {
-  test('a restarted replica is behind until it has what it missed', async () => {
-    const { node } = await cluster();
+describe.concurrent('data', () => {
+  test('a restarted replica is behind until it has what it missed', async (context) => {
+    const { node } = await cluster(context);
     await node(3).stop();
     const pairs = Array.from({ length: 20 }, (_, i) => `('k${i}','v')`).join(',');
     await node(1).sql(`INSERT INTO kv VALUES ${pairs}`);
@@ -193,8 +183,8 @@ describe('data', () => {
     expect(await node(3).sql('SELECT count(*) FROM kv')).toBe('count\n20');
   });
 
-  test('without a quorum nothing is read or written, and it is back with the nodes', async () => {
-    const { node } = await cluster();
+  test('without a quorum nothing is read or written, and it is back with the nodes', async (context) => {
+    const { node } = await cluster(context);
     await node(1).sql("INSERT INTO kv VALUES ('a','1')");
     await Promise.all([node(2).kill(), node(3).kill()]);
     await poll('unavailable', async () => (await total(node(1), 'ranges_unavailable')) === 12);
@@ -205,16 +195,16 @@ describe('data', () => {
     expect(await node(2).sql("SELECT v FROM kv WHERE k = 'a'")).toBe('v\n1');
   });
 
-  test('a single-replica cluster loses the ranges of every node that is down', async () => {
-    const { node } = await cluster({ mode: 'single-replication' });
+  test('a single-replica cluster loses the ranges of every node that is down', async (context) => {
+    const { node } = await cluster(context, { mode: 'single-replication' });
     expect((await rowOf(node(1), 1)).start_mode).toBe('start-single-replica');
     await node(3).stop();
     await poll('unavailable', async () => (await total(node(1), 'ranges_unavailable')) === 4);
     expect(await node(1).isReady()).toBe(true);
   });
 
-  test('a newer version converts the data for good: the older one then refuses them', async () => {
-    const made = await cluster({ mode: 'single' });
+  test('a newer version converts the data for good: the older one then refuses them', async (context) => {
+    const made = await cluster(context, { mode: 'single' });
     const node = made.node(1);
     await node.stop();
     const [newer, older] = [await made.package({ version: '3.1.0' }), await made.package({ version: '3.0.0' })];
@@ -228,8 +218,8 @@ describe('data', () => {
     await poll('failed', async () => (await node.services.state('kaiwudb')).active === 'failed');
   });
 
-  test('a drained node takes no clients, keeps living and hands its leases over', async () => {
-    const { node } = await cluster();
+  test('a drained node takes no clients, keeps living and hands its leases over', async (context) => {
+    const { node } = await cluster(context);
     expect((await node(2).kwbase('node', 'drain')).code).toBe(0);
     expect(await node(2).isReady()).toBe(false);
     expect(await rowOf(node(1), 2)).toMatchObject({ is_draining: 'true', replicas_leaseholders: '0' });

@@ -35,7 +35,8 @@ export type Knobs = {
   readonly drainMs?: number;
   /** Never finishes a drain: SIGTERM has no end. */
   readonly drainHangs?: boolean;
-  readonly crashOnStart?: boolean;
+  /** Crashes at its start: with `true` after it has converted the data, which then are lost to the older version. */
+  readonly crashOnStart?: boolean | 'before-data';
   /** Crashes so long after it became ready. */
   readonly crashAfterReadyMs?: number;
   readonly neverReady?: boolean;
@@ -148,6 +149,11 @@ function writeJsonDurably(file: string, value: unknown): void {
   fs.fsyncSync(handle);
   fs.closeSync(handle);
   fs.renameSync(temporary, file);
+}
+
+/** Where knobs and record lie: beside the data, unless a container needs them on its volume. */
+function standinHome(store: string): string {
+  return process.env.KW_STANDIN_HOME ?? path.dirname(store);
 }
 
 /** The build this file was packed with: `bin/kwbase.json` of the installation it lies in. */
@@ -269,6 +275,7 @@ export class Link {
   readonly #address: string;
   #socket: net.Socket | null = null;
   #nextId = 1;
+  #lastAnswerMs = 0;
   readonly #pending = new Map<number, { resolve: (answer: Message) => void; reject: (error: Error) => void }>();
 
   constructor(address: string) {
@@ -279,7 +286,13 @@ export class Link {
   request(message: Message, timeoutMs: number): Promise<Message> {
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
-      const timer = timeoutMs > 0 ? setTimeout(() => settle(() => reject(new Error('timeout'))), timeoutMs) : null;
+      const askedMs = Date.now();
+      const giveUp = (): void => {
+        settle(() => reject(new Error('timeout')));
+        // Nothing at all came: the connection may be cut. A new one finds out, this one would wait for TCP.
+        if (this.#lastAnswerMs < askedMs) this.#socket?.destroy();
+      };
+      const timer = timeoutMs > 0 ? setTimeout(giveUp, timeoutMs) : null;
       const settle = (act: () => void): void => {
         if (timer !== null) clearTimeout(timer);
         this.#pending.delete(id);
@@ -299,6 +312,7 @@ export class Link {
     this.#socket = socket;
     readLines(socket, (line) => {
       const answer = JSON.parse(line) as Message;
+      this.#lastAnswerMs = Date.now();
       this.#pending.get(answer.id as number)?.resolve(answer);
     });
     socket.on('error', () => {});
@@ -511,7 +525,7 @@ class Server {
   constructor(options: ServerOptions, info: BuildInfo) {
     this.#options = options;
     this.#info = info;
-    this.#knobs = new KnobFile(path.join(path.dirname(options.store), 'standin.json'), info.faults ?? {});
+    this.#knobs = new KnobFile(path.join(standinHome(options.store), 'standin.json'), info.faults ?? {});
   }
 
   // --- life
@@ -521,6 +535,7 @@ class Server {
     fs.mkdirSync(this.#options.store, { recursive: true });
     this.#loadState();
     this.#record('start');
+    if (this.#knobs.get().crashOnStart === 'before-data') this.#crash('panic: the stand-in was told to crash at start');
     this.#checkFormat();
     process.on('SIGTERM', () => void this.#stop());
     process.on('SIGINT', () => void this.#stop());
@@ -553,7 +568,7 @@ class Server {
     };
     try {
       fs.appendFileSync(
-        path.join(path.dirname(this.#options.store), 'standin-record.jsonl'),
+        path.join(standinHome(this.#options.store), 'standin-record.jsonl'),
         `${JSON.stringify(line)}\n`,
       );
     } catch (error) {

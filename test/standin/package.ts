@@ -19,7 +19,7 @@ export type PackageFaults = Knobs & {
   readonly corrupt?: boolean;
   /** deploy.sh sleeps so many seconds before its checks. */
   readonly deployHangsSeconds?: number;
-  /** The exchange of the packages starts so many seconds late. */
+  /** So many seconds between the removal of the old packages and the installation of the new. */
   readonly installDelaySeconds?: number;
   /** Sleeps so many seconds in the server's postinst: files exchanged, `.version` not yet. */
   readonly postinstSeconds?: number;
@@ -41,6 +41,8 @@ export type PackageOptions = {
   readonly architecture?: string;
   readonly outDir: string;
   readonly faults?: PackageFaults;
+  /** For a container package: a tar with bash and Node to lie under the binary, see `buildBaseLayer`. */
+  readonly baseLayer?: string;
 };
 
 const PACKAGE_FAULTS = [
@@ -182,43 +184,55 @@ export async function writeBinary(directory: string, options: PackageOptions): P
 function launcher(tag: string): string {
   return `#! /bin/bash
 # KWDB stand-in ${tag}
-home=$(cd "$(dirname "$(readlink -f "\${BASH_SOURCE[0]}")")/.." && pwd)
+home=$(cd "\${BASH_SOURCE[0]%/*}/.." && pwd)
 exec -a "$home/bin/kwbase" "\${KW_STANDIN_NODE:-${process.execPath}}" "$home/lib/kwbase.mjs" "$@"
 `;
 }
 
 /**
- * `packages/KaiwuDB.tar` as `docker save` writes it, with one layer that holds the binary alone: to run it, an image
- * needs bash and Node, which a test mounts or imports.
+ * `packages/KaiwuDB.tar` as `docker save` writes it. Its own layer holds the binary alone; to run, it needs a base
+ * layer with bash and Node.
  */
 async function writeImage(root: string, options: PackageOptions): Promise<void> {
   const image = join(root, '..', 'image');
-  await mkdir(join(image, 'layer'), { recursive: true });
-  await writeBinary(join(root, '..', 'layer-tree', 'kaiwudb'), options);
-  await run('tar', [
-    '-C',
-    join(root, '..', 'layer-tree'),
-    '--owner=0',
-    '--group=0',
-    '-cf',
-    join(image, 'layer/layer.tar'),
-    'kaiwudb',
-  ]);
-  const digest = createHash('sha256')
-    .update(await readFile(join(image, 'layer/layer.tar')))
-    .digest('hex');
-  const architecture = options.architecture ?? (await machineArchitecture());
+  const tree = join(root, '..', 'layer-tree');
+  await mkdir(image, { recursive: true });
+  await writeBinary(join(tree, 'kaiwudb'), options);
+  await run('tar', ['-C', tree, '--owner=0', '--group=0', '-cf', join(image, 'kaiwudb.tar'), 'kaiwudb']);
+  if (options.baseLayer !== undefined) await cp(options.baseLayer, join(image, 'base.tar'));
+  const layers = options.baseLayer === undefined ? ['kaiwudb.tar'] : ['base.tar', 'kaiwudb.tar'];
+  const digests = await Promise.all(layers.map(async (layer) => sha256(await readFile(join(image, layer)))));
   const config = JSON.stringify({
-    architecture,
+    architecture: options.architecture ?? (await machineArchitecture()),
     os: 'linux',
-    config: { WorkingDir: '/kaiwudb/bin' },
-    rootfs: { type: 'layers', diff_ids: [`sha256:${digest}`] },
+    config: { WorkingDir: '/kaiwudb/bin', Env: ['PATH=/usr/local/bin:/usr/bin:/bin'] },
+    rootfs: { type: 'layers', diff_ids: digests.map((digest) => `sha256:${digest}`) },
   });
-  const configName = `${createHash('sha256').update(config).digest('hex')}.json`;
-  await writeFile(join(image, configName), config);
-  const manifest = [{ Config: configName, RepoTags: [`kaiwudb:${fullVersion(options)}`], Layers: ['layer/layer.tar'] }];
+  const name = `${sha256(config)}.json`;
+  await writeFile(join(image, name), config);
+  const manifest = [{ Config: name, RepoTags: [`kaiwudb:${fullVersion(options)}`], Layers: layers }];
   await writeFile(join(image, 'manifest.json'), JSON.stringify(manifest));
-  await run('tar', ['-C', image, '-cf', join(root, 'packages/KaiwuDB.tar'), 'manifest.json', configName, 'layer']);
+  await run('tar', ['-C', image, '-cf', join(root, 'packages/KaiwuDB.tar'), 'manifest.json', name, ...layers]);
+}
+
+function sha256(data: string | Buffer): string {
+  return createHash('sha256').update(data).digest('hex');
+}
+
+/**
+ * Writes a tar with this machine's bash and the Node that runs this, with their libraries, to `file`: about as big as
+ * Node is, so build it once and share it between packages.
+ */
+export async function buildBaseLayer(file: string): Promise<string> {
+  const programs = [process.execPath, '/bin/bash', '/bin/sh', '/bin/sleep', '/bin/cat'];
+  const files = new Set(programs);
+  for (const program of programs) {
+    const { stdout } = await run('ldd', [program]).catch(() => ({ stdout: '' }));
+    for (const [, library] of stdout.matchAll(/(\/\S+) \(0x/g)) files.add(library ?? '');
+  }
+  const names = [...files].map((name) => name.slice(1));
+  await run('tar', ['-C', '/', '--owner=0', '--group=0', '--dereference', '-cf', file, ...names]);
+  return file;
 }
 
 if (import.meta.main) {

@@ -211,6 +211,32 @@ export class Deploy {
   }
 }
 
+/** More clusters at once than this slow one another down until nodes miss their heartbeats. */
+const MAX_RIGS = 3;
+let openRigs = 0;
+const waiting: (() => void)[] = [];
+
+async function takeSlot(): Promise<void> {
+  if (openRigs >= MAX_RIGS) await new Promise<void>((resolve) => waiting.push(resolve));
+  else openRigs += 1;
+}
+
+function freeSlot(): void {
+  const next = waiting.shift();
+  if (next === undefined) openRigs -= 1;
+  else next();
+}
+
+/** What a rig needs of a test's context, to end with the test. */
+export type Ending = { readonly onTestFinished: (end: () => Promise<void>) => void };
+
+/** A rig that lasts as long as the test; waits while too many others are open. */
+export async function cluster(test: Ending, options: RigOptions = {}): Promise<Rig> {
+  await takeSlot();
+  test.onTestFinished(async () => freeSlot());
+  return Rig.create(options, test);
+}
+
 export type RigOptions = {
   readonly mode?: InstallMode;
   readonly nodes?: number;
@@ -227,8 +253,9 @@ export class Rig {
   #packages = 0;
 
   /** Installs nodes of one cluster and, unless told otherwise, starts them and waits until all are ready. */
-  static async create(options: RigOptions = {}): Promise<Rig> {
+  static async create(options: RigOptions, test: Ending): Promise<Rig> {
     const rig = new Rig();
+    test.onTestFinished(() => rig.close());
     const [port, httpPort] = [26257, 8080];
     const mode = options.mode ?? 'multi-replication';
     const count = options.nodes ?? (mode === 'single' ? 1 : 3);

@@ -1,20 +1,11 @@
-import { afterEach, describe, expect, test } from 'vitest';
-import { poll, Rig, UNIT } from './rig.ts';
+import { describe, expect, test } from 'vitest';
+import { cluster, type Ending, poll, type Rig, UNIT } from './rig.ts';
 import { startWorkload, type Workload } from './workload.ts';
 
-let rig: Rig | null = null;
-let workload: Workload | null = null;
-
-afterEach(async () => {
-  await workload?.stop(0);
-  await rig?.close();
-  rig = null;
-  workload = null;
-});
-
-function begin(made: Rig, ratePerSecond = 60): Workload {
+function begin(test: Ending, made: Rig, ratePerSecond = 60): Workload {
   const addresses = made.nodes.map((node) => node.installed.host);
-  workload = startWorkload({ addresses, ratePerSecond, retry: 'once-on-another-node' });
+  const workload = startWorkload({ addresses, ratePerSecond, retry: 'once-on-another-node' });
+  test.onTestFinished(async () => void (await workload.stop(0)));
   return workload;
 }
 
@@ -23,10 +14,10 @@ const acknowledged = (running: Workload, more: number): Promise<unknown> => {
   return poll(`${more} more writes`, async () => running.counts().acknowledged >= before + more);
 };
 
-describe('workload', () => {
-  test('a node stopped in order and back costs no operation more than one retry, and no write', async () => {
-    rig = await Rig.create();
-    const running = begin(rig);
+describe.concurrent('workload', () => {
+  test('a node stopped in order and back costs no operation more than one retry, and no write', async (context) => {
+    const rig = await cluster(context);
+    const running = begin(context, rig);
     await acknowledged(running, 20);
     await rig.node(2).stop();
     await acknowledged(running, 20);
@@ -40,22 +31,21 @@ describe('workload', () => {
     expect(counts.maxStallMs).toBeLessThan(2000);
   });
 
-  test('a node killed without a drain stalls the ranges it led until its record expires, but loses nothing', async () => {
-    rig = await Rig.create({ knobs: { livenessMs: 4000 } });
-    const running = begin(rig);
+  test('a node killed without a drain stalls the ranges it led until its record expires, but loses nothing', async (context) => {
+    const rig = await cluster(context, { knobs: { livenessMs: 4000 } });
+    const running = begin(context, rig);
     await acknowledged(running, 20);
     await rig.node(1).kill();
     await poll('clients failed', async () => running.counts().failedAfterRetry > 0);
-    await poll('expired', async () => (await rig?.node(2).status())?.[0]?.is_live === 'false');
+    await poll('expired', async () => (await rig.node(2).status())[0]?.is_live === 'false');
     await acknowledged(running, 20);
     expect(await running.stop()).toMatchObject({ lostAcknowledged: 0, staleReads: 0 });
   });
 
-  test('every node of a rolling upgrade in turn, waiting for health: nothing fails twice, nothing is lost', async () => {
-    const made = await Rig.create();
-    rig = made;
+  test('every node of a rolling upgrade in turn, waiting for health: nothing fails twice, nothing is lost', async (context) => {
+    const made = await cluster(context);
     const directory = await made.package({ version: '3.1.0' });
-    const running = begin(made, 40);
+    const running = begin(context, made, 40);
     await acknowledged(running, 10);
     for (const node of made.nodes) {
       expect((await made.deploy(node, directory)).code).toBe(0);
@@ -68,10 +58,9 @@ describe('workload', () => {
     expect(await made.node(1).sql('SHOW CLUSTER SETTING version')).toMatch(/3\.[01]\.0/);
   });
 
-  test('the next node taken down too early is felt', async () => {
-    const made = await Rig.create();
-    rig = made;
-    const running = begin(made);
+  test('the next node taken down too early is felt', async (context) => {
+    const made = await cluster(context);
+    const running = begin(context, made);
     await acknowledged(running, 10);
     made.node(1).setKnobs({ readyDelayMs: 60_000 });
     await made.node(1).stop();
@@ -82,19 +71,19 @@ describe('workload', () => {
     await made.node(2).ready();
   });
 
-  test('it finds a write that was acknowledged and thrown away', async () => {
-    rig = await Rig.create();
-    const running = begin(rig);
+  test('it finds a write that was acknowledged and thrown away', async (context) => {
+    const rig = await cluster(context);
+    const running = begin(context, rig);
     await acknowledged(running, 5);
     rig.node(3).setKnobs({ loseWrites: 1 });
     await acknowledged(running, 20);
     expect((await running.stop()).lostAcknowledged).toBe(1);
   });
 
-  test('a workload on nothing counts failures and ends', async () => {
-    rig = await Rig.create({ mode: 'single', start: false });
+  test('a workload on nothing counts failures and ends', async (context) => {
+    const rig = await cluster(context, { mode: 'single', start: false });
     expect((await rig.node(1).services.state(UNIT)).active).toBe('inactive');
-    const running = begin(rig);
+    const running = begin(context, rig);
     await poll('failures', async () => running.counts().failedAfterRetry > 5);
     expect(await running.stop()).toMatchObject({ acknowledged: 0, lostAcknowledged: 0 });
   });
