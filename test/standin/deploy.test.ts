@@ -71,6 +71,23 @@ describe.concurrent('offline', () => {
     expect(await active(made.node(1))).toBe('failed');
   });
 
+  test('a stopped container gets the new image, in MODE and in its compose file', async (context) => {
+    const made = await cluster(context, { mode: 'single', start: false });
+    const node = made.node(1);
+    fakeDocker(node);
+    expect(await made.deploy(node, await made.package({ version: '3.1.0', method: 'container' }))).toMatchObject({
+      code: 0,
+    });
+    expect(node.read('docker.log')).toContain('docker load\n');
+    expect(node.read('docker.log')).toContain('docker rmi kaiwudb:3.0.0\n');
+    expect(node.read('etc/kaiwudb/info/MODE').split('\n')[2]).toBe('kaiwudb:3.1.0');
+    expect(node.read('etc/kaiwudb/script/docker-compose.yml')).toContain('image: kaiwudb:3.1.0');
+    expect(node.versionFile()).toBe('3.1.0');
+    expect((await made.deploy(node, await made.package({ version: '3.2.0' }))).output).toContain(
+      'Current use container, but the package is bare.',
+    );
+  });
+
   test('a package for another architecture leaves nothing installed', async (context) => {
     const made = await cluster(context, { mode: 'single', start: false });
     const run = await made.deploy(made.node(1), await made.package({ version: '3.1.0', architecture: 'm68k' }));
@@ -81,6 +98,25 @@ describe.concurrent('offline', () => {
     expect(await made.node(1).packageState('kaiwudb-libcommon')).toBe('--');
   });
 });
+
+/** Words enough for deploy.sh to believe in an engine; what it asked lies in `docker.log`. */
+function fakeDocker(node: Node): void {
+  const { root } = node.installed;
+  for (const name of ['docker', 'docker-compose']) {
+    const answer = name === 'docker' ? '[ "$1" = load ] && echo "Loaded image: kaiwudb:3.1.0"' : ':';
+    const script = `#! /bin/sh\necho "${name} $*" >>"${root}/docker.log"\n${answer}\nexit 0\n`;
+    writeFileSync(join(root, 'usr/bin', name), script, { mode: 0o755 });
+  }
+  const mode = node.read('etc/kaiwudb/info/MODE').split('\n');
+  writeFileSync(
+    join(root, 'etc/kaiwudb/info/MODE'),
+    ['container', mode[1], 'kaiwudb:3.0.0', ...mode.slice(3)].join('\n'),
+  );
+  writeFileSync(
+    join(root, 'etc/kaiwudb/script/docker-compose.yml'),
+    'services:\n  kaiwudb-container:\n    image: kaiwudb:3.0.0\n',
+  );
+}
 
 describe.concurrent('refused', () => {
   test('a running standalone node', async (context) => {

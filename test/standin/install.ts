@@ -5,7 +5,7 @@
 import { execFile } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readdir, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir, userInfo } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import type { Knobs } from './kwbase.ts';
 import { buildPackage, unpackPackage } from './package.ts';
@@ -64,7 +64,9 @@ const START: Readonly<Record<InstallMode, string>> = {
 };
 
 /** Installs a node; it is not started. */
-export async function installNode(options: InstallOptions): Promise<InstalledNode> {
+export async function installNode(given: InstallOptions): Promise<InstalledNode> {
+  // Units and dpkg's books need absolute paths.
+  const options = { ...given, root: resolve(given.root) };
   const node = describeNode(options);
   const user = options.user ?? (isRealHost(options) ? 'kaiwudb' : userInfo().username);
   if (isRealHost(options)) await ensureUser(user);

@@ -177,7 +177,18 @@ export async function writeBinary(directory: string, options: PackageOptions): P
   await writeFile(join(directory, 'bin/kwbase.json'), JSON.stringify(info));
   await writeFile(join(directory, 'bin/kwbase'), launcher(tag), { mode: 0o755 });
   const source = await readFile(join(here, 'kwbase.ts'), 'utf8');
-  await writeFile(join(directory, 'lib/kwbase.mjs'), stripTypeScriptTypes(source));
+  await writeFile(join(directory, 'lib/kwbase.mjs'), withoutTypes(source));
+}
+
+/** Node warns once that stripping types is experimental; who builds a package cannot do anything about it. */
+function withoutTypes(source: string): string {
+  const emitWarning = process.emitWarning;
+  process.emitWarning = () => {};
+  try {
+    return stripTypeScriptTypes(source);
+  } finally {
+    process.emitWarning = emitWarning;
+  }
 }
 
 /** Named after its version, so that two versions differ in their hash as binaries do. */
