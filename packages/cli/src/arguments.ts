@@ -13,6 +13,12 @@ export function parseDuration(text: string): number {
   return Math.round(Number(match[1]) * unit);
 }
 
+/** A duration as `parseDuration` reads it, in the largest unit that loses nothing. */
+export function writeDuration(ms: number): string {
+  const unit = ['d', 'h', 'm', 's'].find((name) => ms > 0 && ms % (UNIT_MS[name] ?? 1) === 0) ?? 'ms';
+  return `${ms / (UNIT_MS[unit] ?? 1)}${unit}`;
+}
+
 /** `attested:WHERE` or `none:REASON`. */
 export function parseBackup(text: string): Backup {
   const at = text.indexOf(':');

@@ -1,7 +1,7 @@
 /** What every command is given: its terminal, its environment, the client, and how it tells its exit code. */
 import type { Command } from 'commander';
 import { Client, DEFAULT_SERVER } from './client.ts';
-import { EXIT } from './exit.ts';
+import { EXIT, INTERRUPTED } from './exit.ts';
 import type { Page } from './render/plan-page.ts';
 import { type Output, type Terminal, terminal } from './terminal.ts';
 
@@ -28,12 +28,16 @@ export class Context {
     return { width: this.terminal.width(), theme: this.terminal.theme };
   }
 
-  /** Runs `work` with a signal that Ctrl-C aborts; a second Ctrl-C ends the process as usual. */
+  /** Runs `work` with a signal that Ctrl-C aborts; a second Ctrl-C does not wait for it. */
   async untilInterrupted<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
     const left = new AbortController();
-    const stop = () => left.abort();
-    process.once('SIGINT', stop);
-    process.once('SIGTERM', stop);
+    const stop = () => {
+      if (left.signal.aborted) process.exit(INTERRUPTED);
+      left.abort();
+    };
+    // Not `once`: a listener that is gone by the time others run lets them think that nobody handles the signal.
+    process.on('SIGINT', stop);
+    process.on('SIGTERM', stop);
     try {
       return await work(left.signal);
     } finally {

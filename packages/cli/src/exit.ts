@@ -1,10 +1,13 @@
 /** Exit codes, and the errors that a command ends with: what happened, where, in whose words, and what to do next. */
 import type { CheckResult, Hold, Problem, RunStatus } from '@kwfleet/core';
-import { clean } from './render/text.ts';
+import { clean, wrap } from './render/text.ts';
 
 /** Binding for scripts: see the command reference. */
 export const EXIT = { done: 0, error: 1, refused: 2, held: 3, failed: 4 } as const;
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
+
+/** Ctrl-C is no outcome of what was asked for; shells show it so. */
+export const INTERRUPTED = 130;
 
 /** Problem statuses that say the request was refused as it stands: asking again without a change will not help. */
 const REFUSED: ReadonlySet<number> = new Set([400, 404, 409, 413, 422]);
@@ -41,19 +44,20 @@ export function problemError(problem: Problem): CliError {
 /** Bad input that the command line sees by itself. */
 export const badInput = (message: string, remedy?: string): CliError => new CliError(EXIT.refused, message, { remedy });
 
-/** The lines of an error, for standard error. */
-export function errorLines(error: unknown): string[] {
-  if (!(error instanceof CliError)) return unexpectedLines(error);
-  const { code, node, words, remedy, requestId, checks = [] } = error.where;
-  const lines = [`kwfleet: ${clean(error.message)}`];
+/** The lines of an error, for standard error; wrapped where there is a width. */
+export function errorLines(error: unknown, width = Number.POSITIVE_INFINITY): string[] {
+  const { message, where } = error instanceof CliError ? error : unexpected(error);
+  const { code, node, words, remedy, requestId, checks = [] } = where;
+  const lines = wrapped(`kwfleet: ${clean(message)}`, width, '', '  ');
   const add = (label: string, text: string | undefined) => {
-    if (text !== undefined && text !== '') lines.push(`  ${label.padEnd(8)}${clean(text)}`);
+    if (text !== undefined && text !== '')
+      lines.push(...wrapped(clean(text), width, `  ${label.padEnd(8)}`, ' '.repeat(10)));
   };
   add('where', node);
   for (const line of (words ?? '').split('\n').filter((text) => text.trim() !== '')) add('said', line);
   for (const check of checks) {
     add(check.verdict, `${check.code}${check.node === undefined ? '' : ` on ${check.node}`}: ${check.message}`);
-    add('', check.remedy === undefined ? undefined : `→ ${check.remedy}`);
+    add('', check.remedy);
   }
   add('code', code);
   add('request', requestId);
@@ -61,15 +65,21 @@ export function errorLines(error: unknown): string[] {
   return lines;
 }
 
-function unexpectedLines(error: unknown): string[] {
-  const message = error instanceof Error ? error.message : String(error);
-  const lines = [`kwfleet: ${clean(message)}`];
-  // FleetError of core, thrown by a controller or an agent that was started in this process.
-  if (error instanceof Error && 'remedy' in error && typeof error.remedy === 'string') {
-    if ('code' in error && typeof error.code === 'string') lines.push(`  code    ${error.code}`);
-    lines.push(`  next    ${clean(error.remedy)}`);
-  }
-  return lines;
+function wrapped(text: string, width: number, first: string, rest: string): string[] {
+  if (!Number.isFinite(width)) return [`${first}${text}`];
+  const [head = '', ...more] = wrap(text, width, rest);
+  return [`${first}${head.slice(rest.length)}`, ...more];
+}
+
+/** An error of this program, or of a controller or agent that was started in this process: those carry code and remedy. */
+function unexpected(error: unknown): Pick<CliError, 'message' | 'where'> {
+  if (!(error instanceof Error)) return { message: String(error), where: {} };
+  const text = (key: string) => {
+    const value = (error as unknown as Record<string, unknown>)[key];
+    return typeof value === 'string' ? value : undefined;
+  };
+  const where = { code: text('code'), node: text('node'), words: text('words'), remedy: text('remedy') };
+  return { message: error.message, where };
 }
 
 /** How a followed run leaves the command: undefined while it goes on. */

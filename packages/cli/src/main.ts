@@ -25,7 +25,7 @@ export async function main(argv: readonly string[], given: Partial<Surroundings>
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.refused;
     const { colors } = context.errors.theme;
-    errorLines(error).forEach((line, at) => {
+    errorLines(error, context.errors.width()).forEach((line, at) => {
       context.errors.line(at === 0 ? colors.red(line) : line);
     });
     return error instanceof CliError ? error.exitCode : EXIT.error;

@@ -29,13 +29,15 @@ export function liveView(terminal: Terminal, nowMs: () => number): View {
   };
   // One row is the cursor's own.
   const redraw = () => draw(Math.max(4, (terminal.out.rows ?? 24) - 1));
-  const ticker = setInterval(() => {
+  const tick = () => {
     frame += 1;
     redraw();
-  }, 250);
+  };
+  let ticker: NodeJS.Timeout | undefined;
   return {
     state(view) {
       state = { ...state, view };
+      ticker ??= setInterval(tick, 250);
       redraw();
     },
     event({ type, step, message }) {
@@ -48,11 +50,14 @@ export function liveView(terminal: Terminal, nowMs: () => number): View {
       redraw();
     },
     end(view, outcome) {
-      clearInterval(ticker);
       if (state !== undefined) state = { ...state, view, trouble: undefined };
       redraw();
       update.done();
       if (outcome === 'left') terminal.lines(['', ...leftLines(view.id)]);
+    },
+    close() {
+      clearInterval(ticker);
+      update.done();
     },
   };
 }
@@ -60,6 +65,7 @@ export function liveView(terminal: Terminal, nowMs: () => number): View {
 /** One line an event, each with its time: for files, pipes and journals. */
 export function plainView(terminal: Terminal, nowMs: () => number): View {
   let runId = '';
+  const output = new OutputLines();
   const say = (atMs: number, parts: readonly string[]) => {
     const stamp = new Date(atMs).toISOString().replace(/\.\d+Z$/, 'Z');
     terminal.line([stamp, ...parts.filter((part) => part !== '')].join('  '));
@@ -69,7 +75,11 @@ export function plainView(terminal: Terminal, nowMs: () => number): View {
       runId = view.id;
     },
     event(event) {
-      for (const parts of eventParts(event)) say(event.atMs, parts);
+      const { type, node = '', step = '', message, atMs } = event;
+      const key = `${step} ${node}`;
+      const lines = type === 'output' ? output.push(key, message) : output.rest(key);
+      for (const line of lines) say(atMs, [`${oneLine(node || step)} |`, line]);
+      if (type !== 'output') say(atMs, [about(event), oneLine(message)]);
     },
     trouble(sentence, attempt) {
       // The first attempts, then ever more rarely: a night without the controller is no thousand lines.
@@ -79,19 +89,33 @@ export function plainView(terminal: Terminal, nowMs: () => number): View {
     end(view, outcome) {
       for (const line of outcome === 'left' ? leftLines(runId) : endLines(view)) say(nowMs(), [line]);
     },
+    close() {},
   };
 }
 
-function eventParts({ type, node, step, phase, message }: RunEventView): string[][] {
-  if (type !== 'output') {
-    const about = step === undefined ? (node ?? '') : phase === undefined ? step : `${step} ${phase}`;
-    return [[oneLine(about), oneLine(message)]];
-  }
-  const lines = clean(message)
-    .split('\n')
-    .filter((line) => line.trim() !== '');
-  return lines.map((line) => [`${oneLine(node ?? step ?? '')} |`, line.trimEnd()]);
+function about({ step, node, phase }: RunEventView): string {
+  if (step === undefined) return oneLine(node ?? '');
+  return oneLine(phase === undefined ? step : `${step} ${phase}`);
 }
+
+/** Makes lines of output whose pieces end anywhere; one step's pieces are not mixed with another's. */
+class OutputLines {
+  readonly #open = new Map<string, string>();
+
+  /** The lines that are whole now. */
+  push(key: string, piece: string): string[] {
+    const lines = `${this.#open.get(key) ?? ''}${piece}`.split('\n');
+    // A line without end is cut: nobody reads it, and it must not fill the memory.
+    this.#open.set(key, (lines.pop() ?? '').slice(-LONGEST_LINE));
+    return lines.map((line) => clean(line).trimEnd()).filter((line) => line !== '');
+  }
+
+  /** What is left without a line end. */
+  rest(key: string): string[] {
+    return this.#open.has(key) ? this.push(key, '\n') : [];
+  }
+}
+const LONGEST_LINE = 4_000;
 
 function endLines(view: RunView): string[] {
   const { hold, status, id } = view;
@@ -115,5 +139,6 @@ export function jsonView(terminal: Terminal): View {
     event: (event) => terminal.jsonLine(event),
     trouble() {},
     end() {},
+    close() {},
   };
 }

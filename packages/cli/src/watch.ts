@@ -4,7 +4,7 @@
  */
 import type { RunEventView, RunView } from '@kwfleet/core';
 import type { Client } from './client.ts';
-import { EXIT, type ExitCode, exitOfRun } from './exit.ts';
+import { EXIT, type ExitCode, exitOfRun, INTERRUPTED } from './exit.ts';
 import { type Followed, type FollowOptions, follow } from './follow.ts';
 
 /** What shows a run: in place on a terminal, as lines in a file, or as JSON. */
@@ -14,6 +14,8 @@ export type View = {
   /** The controller cannot be heard (a sentence), or can again (undefined). */
   trouble(sentence: string | undefined, attempt: number): void;
   end(view: RunView, outcome: ExitCode | 'left'): void;
+  /** Gives the terminal back, however the watch went; the last call. */
+  close(): void;
 };
 
 export type WatchOptions = {
@@ -31,24 +33,18 @@ export type WatchOptions = {
   readonly wait?: FollowOptions['wait'];
 };
 
-/** Ctrl-C is no outcome of the run: shells show it so. */
-export const LEFT = 130;
-
 /** Follows the run until it ends or is held for a person; returns the exit code. */
-export async function watchRun(options: WatchOptions): Promise<ExitCode | typeof LEFT> {
+export async function watchRun(options: WatchOptions): Promise<ExitCode | typeof INTERRUPTED> {
   const { client, run, view, signal } = options;
-  const asker = new Asker(options, await client.run(run));
-  const over = AbortSignal.any([signal, asker.settled]);
-  const { wait } = options;
-  const items = follow({ client, run, signal: over, ...(wait === undefined ? {} : { wait }) });
   try {
-    for await (const item of items) await asker.take(item);
+    const asker = new Asker(options, await client.run(run));
+    await asker.follow();
+    const outcome = signal.aborted ? undefined : asker.outcome();
+    view.end(asker.latest, outcome ?? 'left');
+    return outcome ?? INTERRUPTED;
   } finally {
-    asker.stop();
+    view.close();
   }
-  const outcome = signal.aborted ? undefined : asker.outcome();
-  view.end(asker.latest, outcome ?? 'left');
-  return outcome ?? LEFT;
 }
 
 /** Asks for the run's state when events say it may have changed, at most every `gapMs`; notices when it has settled. */
@@ -66,8 +62,18 @@ class Asker {
     this.#accept(first);
   }
 
-  get settled(): AbortSignal {
-    return this.#settled.signal;
+  /** Takes events until the run has settled or the person leaves. */
+  async follow(): Promise<void> {
+    const { client, run, wait } = this.#options;
+    const signal = AbortSignal.any([this.#options.signal, this.#settled.signal]);
+    try {
+      for await (const item of follow({ client, run, signal, ...(wait === undefined ? {} : { wait }) })) {
+        await this.#take(item);
+      }
+    } finally {
+      clearTimeout(this.#askAgain);
+      clearTimeout(this.#grace);
+    }
   }
 
   /** The exit code, where the run has come to one. */
@@ -79,7 +85,7 @@ class Asker {
     return this.#options.stay === true || isAnswered ? undefined : code;
   }
 
-  async take(item: Followed): Promise<void> {
+  async #take(item: Followed): Promise<void> {
     switch (item.kind) {
       case 'open':
         this.#options.view.trouble(undefined, 0);
@@ -100,11 +106,6 @@ class Asker {
       default:
         return item satisfies never;
     }
-  }
-
-  stop(): void {
-    clearTimeout(this.#askAgain);
-    clearTimeout(this.#grace);
   }
 
   /** Whether this event made the state we know, and not an earlier hold that is told again from the history. */

@@ -9,7 +9,8 @@ import { dayTime } from '../render/text.ts';
 export function addAccess(program: Command, context: Context): void {
   const token = program
     .command('token')
-    .helpCommand(false).helpGroup('Access:')
+    .helpCommand(false)
+    .helpGroup('Access:')
     .description('Give people and programs access to the controller');
   token.addHelpText('after', examples('kwfleet token create --role viewer'));
   token
@@ -36,7 +37,11 @@ export function addAccess(program: Command, context: Context): void {
         `  export KWFLEET_TOKEN=${made.token}`,
       ]);
     });
-  const enrollment = program.command('enrollment').helpCommand(false).helpGroup('Access:').description('Let new agents in');
+  const enrollment = program
+    .command('enrollment')
+    .helpCommand(false)
+    .helpGroup('Access:')
+    .description('Let new agents in');
   enrollment.addHelpText('after', examples('kwfleet enrollment create'));
   enrollment
     .command('create')

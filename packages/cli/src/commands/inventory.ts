@@ -3,7 +3,7 @@ import type { ClusterSummary, NodeState, NodeView } from '@kwfleet/core';
 import type { Command } from 'commander';
 import { type Context, examples } from '../context.ts';
 import { columns } from '../render/columns.ts';
-import { count, elapsed, oneLine } from '../render/text.ts';
+import { elapsed, oneLine } from '../render/text.ts';
 import type { Theme } from '../render/theme.ts';
 
 /** Adds the commands of the inventory. */
@@ -110,5 +110,5 @@ function detailLines(items: readonly { name: string; detail: string }[], { color
   const told = items.filter(({ detail }) => detail !== '');
   if (told.length === 0) return [];
   const lines = told.map(({ name, detail }) => `  ${oneLine(name)}: ${oneLine(detail)}`);
-  return ['', colors.dim(`${count(told.length, 'thing')} to know`), ...lines];
+  return ['', colors.dim('why'), ...lines];
 }

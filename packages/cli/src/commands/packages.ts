@@ -23,7 +23,11 @@ export function addPackages(program: Command, context: Context): void {
       if (json) return context.terminal.json({ items });
       context.terminal.lines(packageTable(items, context.terminal.theme, context.terminal.width()));
     });
-  const group = program.command('package').helpCommand(false).helpGroup('Fleet:').description('Add a package to upgrade to');
+  const group = program
+    .command('package')
+    .helpCommand(false)
+    .helpGroup('Fleet:')
+    .description('Add a package to upgrade to');
   group.addHelpText('after', examples('kwfleet package add ./KWDB-3.1.0-ubuntu22.04-x86_64-deb.tar.gz'));
   group
     .command('add')

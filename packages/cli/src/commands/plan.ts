@@ -1,7 +1,7 @@
 /** `plan` and `upgrade`: what would happen, and making it happen. */
 import type { PlanRequest, PlanView, Route } from '@kwfleet/core';
 import { type Command, Option } from 'commander';
-import { parseBackup, parseCount, parseDuration, shellQuote } from '../arguments.ts';
+import { parseBackup, parseCount, parseDuration, shellQuote, writeDuration } from '../arguments.ts';
 import type { Client } from '../client.ts';
 import { type Context, examples } from '../context.ts';
 import { badInput, EXIT } from '../exit.ts';
@@ -103,8 +103,8 @@ export function upgradeCommand(cluster: string, flags: PlanFlags): string {
     words.push('--backup', backup.policy === 'none' ? `none:${backup.reason}` : `attested:${backup.where}`);
   }
   if (flags.route !== undefined) words.push('--route', flags.route);
-  if (flags.soak !== undefined) words.push('--soak', `${flags.soak}ms`);
-  if (flags.sampleGap !== undefined) words.push('--sample-gap', `${flags.sampleGap}ms`);
+  if (flags.soak !== undefined) words.push('--soak', writeDuration(flags.soak));
+  if (flags.sampleGap !== undefined) words.push('--sample-gap', writeDuration(flags.sampleGap));
   if (flags.concurrency !== undefined) words.push('--concurrency', String(flags.concurrency));
   if (flags.bypassVersionCheck) words.push('--bypass-version-check');
   return [...words, '--watch'].map(shellQuote).join(' ');

@@ -25,14 +25,23 @@ export function addRuns(program: Command, context: Context): void {
       const { theme, width } = context.terminal;
       context.terminal.lines(runTable(items, { theme, width: width(), nowMs: client.nowMs() }));
     });
-  const run = program.command('run').helpCommand(false).helpGroup('Upgrade a cluster:').description('Look at one upgrade and steer it');
+  const run = program
+    .command('run')
+    .helpCommand(false)
+    .helpGroup('Upgrade a cluster:')
+    .description('Look at one upgrade and steer it');
   run.addHelpText('after', examples('kwfleet run watch 7f3k2', 'kwfleet run pause 7f3k2'));
   addShow(run, context);
   addWatch(run, context);
   addChoice(run, context, 'pause', 'Stop an upgrade before its next step; the step in hand is finished');
   addChoice(run, context, 'resume', 'Let a paused upgrade go on');
   addChoice(run, context, 'retry', 'Let a held upgrade look again at what held it, and go on if all is well');
-  addChoice(run, context, 'abort', 'End an upgrade: what is begun on a node is finished, no other node is touched');
+  addChoice(
+    run,
+    context,
+    'abort',
+    'End an upgrade: what is begun is finished or, where still legal, put back; no other node is touched',
+  );
   addReport(run, context);
 }
 
@@ -75,7 +84,7 @@ const DONE: Record<Steering, string> = {
   pause: 'will stop before its next step',
   resume: 'goes on',
   retry: 'looks again',
-  abort: 'ends here',
+  abort: 'ends as soon as what is begun is finished or put back',
 };
 
 function addChoice(run: Command, context: Context, choice: Steering, description: string): void {
@@ -93,7 +102,9 @@ function addChoice(run: Command, context: Context, choice: Steering, description
     // The hold that this answers may still be shown for a moment: watching must not take it for a new one.
     const before = watch ? await client.run(id) : undefined;
     const summary = await client.choose(id, choice);
-    if (!json) terminal.line(`run ${id} ${DONE[choice]}${watch ? '' : `; now ${summary.status}`}`);
+    // The runner takes it up in a moment: the status of the answer may still be the one before.
+    if (!json)
+      terminal.lines([`run ${id} ${DONE[choice]}`, ...(watch ? [] : [`  kwfleet run watch ${id}   follows it`])]);
     else if (watch) terminal.jsonLine(summary);
     else terminal.json(summary);
     if (watch) context.exitCode = await watchHere(context, client, id, { json, answeredHoldMs: before?.hold?.sinceMs });

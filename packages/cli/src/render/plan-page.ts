@@ -1,4 +1,5 @@
 /** A plan as a page that is read before anything is touched. Pure. */
+import { isDeepStrictEqual } from 'node:util';
 import type { CheckResult, Plan, PlanOptions, PlanView, Step } from '@kwfleet/core';
 import { columns } from './columns.ts';
 import { labelled } from './run-panels.ts';
@@ -118,21 +119,57 @@ function finding(check: CheckResult, color: (text: string) => string, sign: stri
   return [color(`  ${sign} ${check.code}${where}`), ...wrap(oneLine(check.message), width, '    '), ...mended];
 }
 
-function stepLines(plan: Plan, page: Page): string[] {
+function stepLines({ steps, backOut }: Plan, page: Page): string[] {
   const { colors } = page.theme;
-  const digits = String(plan.steps.length).length;
-  const lines = [`${colors.bold('steps')}  ${colors.dim(`${plan.steps.length}, in this order`)}`];
-  plan.steps.forEach((step, at) => {
-    lines.push(...stepPage(step, `${String(at + 1).padStart(digits)}.`, page));
-  });
-  return lines;
+  const lines = [
+    `${colors.bold('steps')}  ${colors.dim(`${steps.length}, in this order`)}`,
+    ...entryLines(steps, page),
+  ];
+  if (backOut.length === 0) return lines;
+  const when = 'only where nodes were touched and the new version was started nowhere';
+  return [...lines, '', `${colors.bold('after an abort')}  ${colors.dim(when)}`, ...entryLines(backOut, page)];
 }
 
-function stepPage(step: Step, number: string, page: Page): string[] {
-  const { colors } = page.theme;
+function entryLines(steps: readonly Step[], page: Page): string[] {
+  const entries = alike(steps).map(({ from, to, text }) => ({
+    number: from === to ? `${from}.` : `${from}-${to}.`,
+    text,
+  }));
+  const digits = Math.max(0, ...entries.map(({ number }) => number.length));
+  return entries.flatMap(({ number, text }) => stepPage(text, number.padStart(digits), page));
+}
+
+type StepText = Pick<Step, 'title' | 'changes'>;
+type Alike = { readonly from: number; readonly to: number; readonly text: StepText };
+
+/** Steps that do the same on one node after the other become one entry: the order of forty nodes is in their table. */
+function alike(steps: readonly Step[]): Alike[] {
+  const entries: Alike[] = [];
+  let at = 0;
+  while (at < steps.length) {
+    const step = steps[at] as Step;
+    const text = onEachNode(step);
+    let end = at + 1;
+    while (end < steps.length && isDeepStrictEqual(onEachNode(steps[end] as Step), text)) end += 1;
+    entries.push({ from: at + 1, to: end, text: end - at > 1 ? text : step });
+    at = end;
+  }
+  return entries;
+}
+
+function onEachNode({ title, changes, node }: Step): StepText {
+  const generalize = (text: string) => text.replaceAll(node, 'each node');
+  return { title: generalize(title), changes: changes.map(generalize) };
+}
+
+function stepPage(step: StepText, number: string, page: Page): string[] {
+  const { colors, glyphs } = page.theme;
   const indent = ' '.repeat(number.length + 3);
   const width = proseWidth(page);
   const [first = '', ...rest] = wrap(oneLine(step.title), width, indent);
-  const changes = step.changes.flatMap((change) => wrap(`changes ${oneLine(change)}`, width, `${indent}  `));
+  const changes = step.changes.flatMap((change) => {
+    const [head = '', ...more] = wrap(oneLine(change), width, `${indent}  `);
+    return [`${indent}${glyphs.separator} ${head.trimStart()}`, ...more];
+  });
   return [`  ${number} ${first.trimStart()}`, ...rest, ...changes.map((line) => colors.dim(line))];
 }

@@ -52,7 +52,7 @@ const CHOICES: Record<Exclude<Choice, 'wait'>, string> = {
   retry: 'look again, and go on if all is well',
   resume: 'go on',
   pause: 'stop before the next step',
-  abort: 'end the upgrade here; no node is touched any more',
+  abort: 'end it; put back what still can be',
 };
 
 /** One line a legal choice, each with its command. */

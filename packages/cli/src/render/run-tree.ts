@@ -2,9 +2,16 @@
  * The picture of a run: cluster, nodes, the steps of those in work, the command's last lines, and the hold or the end.
  * A pure function of the screen's state and the room there is; never taller or wider than that room.
  */
-import { ENDED, type StepState } from '@kwfleet/core';
+import { ENDED, type Step, type StepState } from '@kwfleet/core';
 import { footer, type Paint } from './run-panels.ts';
-import { type NodeOnScreen, type NodeStanding, nodesOf, type RunScreen, type StepOnScreen } from './run-state.ts';
+import {
+  type NodeOnScreen,
+  type NodeStanding,
+  nodesOf,
+  type RunScreen,
+  type StepOnScreen,
+  tailOf,
+} from './run-state.ts';
 import { count, elapsed, ends, oneLine, pad, truncate } from './text.ts';
 import type { Theme } from './theme.ts';
 
@@ -46,7 +53,8 @@ function header(paint: Paint): string[] {
   const way = `${oneLine(from)} ${glyphs.arrow} ${oneLine(view.to)}`;
   const right = `${view.done}/${count(view.total, 'step')}  ${runTime(screen)}`.trimEnd();
   const name = colors.bold(oneLine(view.clusterName || view.cluster));
-  const left = `${icon(paint, statusStanding(view.status))} ${name}  ${view.topology}  ${way}  ${statusWord(paint)}`;
+  // What can be missed first stands last: a narrow terminal cuts there.
+  const left = `${icon(paint, statusStanding(view.status))} ${name}  ${statusWord(paint)}  ${way}  ${colors.dim(view.topology)}`;
   return [ends(left, right, width, glyphs.ellipsis)];
 }
 
@@ -84,6 +92,8 @@ function icon({ screen, theme }: Paint, standing: NodeStanding): string {
       return colors.yellow(glyphs.held);
     case 'failed':
       return colors.red(glyphs.failed);
+    case 'returned':
+      return colors.yellow(glyphs.returned);
     case 'waiting':
       return colors.dim(glyphs.waiting);
     default:
@@ -95,37 +105,26 @@ type Branch = { readonly first: string; readonly rest: readonly string[] };
 
 function tree(paint: Paint, nodes: readonly NodeOnScreen[], fitting: Fitting): string[] {
   const { glyphs, colors } = paint.theme;
-  const branches: Branch[] = [];
-  const fold = (standing: NodeStanding, folded: boolean, words: string) => {
+  const folded = new Map<NodeStanding, Branch>();
+  const fold = (standing: NodeStanding, words: string) => {
     const those = nodes.filter((node) => node.standing === standing);
-    if (!folded || those.length < 2) return false;
-    branches.push({
-      first: `${icon(paint, standing)} ${colors.dim(`${count(those.length, 'node')} ${words}`)}`,
-      rest: [],
-    });
-    return true;
+    const text = colors.dim(`${count(those.length, 'node')} ${words}`);
+    if (those.length > 1) folded.set(standing, { first: `${icon(paint, standing)} ${text}`, rest: [] });
   };
-  const isFolded = {
-    done: fold('done', fitting.foldDone, 'done'),
-    waiting: false,
-  };
-  const atWork = nodes.filter(({ standing }) => standing !== 'done' && standing !== 'waiting');
-  const shown = new Set(worstFirst(atWork).slice(0, fitting.most));
-  for (const node of nodes) {
-    if (node.standing === 'done' ? isFolded.done : node.standing === 'waiting') continue;
-    if (node.standing !== 'done' && !shown.has(node)) continue;
-    branches.push(branchOf(paint, node, fitting));
-  }
-  if (atWork.length > shown.size) {
-    branches.push({
-      first: colors.dim(`${glyphs.ellipsis} and ${count(atWork.length - shown.size, 'node')} more at work`),
-      rest: [],
-    });
-  }
-  if (!fold('waiting', fitting.foldWaiting, 'waiting')) {
-    const waiting = nodes.filter(({ standing }) => standing === 'waiting');
-    branches.push(...waiting.map((node) => branchOf(paint, node, fitting)));
-  }
+  if (fitting.foldDone) fold('done', 'done');
+  if (fitting.foldWaiting) fold('between', 'wait for the others');
+  if (fitting.foldWaiting) fold('waiting', 'waiting');
+  const single = nodes.filter(({ standing }) => !folded.has(standing));
+  const shown = new Set(worstFirst(single).slice(0, fitting.most));
+  const hidden = single.length - shown.size;
+  const more = { first: colors.dim(`${glyphs.ellipsis} and ${count(hidden, 'node')} more`), rest: [] };
+  const branches = [
+    ...optional(folded.get('done')),
+    ...single.filter((node) => shown.has(node)).map((node) => branchOf(paint, node, fitting)),
+    ...optional(hidden > 0 ? more : undefined),
+    ...optional(folded.get('between')),
+    ...optional(folded.get('waiting')),
+  ];
   return branches.flatMap((branch, at) => {
     const isLast = at === branches.length - 1;
     const trunk = colors.dim(isLast ? '   ' : `${glyphs.bar}  `);
@@ -134,7 +133,9 @@ function tree(paint: Paint, nodes: readonly NodeOnScreen[], fitting: Fitting): s
   });
 }
 
-const WORST: readonly NodeStanding[] = ['held', 'failed', 'active', 'between', 'waiting', 'done'];
+const optional = <T>(value: T | undefined): T[] => (value === undefined ? [] : [value]);
+
+const WORST: readonly NodeStanding[] = ['held', 'failed', 'active', 'between', 'waiting', 'returned', 'done'];
 const worstFirst = (nodes: readonly NodeOnScreen[]): NodeOnScreen[] =>
   [...nodes].sort((a, b) => WORST.indexOf(a.standing) - WORST.indexOf(b.standing));
 
@@ -144,20 +145,28 @@ function branchOf(paint: Paint, on: NodeOnScreen, fitting: Fitting): Branch {
   const nameWidth = Math.min(24, Math.max(...screen.view.plan.nodes.map(({ node }) => node.length)));
   const name = pad(truncate(oneLine(on.node.node), nameWidth, glyphs.ellipsis), nameWidth);
   const address = paint.width < 70 ? '' : `  ${colors.dim(oneLine(on.node.address))}`;
-  const { from } = on.node;
-  const { to } = screen.view;
-  const versions =
-    on.standing === 'done' ? colors.green(to) : on.standing === 'waiting' ? from : `${from} ${glyphs.arrow} ${to}`;
+  const versions = versionsOf(on, paint);
   const spent = on.startedAtMs === undefined ? '' : elapsed((on.endedAtMs ?? lastMoment(screen)) - on.startedAtMs);
-  const label = on.standing === 'waiting' || on.standing === 'done' ? name : colors.bold(name);
-  const left = `${icon(paint, on.standing)} ${label}${address}  ${versions}`;
+  const isQuiet = QUIET.has(on.standing);
+  const note = on.note === '' ? '' : `  ${colors.dim(on.note)}`;
+  const left = `${icon(paint, on.standing)} ${isQuiet ? name : colors.bold(name)}${address}  ${versions}${note}`;
   const first = ends(left, colors.dim(spent), paint.width - 3, glyphs.ellipsis);
-  if (on.standing === 'waiting' || on.standing === 'done') return { first, rest: [] };
+  if (isQuiet) return { first, rest: [] };
   const steps = fitting.steps === 'all' ? on.steps : on.steps.filter(isCurrent);
   return { first, rest: steps.flatMap((step) => stepLines(paint, step, fitting)) };
 }
 
-const isCurrent = ({ state }: StepOnScreen) => state.status === 'running' || state.status === 'failed';
+function versionsOf({ node, standing }: NodeOnScreen, { screen, theme }: Paint): string {
+  const [from, to] = [oneLine(node.from), oneLine(screen.view.to)];
+  if (standing === 'done') return theme.colors.green(to);
+  return standing === 'waiting' || standing === 'returned' ? from : `${from} ${theme.glyphs.arrow} ${to}`;
+}
+
+/** Nothing happens on these now: one line is enough. */
+const QUIET: ReadonlySet<NodeStanding> = new Set(['waiting', 'between', 'returned', 'done']);
+
+const isCurrent = ({ state }: StepOnScreen): boolean =>
+  state.status === 'running' || state.status === 'failed' || state.waiting !== undefined;
 const lastMoment = ({ view, nowMs }: RunScreen): number => view.endedAtMs ?? nowMs;
 
 const STEP_STANDING: Record<StepState['status'], NodeStanding> = {
@@ -170,26 +179,29 @@ const STEP_STANDING: Record<StepState['status'], NodeStanding> = {
 function stepLines(paint: Paint, { step, state }: StepOnScreen, fitting: Fitting): string[] {
   const { screen, theme, width } = paint;
   const { colors, glyphs } = theme;
-  const room = width - 5;
-  const kind = pad(step.kind, 8);
-  const again = state.attempt > 1 ? colors.yellow(` (attempt ${state.attempt})`) : '';
-  const mark = icon(paint, STEP_STANDING[state.status]);
-  const spent =
-    state.startedAtMs === undefined
-      ? ''
-      : colors.dim(elapsed((state.endedAtMs ?? lastMoment(screen)) - state.startedAtMs));
-  if (state.status === 'pending' || state.status === 'succeeded') {
-    return [
-      ends(`  ${mark} ${colors.dim(kind)} ${colors.dim(oneLine(step.title))}${again}`, spent, room, glyphs.ellipsis),
-    ];
-  }
-  const helper = state.executor !== undefined && state.executor !== step.node ? ` by ${oneLine(state.executor)}` : '';
-  const what = [state.phase ?? '', oneLine(state.detail ?? '')].filter((text) => text !== '').join(': ');
-  const words = what === '' ? oneLine(step.title) : what;
-  const lines = [ends(`  ${mark} ${kind} ${words}${colors.dim(helper)}${again}`, spent, room, glyphs.ellipsis)];
-  if (fitting.phases && step.phases.length > 1 && state.phase !== undefined)
-    lines.push(phaseStrip(paint, step.phases, state));
+  const sinceMs = state.waiting?.sinceMs ?? state.startedAtMs;
+  const spent = sinceMs === undefined ? '' : elapsed((state.endedAtMs ?? lastMoment(screen)) - sinceMs);
+  const isQuiet = !isCurrent({ step, state });
+  const kind = isQuiet ? colors.dim(pad(step.kind, 8)) : pad(step.kind, 8);
+  const mark = icon(paint, state.waiting === undefined ? STEP_STANDING[state.status] : 'active');
+  const left = `  ${mark} ${kind} ${isQuiet ? colors.dim(oneLine(step.title)) : stepWords(step, state, theme)}`;
+  const lines = [ends(left, colors.dim(spent), width - 3, glyphs.ellipsis)];
+  const isUnderWay = state.status === 'running' && state.phase !== undefined && step.phases.length > 1;
+  if (fitting.phases && isUnderWay) lines.push(phaseStrip(paint, step.phases, state));
   return lines;
+}
+
+/** What a step is doing, waits for, or failed of. */
+function stepWords(step: Step, state: StepState, { colors }: Theme): string {
+  const again = state.attempt > 1 ? colors.yellow(` (attempt ${state.attempt})`) : '';
+  const helper = state.executor === undefined || state.executor === step.node ? '' : ` by ${oneLine(state.executor)}`;
+  if (state.waiting !== undefined) return `${colors.yellow('waits:')} ${oneLine(state.waiting.message)}`;
+  if (state.status === 'failed') {
+    const failure = state.result?.failure;
+    return `${failure === undefined ? 'failed' : `${failure.phase}: ${oneLine(failure.message)}`}${again}`;
+  }
+  const what = [state.phase ?? '', oneLine(state.detail ?? '')].filter((text) => text !== '').join(': ');
+  return `${what === '' ? oneLine(step.title) : what}${colors.dim(helper)}${again}`;
 }
 
 /** `interlock ✔  drain ✔  stop ◐  install ·  start ·` */
@@ -206,12 +218,13 @@ function phaseStrip(paint: Paint, phases: readonly string[], state: StepState): 
 
 function tailLines({ screen, theme, width }: Paint, most: number): string[] {
   const { tail, view } = screen;
-  if (tail === undefined || most === 0 || tail.lines.length === 0 || ENDED.has(view.status)) return [];
+  if (tail === undefined || most === 0 || ENDED.has(view.status)) return [];
+  const step = [...view.plan.steps, ...view.plan.backOut].find(({ id }) => id === tail.step);
+  // Once its step succeeded, what a command said is of no interest any more; after a failure it is of the most.
+  if (view.steps[tail.step]?.status === 'succeeded') return [];
   const { colors, glyphs } = theme;
-  const step = view.plan.steps.find(({ id }) => id === tail.step);
+  const lines = tailOf(tail, most).map((line) => truncate(line, width - 4, glyphs.ellipsis));
+  if (lines.length === 0) return [];
   const where = step === undefined ? '' : ` of ${oneLine(step.node)}`;
-  const lines = tail.lines
-    .slice(-most)
-    .map((line) => `  ${colors.dim(`${glyphs.bar} ${truncate(line, width - 4, glyphs.ellipsis)}`)}`);
-  return ['', colors.dim(`  output${where}`), ...lines];
+  return ['', colors.dim(`  output${where}`), ...lines.map((line) => `  ${colors.dim(`${glyphs.bar} ${line}`)}`)];
 }
