@@ -36,6 +36,7 @@ function judgeRow(row: NodeRow | undefined, kwdbId: number): Finding[] {
   if (!row.isAvailable) {
     return [block('NODE_NOT_AVAILABLE', `node ${kwdbId} is not available: it is marked upgrading, or leaving`, kwdbId)];
   }
+  if (row.isDecommissioning) return [block('NODE_NOT_AVAILABLE', `node ${kwdbId} is being decommissioned`, kwdbId)];
   if (row.isDraining) return [block('NODE_NOT_AVAILABLE', `node ${kwdbId} is draining`, kwdbId)];
   return [];
 }
@@ -160,8 +161,7 @@ export function judgeInstalled(report: NodeReport, target: string): Finding[] {
 /** Whether the database is stopped: the unit is not active, no process is left, nothing serves. */
 export function judgeStopped(report: NodeReport): Finding[] {
   const unit = report.installation?.unit;
-  if (unit === undefined) return [];
-  if (unit.active !== 'inactive' && unit.active !== 'failed') {
+  if (unit !== undefined && unit.active !== 'inactive' && unit.active !== 'failed') {
     return [block('STOP_FAILED', `the service is ${unit.active}`)];
   }
   return report.serving ? [block('STOP_FAILED', '/health still answers')] : [];

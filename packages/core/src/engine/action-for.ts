@@ -1,6 +1,7 @@
 import type { Action, ActionResult, LedgerEntry } from '../action.ts';
 import { judgeGate } from '../checks.ts';
 import { type Plan, type Step, stepOf } from '../plan.ts';
+import { sameVersion } from '../version.ts';
 import type { RunEvent, RunState } from './state.ts';
 
 /** `RUN/STEP/ATTEMPT`, and back. */
@@ -18,6 +19,7 @@ export function actionFor(plan: Plan, state: RunState, step: Step, executor: str
   const about = plan.nodes.find(({ node }) => node === step.node);
   const carrier = plan.nodes.find(({ node }) => node === executor);
   if (about === undefined || carrier === undefined) throw new Error(`${step.id} is about a node that the plan lacks`);
+  const previous = plan.previousPackage;
   const baseline = state.steps[`gate:${step.node}`]?.baselineStartedAtMs;
   // On the way back the version before is what is started and verified.
   const [from, to] = step.kind === 'return' ? [plan.to, about.from] : [about.from, plan.to];
@@ -34,7 +36,8 @@ export function actionFor(plan: Plan, state: RunState, step: Step, executor: str
     from,
     to,
     package: plan.package,
-    ...(plan.previousPackage === undefined ? {} : { previousPackage: plan.previousPackage }),
+    // Where nodes had different versions before, the one package is the right one for some of them only.
+    ...(previous === undefined || !sameVersion(previous.version, about.from) ? {} : { previousPackage: previous }),
     bypassVersionCheck: plan.options.bypassVersionCheck,
     kwdbId: carrier.kwdbId,
     others: plan.nodes.filter(({ node }) => node !== executor).map(({ kwdbId }) => kwdbId),
