@@ -62,6 +62,7 @@ export function health(rows: NodeRow[], change: Partial<ClusterHealth> = {}): Cl
     jobs: [],
     leases: rows.map(({ kwdbId }) => ({ kwdbId, count: 10 })),
     sessions: rows.map(({ kwdbId }) => ({ kwdbId, count: 3 })),
+    settings: [{ name: 'server.time_until_store_dead', value: '5m0s' }],
     ...change,
   };
 }
