@@ -74,10 +74,10 @@ async function run(argv) {
       await services.start(unit, TIMEOUT_MS);
       return 0;
     case 'enable':
-      await services.enable(unit);
+      await services.setEnabled(unit, true);
       return 0;
     case 'disable':
-      await services.disable(unit);
+      await services.setEnabled(unit, false);
       return 0;
     case 'show':
       return show(await services.state(unit), options);

@@ -82,16 +82,13 @@ export class ProcessServices implements ServiceManager {
   /** Unit files are read at every start, so there is nothing to do. */
   async reload(): Promise<void> {}
 
-  /** Makes the unit start with the host, as far as files can: a link where systemd keeps its own. */
-  async enable(unit: string): Promise<void> {
+  /** Nothing starts these units with the host; the link lies where systemd keeps its own, for `state` to report. */
+  async setEnabled(unit: string, enabled: boolean): Promise<void> {
     const link = this.#enabledFile(unit);
-    fs.mkdirSync(dirname(link), { recursive: true });
     fs.rmSync(link, { force: true });
+    if (!enabled) return;
+    fs.mkdirSync(dirname(link), { recursive: true });
     fs.symlinkSync(this.#unitFile(unit), link);
-  }
-
-  async disable(unit: string): Promise<void> {
-    fs.rmSync(this.#enabledFile(unit), { force: true });
   }
 
   #unitFile(unit: string): string {
