@@ -3,7 +3,7 @@ import type { RunEventView, RunView } from '@kwfleet/core';
 import { createLogUpdate } from 'log-update';
 import { EXIT, exitOfRun } from './exit.ts';
 import { choiceLines } from './render/run-panels.ts';
-import { appendOutput, type RunScreen } from './render/run-state.ts';
+import { appendOutput, progressOf, type RunScreen } from './render/run-state.ts';
 import { renderRun } from './render/run-tree.ts';
 import { clean, oneLine } from './render/text.ts';
 import type { Terminal } from './terminal.ts';
@@ -121,7 +121,8 @@ function endLines(view: RunView): string[] {
   const { hold, status, id } = view;
   const outcome = exitOfRun(status, hold);
   if (outcome !== EXIT.held || hold === undefined) {
-    return [`run ${id} ${status}: ${view.done} of ${view.total} steps done; report: kwfleet run report ${id}`];
+    const { done, total } = progressOf(view);
+    return [`run ${id} ${status}: ${done} of ${total} steps done; report: kwfleet run report ${id}`];
   }
   const where = hold.node === undefined ? '' : ` on ${hold.node}`;
   return [

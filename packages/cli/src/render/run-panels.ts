@@ -1,7 +1,7 @@
 /** The foot of a run's picture: the hold with what to do about it, the end, or the broken connection. Pure. */
 import type { Choice, Hold, RunView } from '@kwfleet/core';
 import { exitOfRun } from '../exit.ts';
-import type { RunScreen } from './run-state.ts';
+import { progressOf, type RunScreen } from './run-state.ts';
 import { clock, count, elapsed, oneLine, wrap } from './text.ts';
 import type { Theme } from './theme.ts';
 
@@ -75,7 +75,8 @@ function ending({ screen, theme, width }: Paint): string[] {
   const report = `  report   kwfleet run report ${view.id}`;
   if (view.status === 'succeeded') return [colors.green(`${glyphs.done} ${successSentence(view)}`), report];
   const reason = screen.ending === undefined ? [] : labelled('why', oneLine(screen.ending), width);
-  const title = colors.red(`${glyphs.failed} ${view.status}: ${count(view.done, 'step')} of ${view.total} were done`);
+  const { done, total } = progressOf(view);
+  const title = colors.red(`${glyphs.failed} ${view.status}: ${done} of ${count(total, 'step')} were done`);
   return [title, ...reason, report];
 }
 

@@ -70,6 +70,13 @@ function standingOf(
   return [...ahead, ...back].some(isBeyondFetch) ? 'between' : 'waiting';
 }
 
+/** Steps that are done and all that count: the way back counts only once it is taken. */
+export function progressOf({ plan, steps }: RunView): { done: number; total: number } {
+  const isTaken = plan.backOut.some(({ id }) => (steps[id]?.status ?? 'pending') !== 'pending');
+  const counted = isTaken ? plan.backOut : plan.steps;
+  return { done: counted.filter(({ id }) => steps[id]?.status === 'succeeded').length, total: counted.length };
+}
+
 /** Having the package changes nothing on a node: its upgrade begins with what comes after. */
 const isBeyondFetch = ({ step, state }: StepOnScreen): boolean => step.kind !== 'fetch' && state.status === 'succeeded';
 

@@ -8,6 +8,7 @@ import {
   type NodeOnScreen,
   type NodeStanding,
   nodesOf,
+  progressOf,
   type RunScreen,
   type StepOnScreen,
   tailOf,
@@ -51,7 +52,8 @@ function header(paint: Paint): string[] {
   const { view } = screen;
   const from = [...new Set(view.plan.nodes.map((node) => node.from))].join(', ');
   const way = `${oneLine(from)} ${glyphs.arrow} ${oneLine(view.to)}`;
-  const right = `${view.done}/${count(view.total, 'step')}  ${runTime(screen)}`.trimEnd();
+  const { done, total } = progressOf(view);
+  const right = `${done}/${count(total, 'step')}  ${runTime(screen)}`.trimEnd();
   const name = colors.bold(oneLine(view.clusterName || view.cluster));
   // What can be missed first stands last: a narrow terminal cuts there.
   const left = `${icon(paint, statusStanding(view.status))} ${name}  ${statusWord(paint)}  ${way}  ${colors.dim(view.topology)}`;
@@ -184,7 +186,7 @@ function stepLines(paint: Paint, { step, state }: StepOnScreen, fitting: Fitting
   const isQuiet = !isCurrent({ step, state });
   const kind = isQuiet ? colors.dim(pad(step.kind, 8)) : pad(step.kind, 8);
   const mark = icon(paint, state.waiting === undefined ? STEP_STANDING[state.status] : 'active');
-  const left = `  ${mark} ${kind} ${isQuiet ? colors.dim(oneLine(step.title)) : stepWords(step, state, theme)}`;
+  const left = `  ${mark} ${kind} ${isQuiet ? colors.dim(oneLine(step.title)) : stepWords(step, state, paint)}`;
   const lines = [ends(left, colors.dim(spent), width - 3, glyphs.ellipsis)];
   const isUnderWay = state.status === 'running' && state.phase !== undefined && step.phases.length > 1;
   if (fitting.phases && isUnderWay) lines.push(phaseStrip(paint, step.phases, state));
@@ -192,13 +194,15 @@ function stepLines(paint: Paint, { step, state }: StepOnScreen, fitting: Fitting
 }
 
 /** What a step is doing, waits for, or failed of. */
-function stepWords(step: Step, state: StepState, { colors }: Theme): string {
+function stepWords(step: Step, state: StepState, { screen, theme: { colors } }: Paint): string {
   const again = state.attempt > 1 ? colors.yellow(` (attempt ${state.attempt})`) : '';
   const helper = state.executor === undefined || state.executor === step.node ? '' : ` by ${oneLine(state.executor)}`;
   if (state.waiting !== undefined) return `${colors.yellow('waits:')} ${oneLine(state.waiting.message)}`;
   if (state.status === 'failed') {
-    const failure = state.result?.failure;
-    return `${failure === undefined ? 'failed' : `${failure.phase}: ${oneLine(failure.message)}`}${again}`;
+    const { hold } = screen.view;
+    // The whole outcome is in the report; the hold that the failure led to tells the same.
+    const message = state.result?.failure?.message ?? (hold?.step === step.id ? hold.message : 'it failed');
+    return `${state.phase === undefined ? '' : `${state.phase}: `}${oneLine(message)}${again}`;
   }
   const what = [state.phase ?? '', oneLine(state.detail ?? '')].filter((text) => text !== '').join(': ');
   return `${what === '' ? oneLine(step.title) : what}${colors.dim(helper)}${again}`;
