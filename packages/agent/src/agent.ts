@@ -1,0 +1,213 @@
+/** The agent as a process: its parts put together, started, and ended in order. */
+import { createHash } from 'node:crypto';
+import { mkdir, realpath, stat } from 'node:fs/promises';
+import { createServer, type Server } from 'node:net';
+import { join } from 'node:path';
+import * as grpc from '@grpc/grpc-js';
+import { FleetError } from '@kwfleet/core';
+import { type Logger, pino } from 'pino';
+import manifest from '../package.json' with { type: 'json' };
+import { systemClock } from './clock.ts';
+import type { AgentConfig } from './config.ts';
+import { ScriptBareDriver } from './driver/script-bare.ts';
+import { enrolledIdentity, readIdentity } from './enroll.ts';
+import { Executor } from './executor/executor.ts';
+import { DetachedProcesses, TransientUnits } from './host/long-commands.ts';
+import { ProcessServices } from './host/process-services.ts';
+import type { LongCommands, ServiceManager } from './host/services.ts';
+import { Systemd } from './host/systemd.ts';
+import { FileStorage } from './journal/file-storage.ts';
+import { Journal } from './journal/journal.ts';
+import { Link, pause } from './link.ts';
+import { Observer } from './observe.ts';
+import { PackageCache } from './packages.ts';
+import { Reporter } from './reporter.ts';
+import { ServiceNotify } from './service-notify.ts';
+
+export const AGENT_VERSION: string = manifest.version;
+
+/** The main loop counts as stuck when its beat is this much late. */
+const STUCK_MS = 30_000;
+const ENROLL_RETRY_MS = 5000;
+
+/**
+ * Runs the agent until `signal` aborts, then resolves: no order is taken any more, long commands go on by themselves and
+ * are found again. Throws CONFIG_INVALID or ENROLLMENT_INVALID when it cannot start.
+ */
+export async function runAgent(
+  config: AgentConfig,
+  options: { readonly signal: AbortSignal; readonly log?: Logger },
+): Promise<void> {
+  const { signal } = options;
+  const log = options.log ?? pino({ level: config.logLevel, base: { node: config.node } });
+  await mkdir(config.stateDir, { recursive: true, mode: 0o700 });
+  const lock = await lockState(config.stateDir);
+  const notify = new ServiceNotify(log);
+  try {
+    const credentials = await credentialsOf(config, log, signal);
+    if (signal.aborted) return;
+    const parts = await assemble(config, credentials, log);
+    await parts.reporter.prepare();
+    parts.executor.resume();
+    await notify.ready(`node ${config.node}, controller ${config.controller.address}`);
+    log.info({ controller: config.controller.address, version: AGENT_VERSION }, 'agent started');
+    const beating = () => Date.now() - parts.reporter.beatAtMs < config.heartbeatMs + STUCK_MS;
+    await Promise.all([
+      parts.link.run(signal),
+      parts.reporter.run(signal),
+      notify.watchdog(beating, signal),
+      stopAtEnd(parts.executor, notify, signal),
+    ]);
+    await parts.storage.close();
+  } finally {
+    lock?.close();
+    log.info('agent stopped');
+  }
+}
+
+type AgentParts = {
+  readonly executor: Executor;
+  readonly link: Link;
+  readonly reporter: Reporter;
+  readonly storage: FileStorage;
+};
+
+async function assemble(config: AgentConfig, credentials: grpc.ChannelCredentials, log: Logger): Promise<AgentParts> {
+  const { services, commands, sudo } = await hostOf(config);
+  const observer = new Observer({
+    root: config.root,
+    stateDir: config.stateDir,
+    services,
+    now: systemClock.now,
+    statusTimeoutMs: config.statusTimeoutMs,
+    agentVersion: AGENT_VERSION,
+    sudo,
+  });
+  const packages = new PackageCache(config.stateDir, (sha256, offset) => link.fetchPackage(sha256, offset));
+  const driver = new ScriptBareDriver({
+    root: config.root,
+    stateDir: config.stateDir,
+    services,
+    commands,
+    observer,
+    packages,
+    sudo,
+    environment: environmentOf(config),
+  });
+  const storage = new FileStorage(join(config.stateDir, 'journal'));
+  const journal = await Journal.open(storage);
+  const executor: Executor = new Executor({
+    node: config.node,
+    driver,
+    journal,
+    clock: systemClock,
+    send: (message) => {
+      if ('progress' in message) log.info(message.progress, 'progress');
+      if ('result' in message) log.info({ action: message.result.action, outcome: message.result.outcome }, 'result');
+      link.send(message);
+    },
+  });
+  const link: Link = new Link({
+    address: config.controller.address,
+    credentials,
+    node: config.node,
+    agentVersion: AGENT_VERSION,
+    log,
+    opening: () => [
+      ...(reporter.latest === undefined ? [] : [{ report: reporter.latest }]),
+      ...executor.unacknowledged().map((result) => ({ result })),
+    ],
+    inHand: () => executor.inHand(),
+    onAction: (action) => executor.accept(action),
+    onResultStored: (action) => executor.acknowledge(action),
+    onReportRequest: () => reporter.request(),
+  });
+  const { heartbeatMs } = config;
+  const busy = () => executor.busy;
+  const reporter: Reporter = new Reporter({ observer, link, heartbeatMs, busy, now: systemClock.now, log });
+  link.whenWelcomed((everyMs) => reporter.welcomed(everyMs));
+  return { executor, link, reporter, storage };
+}
+
+async function stopAtEnd(executor: Executor, notify: ServiceNotify, signal: AbortSignal): Promise<void> {
+  await new Promise<void>((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+  await notify.stopping();
+  await executor.stop();
+}
+
+type Host = { readonly services: ServiceManager; readonly commands: LongCommands; readonly sudo: boolean };
+
+async function hostOf(config: AgentConfig): Promise<Host> {
+  const directory = join(config.stateDir, 'commands');
+  const sudo = process.getuid?.() !== 0 && config.root === '/';
+  const hasSystemd = await stat('/run/systemd/system').then(
+    () => true,
+    () => false,
+  );
+  const kind =
+    config.serviceManager === 'auto'
+      ? hasSystemd && config.root === '/'
+        ? 'systemd'
+        : 'process'
+      : config.serviceManager;
+  if (kind === 'process') {
+    return { services: new ProcessServices(config.root), commands: new DetachedProcesses(directory), sudo };
+  }
+  if (!hasSystemd) throw new FleetError('CONFIG_INVALID', 'service_manager: this host has no systemd');
+  return { services: new Systemd({ sudo }), commands: new TransientUnits(directory, { sudo }), sudo };
+}
+
+/** Under a root of its own, deploy.sh finds that root and a `systemctl` for it by the agent's own environment. */
+function environmentOf(config: AgentConfig): Record<string, string> {
+  if (config.root === '/') return {};
+  const passed = Object.entries(process.env).filter(([name]) => name.startsWith('KW_STANDIN_') || name === 'PATH');
+  return { KW_STANDIN_ROOT: config.root, ...Object.fromEntries(passed.map(([name, value]) => [name, value ?? ''])) };
+}
+
+async function credentialsOf(config: AgentConfig, log: Logger, signal: AbortSignal): Promise<grpc.ChannelCredentials> {
+  const { security, stateDir, node, controller } = config;
+  switch (security.kind) {
+    case 'insecure':
+      return grpc.credentials.createInsecure();
+    case 'tls': {
+      const { authority, key, certificate } = await readIdentity(security);
+      return grpc.credentials.createSsl(authority, key, certificate);
+    }
+    case 'enrollment':
+      for (;;) {
+        try {
+          const { authority, key, certificate } = await enrolledIdentity(stateDir, node, controller.address, security);
+          return grpc.credentials.createSsl(authority, key, certificate);
+        } catch (error) {
+          if (!(error instanceof FleetError) || error.code !== 'UNAVAILABLE' || signal.aborted) throw error;
+          log.warn({ err: error }, 'the controller cannot be reached for enrollment; trying again');
+          await pause(ENROLL_RETRY_MS, signal);
+        }
+      }
+    default:
+      return security satisfies never;
+  }
+}
+
+/**
+ * Two agents on one journal would undo each other's fencing. A socket in Linux's abstract namespace goes with its
+ * process, so nothing stale is ever left; other systems, where only tests run, go without.
+ */
+async function lockState(stateDir: string): Promise<Server | undefined> {
+  if (process.platform !== 'linux') return undefined;
+  const name = createHash('sha256')
+    .update(await realpath(stateDir))
+    .digest('hex');
+  const server = createServer();
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', (error) =>
+      reject(new FleetError('CONFIG_INVALID', `state_dir: another agent works in ${stateDir}`, { cause: error })),
+    );
+    server.listen(`\0kwfleet-agent-${name}`, resolve);
+  });
+  server.unref();
+  return server;
+}

@@ -1,0 +1,134 @@
+/** `/etc/kwfleet/agent.yaml`. Every key, its default and its meaning: docs/reference/configuration.md. */
+import { readFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { isAbsolute } from 'node:path';
+import { FleetError } from '@kwfleet/core';
+import Type, { type Static } from 'typebox';
+import Value from 'typebox/value';
+import { parse } from 'yaml';
+
+const path = Type.String({ minLength: 1, maxLength: 4096 });
+
+const File = Type.Object(
+  {
+    node: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$' })),
+    controller: Type.Object(
+      { address: Type.String({ pattern: '^(\\[[0-9a-fA-F:.]+\\]|[^\\s:/]+):[0-9]{1,5}$' }) },
+      { additionalProperties: false },
+    ),
+    tls: Type.Optional(Type.Object({ certificate: path, key: path, authority: path }, { additionalProperties: false })),
+    enrollment: Type.Optional(
+      Type.Object(
+        { token_file: path, authority_sha256: Type.Optional(Type.String({ pattern: '^[0-9a-fA-F:]{64,95}$' })) },
+        { additionalProperties: false },
+      ),
+    ),
+    insecure: Type.Optional(Type.Boolean()),
+    state_dir: Type.Optional(path),
+    root: Type.Optional(path),
+    service_manager: Type.Optional(
+      Type.Union([Type.Literal('auto'), Type.Literal('systemd'), Type.Literal('process')]),
+    ),
+    heartbeat_ms: Type.Optional(Type.Integer({ minimum: 50, maximum: 60_000 })),
+    kwdb: Type.Optional(
+      Type.Object(
+        { status_timeout_ms: Type.Optional(Type.Integer({ minimum: 100, maximum: 300_000 })) },
+        { additionalProperties: false },
+      ),
+    ),
+    log_level: Type.Optional(
+      Type.Union(['debug', 'info', 'warn', 'error', 'silent'].map((level) => Type.Literal(level))),
+    ),
+  },
+  { additionalProperties: false },
+);
+
+/** How the agent proves who it is and knows the controller. */
+export type LinkSecurity =
+  | { readonly kind: 'tls'; readonly certificate: string; readonly key: string; readonly authority: string }
+  | { readonly kind: 'enrollment'; readonly tokenFile: string; readonly authoritySha256: string | undefined }
+  | { readonly kind: 'insecure' };
+
+export type AgentConfig = {
+  /** This node's name in the fleet. */
+  readonly node: string;
+  readonly controller: { readonly address: string };
+  readonly security: LinkSecurity;
+  readonly stateDir: string;
+  /** Prefix of every path of KWDB; `/` but in demo and tests. */
+  readonly root: string;
+  readonly serviceManager: 'auto' | 'systemd' | 'process';
+  readonly heartbeatMs: number;
+  /** How long one question to the database may take. */
+  readonly statusTimeoutMs: number;
+  readonly logLevel: string;
+};
+
+/** Reads and checks the file. Throws CONFIG_INVALID with the field that is wrong. */
+export async function loadAgentConfig(file: string): Promise<AgentConfig> {
+  let text: string;
+  try {
+    text = await readFile(file, 'utf8');
+  } catch (error) {
+    throw new FleetError('CONFIG_INVALID', `${file} cannot be read: ${(error as Error).message}`, { cause: error });
+  }
+  return parseAgentConfig(text, file);
+}
+
+/** The same from a text; `file` is for messages. */
+export function parseAgentConfig(text: string, file = 'agent.yaml'): AgentConfig {
+  let content: unknown;
+  try {
+    content = parse(text);
+  } catch (error) {
+    throw new FleetError('CONFIG_INVALID', `${file} is no YAML: ${(error as Error).message}`, { cause: error });
+  }
+  if (!Value.Check(File, content)) throw invalid(file, content);
+  const { root = '/', state_dir: stateDir = '/var/lib/kwfleet' } = content;
+  for (const [name, value] of Object.entries({ root, state_dir: stateDir })) {
+    if (!isAbsolute(value)) throw new FleetError('CONFIG_INVALID', `${file}: ${name} must be an absolute path`);
+  }
+  return {
+    node: content.node ?? hostname(),
+    controller: content.controller,
+    security: securityOf(content, file),
+    stateDir,
+    root,
+    serviceManager: content.service_manager ?? 'auto',
+    heartbeatMs: content.heartbeat_ms ?? 5000,
+    statusTimeoutMs: content.kwdb?.status_timeout_ms ?? 10_000,
+    logLevel: content.log_level ?? 'info',
+  };
+}
+
+function securityOf(content: Static<typeof File>, file: string): LinkSecurity {
+  const { tls, enrollment, insecure, controller } = content;
+  const given = Object.entries({ tls, enrollment, insecure: insecure || undefined }).filter(([, value]) => value);
+  if (given.length !== 1) {
+    const names = given.map(([name]) => name).join(' and ') || 'none';
+    throw new FleetError('CONFIG_INVALID', `${file}: give one of tls, enrollment and insecure; ${names} is given`);
+  }
+  if (tls !== undefined) return { kind: 'tls', ...tls };
+  if (enrollment !== undefined) {
+    const { token_file: tokenFile, authority_sha256: sha256 } = enrollment;
+    return { kind: 'enrollment', tokenFile, authoritySha256: sha256?.replaceAll(':', '').toLowerCase() };
+  }
+  if (!isLoopback(controller.address)) {
+    throw new FleetError('CONFIG_INVALID', `${file}: insecure needs a controller.address on loopback`);
+  }
+  return { kind: 'insecure' };
+}
+
+export function isLoopback(address: string): boolean {
+  const host = address.slice(0, address.lastIndexOf(':'));
+  return host === 'localhost' || host === '[::1]' || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+function invalid(file: string, content: unknown): FleetError {
+  const [first] = Value.Errors(File, content);
+  const params = first?.params as { requiredProperties?: string[]; additionalProperties?: string[] } | undefined;
+  const more = params?.requiredProperties ?? params?.additionalProperties;
+  const field =
+    [...(first?.instancePath ?? '').split('/').slice(1), ...(more ?? []).slice(0, 1)].join('.') || 'the file';
+  return new FleetError('CONFIG_INVALID', `${file}: ${field}: ${first?.message ?? 'is not as agreed'}`);
+}

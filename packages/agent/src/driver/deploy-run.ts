@@ -1,0 +1,112 @@
+/** Running one deploy.sh (or dpkg) as a long command: found again after a restart, its output told as it comes. */
+import { createHash } from 'node:crypto';
+import { type Action, FleetError } from '@kwfleet/core';
+import { judgeOutput, OutputCleaner, type OutputVerdict } from '../deploy-output.ts';
+import type { LongCommandSpec, LongCommands } from '../host/services.ts';
+import type { Watch } from './driver.ts';
+
+const LOOK_EVERY_MS = 250;
+/** A command that was killed is started again this often: facts say that a re-run works. */
+const TRIES = 3;
+/** An earlier attempt's deploy.sh without any sign of life for this long is ended. */
+const ORPHAN_QUIET_MS = 60_000;
+const OUTPUT_LIMIT_BYTES = 4 * 1024 * 1024;
+
+/** `RUN/STEP/ATTEMPT` as an id of a long command: readable, and unique by a part of its hash. */
+export function commandId(action: string, work: string, attempt: number): string {
+  const readable = action
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, '-')
+    .slice(0, 90);
+  const hash = createHash('sha256').update(action).digest('hex').slice(0, 8);
+  return `${readable}-${hash}-${work}-${attempt}`;
+}
+
+/** The ids of one action's commands. */
+export function belongsTo(id: string, action: string): boolean {
+  return id.startsWith(commandId(action, '', 0).replace(/--0$/, '-'));
+}
+
+export type DeployRun = {
+  readonly commands: LongCommands;
+  readonly action: Action;
+  /** What it is for; with the action's id it names the command. */
+  readonly work: string;
+  readonly spec: LongCommandSpec;
+  readonly watch: Watch;
+  /** Something on the host that shows movement while nothing is printed. */
+  readonly sign: () => Promise<string>;
+};
+
+/**
+ * Runs the command to its end, or finds the one an earlier agent process started. Rejects with INSTALL_LOST when it
+ * was killed again and again; what it said is the caller's to judge.
+ */
+export async function runDeploy(run: DeployRun): Promise<OutputVerdict> {
+  const { commands, action, work, spec, watch } = run;
+  await endOrphans(commands, action, watch);
+  for (let attempt = 1; attempt <= TRIES; attempt++) {
+    const id = commandId(action.id, work, attempt);
+    const before = await commands.state(id);
+    if (before.status === 'absent') await commands.start(id, spec);
+    const ended = before.status === 'lost' ? null : await follow(run, id);
+    // The progress bar outlives a deploy.sh that failed; a killed wrapper leaves the script itself.
+    await commands.kill(id);
+    if (ended !== null) return ended;
+    watch.detail('the command was killed; starting it again');
+  }
+  throw new FleetError('INSTALL_LOST', `${spec.argv[0]} was killed ${TRIES} times`);
+}
+
+/** Until it ends: its output and its verdict. Null when it was killed. */
+async function follow(run: DeployRun, id: string): Promise<OutputVerdict | null> {
+  const { commands, watch } = run;
+  const cleaner = new OutputCleaner();
+  const chunks: Uint8Array[] = [];
+  let offset = 0;
+  for (;;) {
+    // The state is read before the output, so that what is printed last is not missed.
+    const state = await commands.state(id);
+    for (;;) {
+      const bytes = await commands.output(id, offset);
+      if (bytes.length === 0) break;
+      offset += bytes.length;
+      if (offset <= OUTPUT_LIMIT_BYTES) {
+        chunks.push(bytes);
+        tell(watch, cleaner.take(bytes));
+      }
+    }
+    if (state.status === 'exited') {
+      tell(watch, cleaner.take(new Uint8Array(), true));
+      return judgeOutput(Buffer.concat(chunks).toString(), state.exitCode);
+    }
+    if (state.status !== 'running') return null;
+    watch.moved(`${offset} ${await run.sign()}`);
+    await watch.pause(LOOK_EVERY_MS);
+  }
+}
+
+function tell(watch: Watch, { offset, text }: { readonly offset: number; readonly text: string }): void {
+  if (text !== '') watch.output(offset, text);
+}
+
+/**
+ * Commands of other actions that still run: two deploy.sh at once would take each other's packages away. Each gets the
+ * time it needs as long as it moves; a new order is the decision to end one that does not.
+ */
+async function endOrphans(commands: LongCommands, action: Action, watch: Watch): Promise<void> {
+  for (const id of await commands.list()) {
+    if (belongsTo(id, action.id)) continue;
+    let size = 0;
+    for (let quietMs = 0; (await commands.state(id)).status === 'running'; quietMs += LOOK_EVERY_MS) {
+      watch.detail(`waiting for ${id}, which an earlier order left running`);
+      const bytes = await commands.output(id, size);
+      if (bytes.length > 0) quietMs = 0;
+      size += bytes.length;
+      watch.moved(`${id} ${size}`);
+      if (quietMs >= Math.min(ORPHAN_QUIET_MS, action.deadline.idleMs / 2)) break;
+      await watch.pause(LOOK_EVERY_MS);
+    }
+    await commands.kill(id);
+  }
+}

@@ -1,0 +1,64 @@
+import type { Action, ClusterHealth, LedgerEntry, NodeReport } from '@kwfleet/core';
+
+/** What a driver is told about the time it has, and where it says how it goes. */
+export interface Watch {
+  /** For a person: what is going on. A changed text counts as progress. */
+  detail(text: string): void;
+  /** A sign of life that is not worth telling (bytes, a package's state); a changed one counts as progress. */
+  moved(sign: string): void;
+  /** Cleaned output of a long command; `offset` counts cleaned bytes from its start. */
+  output(offset: number, text: string): void;
+  /**
+   * Waits until it is time to look again. Rejects with DeadlineError when nothing moved for the idle limit or the
+   * ceiling is reached, and with Stopping when the agent goes down: drivers let both pass.
+   */
+  pause(ms?: number): Promise<void>;
+}
+
+/**
+ * One deployment method's way of doing the phases. Every method is safe to repeat, finds long commands that an
+ * earlier agent process left running, and rejects with a FleetError whose code says what went wrong. None of them
+ * decides whether it may: that is the executor's, which looks first, fences and judges afterwards.
+ */
+export interface Driver {
+  /** Everything this agent can see of its node now. Bounded; a database that does not answer is absent from it. */
+  observe(): Promise<NodeReport>;
+  /**
+   * Asks the database the questions of a cluster check, through this node, or through another it knows when this one
+   * does not answer. `ranges` asks only what decides whether a node can be spared. Rejects with KWBASE_FAILED.
+   */
+  health(questions: 'ranges' | 'all'): Promise<ClusterHealth>;
+  /** The package lies unpacked on this host afterwards. */
+  fetch(action: Action, watch: Watch): Promise<void>;
+  drain(action: Action, watch: Watch): Promise<void>;
+  stop(action: Action, watch: Watch): Promise<void>;
+  /** Keeps the installed version for `putBack`, then exchanges the packages. Refuses while the database runs. */
+  install(action: Action, watch: Watch): Promise<void>;
+  installOnline(action: Action, watch: Watch): Promise<void>;
+  start(action: Action, watch: Watch): Promise<void>;
+  /** Installs the version before again; legal only while the new one never started on the data. */
+  putBack(action: Action, watch: Watch): Promise<void>;
+  /** Sets one cluster setting, through any node that answers. Rejects with KWBASE_FAILED. */
+  setSetting(entry: LedgerEntry): Promise<void>;
+  /** Whether the unit starts with the host: put back as it was, after package scripts may have changed it. */
+  restoreEnabled(enabled: boolean): Promise<void>;
+  /** The action has its result: what was kept for it alone may go. */
+  release(action: Action): Promise<void>;
+}
+
+/** Nothing moved for the idle limit, or the ceiling is reached. */
+export class DeadlineError extends Error {
+  override readonly name = 'DeadlineError';
+  readonly kind: 'idle' | 'ceiling';
+
+  constructor(kind: 'idle' | 'ceiling', afterMs: number, detail: string) {
+    const why = kind === 'idle' ? `nothing moved for ${afterMs / 1000} s` : `not done within ${afterMs / 1000} s`;
+    super(detail === '' ? why : `${why}; last: ${detail}`);
+    this.kind = kind;
+  }
+}
+
+/** The agent is going down: the action stays in hand and goes on when an agent is back. */
+export class Stopping extends Error {
+  override readonly name = 'Stopping';
+}

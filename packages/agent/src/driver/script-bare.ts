@@ -1,0 +1,283 @@
+/** KWDB installed by its own scripts from .deb packages: upgraded by the new package's deploy.sh. */
+import { mkdir, readdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import {
+  type Action,
+  type ClusterHealth,
+  FleetError,
+  type LedgerEntry,
+  type NodeReport,
+  type PackageInfo,
+} from '@kwfleet/core';
+import { ENV_FILE, INFO_DIR, readText, UNIT } from '../host/mode.ts';
+import { dpkgRecords, PACKAGE_NAMES } from '../host/package-database.ts';
+import { runShort, wordsOf } from '../host/run.ts';
+import type { LongCommandSpec, LongCommands, ServiceManager } from '../host/services.ts';
+import { installDirOf, type Observer } from '../observe.ts';
+import type { PackageCache } from '../packages.ts';
+import { belongsTo, runDeploy } from './deploy-run.ts';
+import type { Driver, Watch } from './driver.ts';
+import { findKept, keepInstalled } from './kept-version.ts';
+
+export type ScriptBareOptions = {
+  readonly root: string;
+  readonly stateDir: string;
+  readonly services: ServiceManager;
+  readonly commands: LongCommands;
+  readonly observer: Observer;
+  readonly packages: PackageCache;
+  readonly sudo: boolean;
+  /** What deploy.sh needs beside PATH where `root` is not `/`. */
+  readonly environment: Readonly<Record<string, string>>;
+};
+
+const START_TIMEOUT_MS = 120_000;
+const STOP_TIMEOUT_MS = 300_000;
+const DRAIN_TIMEOUT_MS = 600_000;
+const EDIT_TIMEOUT_MS = 20_000;
+const KEPT_VERSIONS = 2;
+
+export class ScriptBareDriver implements Driver {
+  readonly #options: ScriptBareOptions;
+
+  constructor(options: ScriptBareOptions) {
+    this.#options = options;
+  }
+
+  observe(): Promise<NodeReport> {
+    return this.#options.observer.observe();
+  }
+
+  health(questions: 'ranges' | 'all'): Promise<ClusterHealth> {
+    return this.#options.observer.health(questions);
+  }
+
+  /** Brings everything an installation and its way back need, while the database still serves. */
+  async fetch(action: Action, watch: Watch): Promise<void> {
+    await this.#requireMethod();
+    await this.#options.packages.ensure(action.package, watch);
+    if (action.previousPackage !== undefined) await this.#options.packages.ensure(action.previousPackage, watch);
+    else await this.#keep(action, watch);
+  }
+
+  async drain(action: Action, watch: Watch): Promise<void> {
+    const kwbase = await this.#options.observer.kwbase();
+    watch.detail('draining: leases and clients move to the other nodes');
+    try {
+      await kwbase.drain(Math.min(action.deadline.idleMs, DRAIN_TIMEOUT_MS));
+    } catch (error) {
+      if (!(error instanceof FleetError)) throw error;
+      throw new FleetError('DRAIN_FAILED', 'the node could not be drained', { words: error.words, cause: error });
+    }
+  }
+
+  async stop(action: Action, watch: Watch): Promise<void> {
+    const { services } = this.#options;
+    watch.detail('the service manager stops the database');
+    try {
+      await services.stop(UNIT, Math.min(action.deadline.ceilingMs, STOP_TIMEOUT_MS));
+    } catch (error) {
+      // Still on its way down: the executor goes on looking until its own deadline.
+      if ((await services.state(UNIT)).active === 'deactivating') return;
+      throw new FleetError('STOP_FAILED', 'the service manager could not stop the database', { words: text(error) });
+    }
+  }
+
+  async install(action: Action, watch: Watch): Promise<void> {
+    await this.#requireMethod();
+    await this.#requireRights();
+    await this.#requireStopped();
+    const directory = await this.#options.packages.ensure(action.package, watch);
+    if (action.previousPackage === undefined) await this.#keep(action, watch);
+    const bypass = action.bypassVersionCheck;
+    await this.#deploy(action, 'install', this.#deploySpec(directory, bypass), watch);
+  }
+
+  async installOnline(action: Action, watch: Watch): Promise<void> {
+    await this.#requireMethod();
+    await this.#requireRights();
+    const directory = await this.#options.packages.ensure(action.package, watch);
+    if (action.previousPackage === undefined) await this.#keep(action, watch);
+    const bypass = action.bypassVersionCheck;
+    await this.#deploy(action, 'online', this.#deploySpec(directory, bypass), watch);
+  }
+
+  async start(_action: Action, watch: Watch): Promise<void> {
+    const { services, observer } = this.#options;
+    const marked = (await observer.known())?.marked === true;
+    // deploy.sh edits the unit file: without a reload systemd would start the old one.
+    await services.reload();
+    if (marked) await this.#setUpgradeComplete(true);
+    try {
+      watch.detail(marked ? 'starting, to clear the mark of an interrupted online upgrade' : 'starting');
+      await services.start(UNIT, START_TIMEOUT_MS);
+    } catch (error) {
+      throw new FleetError('START_FAILED', 'the service manager could not start the database', { words: text(error) });
+    } finally {
+      if (marked) await this.#setUpgradeComplete(false);
+    }
+  }
+
+  async putBack(action: Action, watch: Watch): Promise<void> {
+    await this.#requireRights();
+    await this.#requireStopped();
+    if (action.previousPackage !== undefined) return this.#putBackPackage(action, action.previousPackage, watch);
+    const kept = await findKept(this.#keptDirectory(action.from));
+    if (kept === undefined) {
+      throw new FleetError('ROLLBACK_FAILED', `neither a package nor a copy of ${action.from} is on this host`);
+    }
+    watch.detail(`installing the kept copy of ${action.from}`);
+    const dpkg = [...this.#asRoot('dpkg'), ...this.#dpkgOptions()];
+    // As deploy.sh does: the packages go first, so that none of the new files stays. What is not there is no error.
+    const remove = [...dpkg, '--force-remove-reinstreq', '--force-depends', '-r', ...PACKAGE_NAMES];
+    await this.#command(action, 'back-remove', remove, watch, 'any');
+    await this.#command(action, 'back-install', [...dpkg, '-i', ...kept.packages], watch, 'zero');
+    const { root } = this.#options;
+    await this.#edit(['cp', '-f', kept.versionFile, join(root, INFO_DIR, '.version')]);
+    const mode = await this.#options.observer.mode();
+    if (root === '/' && mode !== undefined) await this.#edit(['chown', '-R', `${mode.user}:`, installDirOf(mode)]);
+  }
+
+  setSetting(entry: LedgerEntry): Promise<void> {
+    return this.#options.observer.setSetting(entry);
+  }
+
+  async restoreEnabled(enabled: boolean): Promise<void> {
+    await this.#options.services.setEnabled?.(UNIT, enabled);
+  }
+
+  async release(action: Action): Promise<void> {
+    const { commands, packages, stateDir } = this.#options;
+    for (const id of await commands.list()) {
+      // One that still runs was left alone on purpose; the next order finds it.
+      if (belongsTo(id, action.id) && (await commands.state(id)).status !== 'running') await commands.remove(id);
+    }
+    await packages.tidy();
+    const kept = (await readdir(join(stateDir, 'kept')).catch(() => [])).filter((name) => name !== action.from);
+    for (const name of kept.slice(0, -KEPT_VERSIONS)) {
+      await rm(join(stateDir, 'kept', name), { recursive: true, force: true });
+    }
+  }
+
+  async #putBackPackage(action: Action, previous: PackageInfo, watch: Watch): Promise<void> {
+    const directory = await this.#options.packages.ensure(previous, watch);
+    watch.detail(`installing ${previous.version} again`);
+    await this.#deploy(action, 'back', this.#deploySpec(directory, true), watch);
+  }
+
+  async #deploy(action: Action, work: string, spec: LongCommandSpec, watch: Watch): Promise<void> {
+    const { commands } = this.#options;
+    const verdict = await runDeploy({ commands, action, work, spec, watch, sign: () => this.#sign() });
+    if (verdict.status !== 'failed') return;
+    throw new FleetError(verdict.code, verdict.message, { words: verdict.words });
+  }
+
+  #deploySpec(directory: string, bypass: boolean): LongCommandSpec {
+    const script = join(directory, 'deploy.sh');
+    return {
+      argv: [script, 'upgrade', '--local', ...(bypass ? ['--bypass-version-check'] : [])],
+      cwd: directory,
+      env: this.#environment(),
+    };
+  }
+
+  async #command(
+    action: Action,
+    work: string,
+    argv: readonly string[],
+    watch: Watch,
+    accepted: 'zero' | 'any',
+  ): Promise<void> {
+    const { commands, stateDir } = this.#options;
+    const spec = { argv: argv as [string, ...string[]], cwd: stateDir, env: this.#environment() };
+    const verdict = await runDeploy({ commands, action, work, spec, watch, sign: () => this.#sign() });
+    if (accepted === 'any' || verdict.status !== 'failed') return;
+    throw new FleetError('ROLLBACK_FAILED', `${argv[0]} failed to install the kept copy`, { words: verdict.words });
+  }
+
+  #environment(): Readonly<Record<string, string>> {
+    const path = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+    // deploy.sh reads messages of other programs: they must not come in another language.
+    return { PATH: path, HOME: '/root', LC_ALL: 'C.UTF-8', TERM: 'dumb', ...this.#options.environment };
+  }
+
+  /** What the package manager is at: moves while deploy.sh prints nothing. */
+  async #sign(): Promise<string> {
+    const records = await dpkgRecords(this.#options.root);
+    return records.map(({ name, version, state }) => `${name} ${version} ${state}`).join();
+  }
+
+  async #keep(action: Action, watch: Watch): Promise<void> {
+    const directory = this.#keptDirectory(action.from);
+    if ((await findKept(directory)) !== undefined) return;
+    const report = await this.observe();
+    // Half exchanged already by an earlier attempt: what there is now is not the version before.
+    if (
+      report.installation?.versions.package === undefined ||
+      report.installation.condition === 'package-half-installed'
+    ) {
+      return;
+    }
+    watch.detail(`keeping a copy of ${action.from}`);
+    await mkdir(join(this.#options.stateDir, 'kept'), { recursive: true, mode: 0o700 });
+    await keepInstalled(this.#options.root, await dpkgRecords(this.#options.root), directory);
+  }
+
+  #keptDirectory(version: string): string {
+    return join(this.#options.stateDir, 'kept', version.replace(/[^\w.-]/g, '_'));
+  }
+
+  async #requireMethod(): Promise<void> {
+    const report = await this.observe();
+    const method = report.installation?.method;
+    if (method === undefined) throw new FleetError('NOT_INSTALLED', 'KWDB is not installed on this host');
+    if (method !== 'script-bare') {
+      throw new FleetError('METHOD_UNSUPPORTED', `this agent does not upgrade ${method} installations`);
+    }
+    if (report.host.distribution.family === 'rpm') {
+      throw new FleetError('METHOD_UNSUPPORTED', 'this agent does not upgrade hosts with rpm packages');
+    }
+  }
+
+  /** deploy.sh calls sudo even for root, and would ask for a password and wait a minute. */
+  async #requireRights(): Promise<void> {
+    if (this.#options.root !== '/') return;
+    const ended = await runShort('sudo', ['-n', 'true'], { timeoutMs: 5000 });
+    if (ended.exitCode === 0) return;
+    if (ended.missing) throw new FleetError('SUDO_MISSING', 'deploy.sh needs sudo, which is not installed');
+    throw new FleetError('DEPLOY_PASSWORD', 'sudo would ask for a password', { words: wordsOf(ended) });
+  }
+
+  /** deploy.sh itself does not refuse while a single-replica node runs: it would restart it. */
+  async #requireStopped(): Promise<void> {
+    const { active, mainPid } = await this.#options.services.state(UNIT);
+    if (mainPid === null && active !== 'active' && active !== 'activating') return;
+    throw new FleetError('DEPLOY_STILL_RUNNING', `nothing is installed while the service is ${active}`);
+  }
+
+  async #setUpgradeComplete(wanted: boolean): Promise<void> {
+    const { root } = this.#options;
+    const environment = (await readText(root, ENV_FILE)) ?? '';
+    if (environment.includes('--upgrade-complete') === wanted) return;
+    const change = wanted ? 's/KAIWUDB_START_ARG="/&--upgrade-complete /' : 's/--upgrade-complete *//g';
+    await this.#edit(['sed', '-i', change, join(root, ENV_FILE)]);
+  }
+
+  async #edit(argv: readonly string[]): Promise<void> {
+    const [file, ...args] = [...(this.#options.sudo ? ['sudo', '-n'] : []), ...argv];
+    const ended = await runShort(file as string, args, { timeoutMs: EDIT_TIMEOUT_MS });
+    if (ended.exitCode !== 0) throw new FleetError('INSTALL_FAILED', `${argv[0]} failed`, { words: wordsOf(ended) });
+  }
+
+  #asRoot(program: string): string[] {
+    return this.#options.sudo ? ['/usr/bin/sudo', '-n', program] : [`/usr/bin/${program}`];
+  }
+
+  #dpkgOptions(): string[] {
+    const { root } = this.#options;
+    if (root === '/') return [];
+    return [`--root=${root}`, '--force-not-root', '--force-script-chrootless', '--force-bad-path'];
+  }
+}
+
+const text = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -1,0 +1,179 @@
+/** How an agent gets its certificate: a key pair made here, a signing request, a one-time token. */
+import 'reflect-metadata';
+import { createHash, webcrypto, X509Certificate } from 'node:crypto';
+import { mkdir, open, readFile, rename } from 'node:fs/promises';
+import { join } from 'node:path';
+import { connect, type DetailedPeerCertificate } from 'node:tls';
+import * as grpc from '@grpc/grpc-js';
+import { FleetError } from '@kwfleet/core';
+import { type EnrollResponse, enrollment } from '@kwfleet/protocol';
+import * as x509 from '@peculiar/x509';
+import type { LinkSecurity } from './config.ts';
+import { syncDirectory } from './journal/file-storage.ts';
+
+export type Identity = { readonly certificate: Buffer; readonly key: Buffer; readonly authority: Buffer };
+
+type Enrollment = Extract<LinkSecurity, { kind: 'enrollment' }>;
+
+const KEY = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
+const CALL_TIMEOUT_MS = 20_000;
+const FILES = { certificate: 'agent.crt', key: 'agent.key', authority: 'authority.crt' } as const;
+
+/** The identity kept in `<state_dir>/tls`, or a new one for the token. Throws ENROLLMENT_INVALID or UNAVAILABLE. */
+export async function enrolledIdentity(
+  stateDir: string,
+  node: string,
+  address: string,
+  security: Enrollment,
+): Promise<Identity> {
+  const directory = join(stateDir, 'tls');
+  const kept = await readIdentity({
+    certificate: join(directory, FILES.certificate),
+    key: join(directory, FILES.key),
+    authority: join(directory, FILES.authority),
+  }).catch(() => undefined);
+  if (kept !== undefined && isCurrent(kept.certificate)) return kept;
+  const token = (await readFile(security.tokenFile, 'utf8').catch(missingToken(security.tokenFile))).trim();
+  const authority = await presentedAuthority(address, security.authoritySha256);
+  const { privateKey, request } = await signingRequest(node);
+  const response = await callEnroll(address, authority, { token, node, signingRequest: request });
+  checkResponse(response, node, authority);
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  // The certificate last: whoever finds it finds its key.
+  await writeSecret(join(directory, FILES.key), privateKey);
+  await writeSecret(join(directory, FILES.authority), response.authority);
+  await writeSecret(join(directory, FILES.certificate), response.certificate);
+  await syncDirectory(directory);
+  return {
+    certificate: Buffer.from(response.certificate),
+    key: Buffer.from(privateKey),
+    authority: Buffer.from(response.authority),
+  };
+}
+
+/** Reads the three PEM files. */
+export async function readIdentity(files: {
+  readonly certificate: string;
+  readonly key: string;
+  readonly authority: string;
+}): Promise<Identity> {
+  const [certificate, key, authority] = await Promise.all(
+    [files.certificate, files.key, files.authority].map((file) => readFile(file)),
+  );
+  return { certificate, key, authority } as Identity;
+}
+
+function missingToken(file: string): (error: unknown) => never {
+  return (error) => {
+    throw new FleetError('ENROLLMENT_INVALID', `the one-time token ${file} cannot be read`, { cause: error });
+  };
+}
+
+function isCurrent(pem: Buffer): boolean {
+  return Date.parse(new X509Certificate(pem).validTo) > Date.now();
+}
+
+/**
+ * The authority that the controller presents with its certificate, checked against the pinned fingerprint before the
+ * token is shown to anybody. Without a pin it is trusted on this first use.
+ */
+async function presentedAuthority(address: string, sha256: string | undefined): Promise<Buffer> {
+  const at = address.lastIndexOf(':');
+  const host = address.slice(0, at).replace(/^\[|\]$/g, '');
+  const chain = await peerChain(host, Number(address.slice(at + 1)));
+  const found =
+    sha256 === undefined
+      ? chain.at(-1)
+      : chain.find((certificate) => createHash('sha256').update(certificate.raw).digest('hex') === sha256);
+  const authority = found === undefined ? undefined : new X509Certificate(found.raw);
+  if (authority === undefined || !authority.ca) {
+    throw new FleetError(
+      'ENROLLMENT_INVALID',
+      `${address} does not present the authority ${sha256 ?? 'of its certificate'}`,
+    );
+  }
+  return Buffer.from(authority.toString());
+}
+
+/** Every certificate the server sends. Nothing is verified here: the caller does, and TLS does at the next connection. */
+function peerChain(host: string, port: number): Promise<DetailedPeerCertificate[]> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ host, port, rejectUnauthorized: false, ALPNProtocols: ['h2'] });
+    const failed = (reason: string, cause?: unknown) => {
+      socket.destroy();
+      reject(new FleetError('UNAVAILABLE', `the controller ${host}:${port} cannot be reached: ${reason}`, { cause }));
+    };
+    socket.setTimeout(CALL_TIMEOUT_MS, () => failed('no answer'));
+    socket.once('error', (error) => failed(error.message, error));
+    socket.once('secureConnect', () => {
+      const chain: DetailedPeerCertificate[] = [];
+      let next: DetailedPeerCertificate | undefined = socket.getPeerCertificate(true);
+      while (next?.raw !== undefined && !chain.some((seen) => seen.raw.equals(next?.raw as Buffer))) {
+        chain.push(next);
+        next = next.issuerCertificate;
+      }
+      socket.destroy();
+      resolve(chain);
+    });
+  });
+}
+
+async function signingRequest(node: string): Promise<{ privateKey: string; request: string }> {
+  x509.cryptoProvider.set(webcrypto as unknown as Parameters<typeof x509.cryptoProvider.set>[0]);
+  const keys = await webcrypto.subtle.generateKey(KEY, true, ['sign', 'verify']);
+  const request = await x509.Pkcs10CertificateRequestGenerator.create({
+    name: [{ CN: [node] }],
+    keys,
+    signingAlgorithm: KEY,
+  });
+  const pkcs8 = await webcrypto.subtle.exportKey('pkcs8', keys.privateKey);
+  return { privateKey: x509.PemConverter.encode(pkcs8, 'PRIVATE KEY'), request: request.toString('pem') };
+}
+
+function callEnroll(
+  address: string,
+  authority: Buffer,
+  request: { token: string; node: string; signingRequest: string },
+): Promise<EnrollResponse> {
+  const client = new grpc.Client(address, grpc.credentials.createSsl(authority));
+  const { path, requestSerialize, responseDeserialize } = enrollment.enroll;
+  return new Promise<EnrollResponse>((resolve, reject) => {
+    const deadline = Date.now() + CALL_TIMEOUT_MS;
+    const done = (error: grpc.ServiceError | null, response?: EnrollResponse) => {
+      if (error === null && response !== undefined) return resolve(response);
+      const refused = error?.code === grpc.status.UNAUTHENTICATED || error?.code === grpc.status.PERMISSION_DENIED;
+      const code = refused ? 'ENROLLMENT_INVALID' : 'UNAVAILABLE';
+      reject(new FleetError(code, `enrollment failed: ${error?.details ?? 'no answer'}`, { cause: error }));
+    };
+    client.makeUnaryRequest(
+      path,
+      requestSerialize,
+      responseDeserialize,
+      request,
+      new grpc.Metadata(),
+      { deadline },
+      done,
+    );
+  }).finally(() => client.close());
+}
+
+function checkResponse(response: EnrollResponse, node: string, authority: Buffer): void {
+  const certificate = new X509Certificate(response.certificate);
+  const named = certificate.subject.split('\n').includes(`CN=${node}`);
+  const issued = certificate.verify(new X509Certificate(authority).publicKey);
+  const same = new X509Certificate(response.authority).fingerprint256 === new X509Certificate(authority).fingerprint256;
+  if (!named || !issued || !same) {
+    throw new FleetError('ENROLLMENT_INVALID', `the certificate is not one of this authority for ${node}`);
+  }
+}
+
+async function writeSecret(file: string, text: string): Promise<void> {
+  const handle = await open(`${file}.new`, 'w', 0o600);
+  try {
+    await handle.writeFile(text);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(`${file}.new`, file);
+}

@@ -1,0 +1,207 @@
+/**
+ * The agent's state machine: takes orders, carries them out one at a time, survives being killed between any two
+ * steps. It touches the world only through its parts, so that a simulator can drive this very class.
+ */
+import { type Action, type ActionFailure, type ActionResult, FleetError, type Phase } from '@kwfleet/core';
+import { Stopping } from '../driver/driver.ts';
+import { type ActionState, BACK_OUT } from '../journal/records.ts';
+import { ActionRun, type Parts } from './action-run.ts';
+import { failureOf, settle } from './back-out.ts';
+import { PHASES, TITLES } from './phases.ts';
+
+/** More orders than this for one node at a time are a controller's mistake. */
+const IN_HAND_LIMIT = 16;
+
+export class Executor {
+  readonly #parts: Parts;
+  #stopping = false;
+  #loop: Promise<void> | null = null;
+  #accepting: Promise<void> = Promise.resolve();
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  /** Goes on with what the journal says is in hand. */
+  resume(): void {
+    this.#wake();
+  }
+
+  /**
+   * Takes an order. Resolves when it is journalled (or refused, with its result journalled): then a crash of the agent
+   * does not lose it. An order known already changes nothing; its result is sent again. Rejects when the journal
+   * cannot be written: then nothing was accepted, and the controller delivers again.
+   */
+  accept(action: Action): Promise<void> {
+    const done = this.#accepting.then(() => this.#accept(action));
+    this.#accepting = done.catch(() => {});
+    return done;
+  }
+
+  /** The controller has stored the result. */
+  async acknowledge(action: string): Promise<void> {
+    const known = this.#parts.journal.state.results.get(action);
+    if (known === undefined || known.acknowledged) return;
+    await this.#parts.journal.append({ type: 'acknowledged', action });
+  }
+
+  /** Actions accepted and without a stored result, so that the controller need not deliver them anew. */
+  inHand(): string[] {
+    const { inHand } = this.#parts.journal.state;
+    return [...inHand.keys(), ...this.unacknowledged().map((result) => result.action)];
+  }
+
+  /** Whether anything is being carried out. */
+  get busy(): boolean {
+    return this.#loop !== null;
+  }
+
+  unacknowledged(): ActionResult[] {
+    const { results } = this.#parts.journal.state;
+    return [...results.values()].filter((entry) => !entry.acknowledged).map((entry) => entry.result);
+  }
+
+  /** Resolves when nothing is in hand, or the executor was stopped. */
+  async idle(): Promise<void> {
+    await this.#accepting;
+    while (this.#loop !== null) await this.#loop;
+  }
+
+  /** Takes no more orders and leaves the one in hand at its next pause; long commands go on by themselves. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    await this.idle();
+  }
+
+  async #accept(action: Action): Promise<void> {
+    if (this.#stopping) return;
+    const { journal, send, clock } = this.#parts;
+    const { state } = journal;
+    const known = state.results.get(action.id);
+    if (known !== undefined) return send({ result: known.result });
+    if (state.inHand.has(action.id) || state.finished.has(action.id)) return;
+    const refusal = this.#refusal(action);
+    if (refusal !== null) {
+      const result = await this.#refuse(action, refusal);
+      await journal.append({ type: 'result', result });
+      return send({ result });
+    }
+    await journal.append({ type: 'accepted', atMs: clock.now(), action });
+    this.#wake();
+  }
+
+  #refusal(action: Action): FleetError | null {
+    const { node, journal } = this.#parts;
+    if (action.node !== node) {
+      return new FleetError('ACTION_INVALID', `the order is for ${action.node}; this is ${node}`);
+    }
+    const highest = journal.state.epochs.get(action.cluster) ?? 0;
+    if (action.epoch < highest) {
+      return new FleetError('EPOCH_STALE', `the order is of epoch ${action.epoch}; epoch ${highest} is in charge now`);
+    }
+    if (journal.state.inHand.size >= IN_HAND_LIMIT) {
+      return new FleetError('ACTION_INVALID', `${IN_HAND_LIMIT} orders are in hand already`);
+    }
+    return null;
+  }
+
+  async #refuse(action: Action, refusal: FleetError): Promise<ActionResult> {
+    const phase: Phase = action.phases[0] ?? 'check';
+    return {
+      action: action.id,
+      outcome: 'failed',
+      failure: { code: refusal.code, message: refusal.message, phase },
+      disposition: 'untouched',
+      newVersionStarted: false,
+      phases: [],
+      report: await this.#parts.driver.observe(),
+    };
+  }
+
+  #wake(): void {
+    if (this.#loop !== null || this.#stopping) return;
+    // An error that is not a phase's is a bug: it is left to end the process, and the next one resumes.
+    this.#loop = this.#work().then(() => {
+      this.#loop = null;
+      // An order may have come between the last look at the list and here.
+      if (this.#parts.journal.state.inHand.size > 0) this.#wake();
+    });
+  }
+
+  async #work(): Promise<void> {
+    try {
+      for (;;) {
+        const next = this.#parts.journal.state.inHand.values().next();
+        if (next.done === true || this.#stopping) return;
+        await this.#carryOut(next.value);
+      }
+    } catch (error) {
+      if (!(error instanceof Stopping)) throw error;
+    }
+  }
+
+  async #carryOut(entry: ActionState): Promise<void> {
+    const { send, driver } = this.#parts;
+    const run = new ActionRun(this.#parts, entry, () => this.#stopping);
+    const result = await this.#resultOf(run);
+    await run.record({ type: 'result', result }, 'for-ever');
+    send({ result });
+    try {
+      await driver.release(entry.action);
+    } catch (error) {
+      // What could not be tidied away costs disk space and no more; the next look at the cache finds it.
+      run.watch.detail(`could not tidy up: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+
+  async #resultOf(run: ActionRun): Promise<ActionResult> {
+    if (run.entry.failed === null) {
+      const failure = await this.#forward(run);
+      if (failure === null) return run.result(undefined, 'done');
+      const atMs = this.#parts.clock.now();
+      await run.record({ type: 'failed', action: run.action.id, atMs, failure }, 'for-ever');
+    }
+    const { failed } = run.entry;
+    if (failed === null) throw new Error('a failure was journalled and is not in the state');
+    run.watch = run.newWatch(failed.atMs);
+    const { disposition, failure } = await settle(run, failed.failure, (phase, work) =>
+      this.#step(run, phase, BACK_OUT, work),
+    );
+    return run.result(failure, disposition);
+  }
+
+  /** Walks the phases from the first that is not done; the failure of one ends the walk. */
+  async #forward(run: ActionRun): Promise<ActionFailure | null> {
+    for (const [index, phase] of run.action.phases.entries()) {
+      if (isDone(run.entry, phase, index)) continue;
+      try {
+        await this.#step(run, phase, index, PHASES[phase]);
+      } catch (error) {
+        if (error instanceof Stopping) throw error;
+        return failureOf(error, phase, run);
+      }
+    }
+    return null;
+  }
+
+  async #step(run: ActionRun, phase: Phase, index: number, work: (run: ActionRun) => Promise<void>): Promise<void> {
+    const { clock } = this.#parts;
+    const action = run.action.id;
+    run.fence(phase);
+    await run.record({ type: 'began', action, phase, index, atMs: clock.now() });
+    run.watch.begin(phase, TITLES[phase]);
+    await work(run);
+    await run.record({ type: 'ended', action, phase, index, atMs: clock.now() });
+  }
+}
+
+/**
+ * Whether an earlier agent process finished this phase. An interlock holds only for what follows at once, so it is
+ * asked anew until the node was touched; a check's answer was not kept, so it is asked anew always.
+ */
+function isDone(entry: ActionState, phase: Phase, index: number): boolean {
+  const ended = entry.phases.some((times) => times.index === index && times.endedAtMs !== null);
+  if (!ended) return false;
+  if (phase === 'check') return false;
+  return phase !== 'interlock' || entry.deeds.length > 0;
+}

@@ -1,0 +1,96 @@
+import type { ActionProgress, Deadline, Phase } from '@kwfleet/core';
+import type { AgentMessage } from '@kwfleet/protocol';
+import type { Clock } from '../clock.ts';
+import { DeadlineError, Stopping, type Watch } from '../driver/driver.ts';
+
+/** How long to wait before looking again. */
+const LOOK_EVERY_MS = 1000;
+/** Progress of one phase is told at most this often. */
+const TELL_EVERY_MS = 1000;
+
+type Options = {
+  readonly action: string;
+  readonly deadline: Deadline;
+  /** When the work began, possibly in an earlier agent process. */
+  readonly startedAtMs: number;
+  readonly clock: Clock;
+  readonly send: (message: AgentMessage) => void;
+  readonly stopping: () => boolean;
+};
+
+/** Measures the time an action has, and tells how it goes. */
+export class PhaseWatch implements Watch {
+  readonly #options: Options;
+  readonly #ceilingAtMs: number;
+  #phase: Phase = 'check';
+  #detail = '';
+  #sign = '';
+  #movedAtMs: number;
+  #toldAtMs = 0;
+  #told = '';
+
+  constructor(options: Options) {
+    this.#options = options;
+    const now = options.clock.now();
+    // After a restart there is at least the idle limit left, or a long outage of the agent would fail a healthy node.
+    this.#ceilingAtMs = Math.max(
+      options.startedAtMs + options.deadline.ceilingMs,
+      now + Math.min(options.deadline.idleMs, options.deadline.ceilingMs),
+    );
+    this.#movedAtMs = now;
+  }
+
+  /** A new phase starts: its idle time starts anew, and it is told at once. */
+  begin(phase: Phase, detail: string): void {
+    this.#phase = phase;
+    this.#detail = detail;
+    this.#movedAtMs = this.#options.clock.now();
+    this.#told = '';
+    this.#tell();
+  }
+
+  detail(text: string): void {
+    if (text === this.#detail) return;
+    this.#detail = text;
+    this.#movedAtMs = this.#options.clock.now();
+    if (this.#movedAtMs - this.#toldAtMs >= TELL_EVERY_MS) this.#tell();
+  }
+
+  moved(sign: string): void {
+    if (sign === this.#sign) return;
+    this.#sign = sign;
+    this.#movedAtMs = this.#options.clock.now();
+  }
+
+  output(offset: number, text: string): void {
+    this.#options.send({ output: { action: this.#options.action, offset, text } });
+  }
+
+  async pause(ms: number = LOOK_EVERY_MS): Promise<void> {
+    this.#check();
+    await this.#options.clock.sleep(ms);
+    if (this.#options.stopping()) throw new Stopping();
+    if (this.#detail !== this.#told && this.#options.clock.now() - this.#toldAtMs >= TELL_EVERY_MS) this.#tell();
+  }
+
+  #check(): void {
+    if (this.#options.stopping()) throw new Stopping();
+    const now = this.#options.clock.now();
+    const { idleMs, ceilingMs } = this.#options.deadline;
+    if (now >= this.#ceilingAtMs) throw new DeadlineError('ceiling', ceilingMs, this.#detail);
+    if (now - this.#movedAtMs >= idleMs) throw new DeadlineError('idle', idleMs, this.#detail);
+  }
+
+  #tell(): void {
+    const atMs = this.#options.clock.now();
+    const progress: ActionProgress = {
+      action: this.#options.action,
+      phase: this.#phase,
+      detail: this.#detail,
+      atMs,
+    };
+    this.#toldAtMs = atMs;
+    this.#told = this.#detail;
+    this.#options.send({ progress });
+  }
+}

@@ -1,0 +1,238 @@
+/**
+ * Questions to the database through `kwbase`, the one client that speaks every secure mode. Statements are constants
+ * of this file: nothing from outside becomes SQL or an argument but addresses the database itself named.
+ */
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type ClusterHealth, type ClusterView, FleetError, isVersion, LedgerEntry, type NodeRow } from '@kwfleet/core';
+import Value from 'typebox/value';
+import { csvRecords, parseCsv } from './csv.ts';
+import { CERTS_DIR, type Mode } from './mode.ts';
+import { type Ended, runShort, wordsOf } from './run.ts';
+
+const VERSION_TIMEOUT_MS = 10_000;
+
+const SQL = {
+  clusterId: 'SELECT kwdb_internal.cluster_id()',
+  ranges:
+    "SELECT sum((metrics->>'ranges.unavailable')::DECIMAL)::INT, sum((metrics->>'ranges.underreplicated')::DECIMAL)::INT FROM kwdb_internal.kv_store_status",
+  jobs: "SELECT job_id, job_type, description, status FROM [SHOW JOBS] WHERE status IN ('pending','running','paused','reverting')",
+  leases: 'SELECT lease_holder, count(*) FROM kwdb_internal.ranges GROUP BY lease_holder',
+  sessions: 'SELECT node_id, count(*) FROM kwdb_internal.cluster_sessions GROUP BY node_id',
+} as const;
+
+const SETTINGS = ['version', 'server.time_until_store_dead', 'cluster.preserve_downgrade_option'] as const;
+
+export type KwbaseOptions = {
+  readonly root: string;
+  readonly installDir: string;
+  readonly mode: Pick<Mode, 'security' | 'port' | 'address'>;
+  readonly clock: () => number;
+  /** How long one question may take; then it counts as not answered. */
+  readonly timeoutMs: number;
+  readonly sudo: boolean;
+};
+
+/** One node's `kwbase`. Every question rejects with KWBASE_FAILED and kwbase's own words. */
+export class Kwbase {
+  readonly #options: KwbaseOptions;
+
+  constructor(options: KwbaseOptions) {
+    this.#options = options;
+  }
+
+  get file(): string {
+    return join(this.#options.root, this.#options.installDir, 'bin/kwbase');
+  }
+
+  /** Where this node's own database listens, as deploy.sh itself asks it. */
+  get host(): string {
+    const { root, mode } = this.#options;
+    // Several nodes that share a machine have an address each; a real host listens on all of its own.
+    return `${root === '/' ? '127.0.0.1' : mode.address}:${mode.port}`;
+  }
+
+  /** Whether the binary is there: while packages are exchanged it is not. */
+  async exists(): Promise<boolean> {
+    return stat(this.file).then(
+      (found) => found.isFile(),
+      () => false,
+    );
+  }
+
+  /** The version the installed binary tells of itself, `V3.1.0`; undefined when it tells none. */
+  async version(): Promise<string | undefined> {
+    const ended = await this.#run(['version'], VERSION_TIMEOUT_MS);
+    if (ended.exitCode !== 0) return undefined;
+    return /^KaiwuDB Version:\s*(\S+)/m.exec(ended.stdout)?.[1];
+  }
+
+  /** Every node as the asked one lists it. */
+  async nodeStatus(host = this.host): Promise<(NodeRow & { readonly sqlAddress?: string })[]> {
+    const text = await this.#ask(['node', 'status', '--all', '--format=csv'], host);
+    return csvRecords(fromHeader(text, 'id,')).map(nodeRow);
+  }
+
+  async clusterId(host = this.host): Promise<string> {
+    const id = (await this.#sql(SQL.clusterId, host))[1]?.[0];
+    if (typeof id !== 'string' || id === '') throw new FleetError('KWBASE_FAILED', 'the database told no cluster id');
+    return id;
+  }
+
+  /** Marks nothing and stops nothing: the node hands its leases and clients over and goes on running. */
+  async drain(timeoutMs: number): Promise<void> {
+    await this.#ask(['node', 'drain'], this.host, timeoutMs);
+  }
+
+  /** The view through `host`; `own` names the address by which the asked node is found among the rows. */
+  async view(clusterId: string, own: string, host = this.host): Promise<ClusterView> {
+    const rows = await this.nodeStatus(host);
+    const kwdbId = ownId(rows, own);
+    if (kwdbId === undefined) {
+      throw new FleetError('KWBASE_FAILED', `the node that answered (${own}) is not among those it lists`);
+    }
+    const nodes = rows.map(({ sqlAddress: _, ...row }) => row);
+    return { clusterId, kwdbId, observedAtMs: this.#options.clock(), nodes };
+  }
+
+  /** Ranges that are unavailable and under-replicated; undefined when the answer has no numbers. */
+  async ranges(host = this.host): Promise<Pick<ClusterHealth, 'rangesUnavailable' | 'rangesUnderreplicated'>> {
+    const [unavailable, underreplicated] = (await this.#sql(SQL.ranges, host))[1] ?? [];
+    return {
+      ...(isCount(unavailable) ? { rangesUnavailable: Number(unavailable) } : {}),
+      ...(isCount(underreplicated) ? { rangesUnderreplicated: Number(underreplicated) } : {}),
+    };
+  }
+
+  /** The rest of a cluster check. A question that fails leaves its field out: unknown. */
+  async details(host = this.host): Promise<Omit<ClusterHealth, 'view'>> {
+    const [jobs, leases, sessions, settings] = await Promise.all([
+      optional(this.#jobs(host)),
+      optional(this.#counts(SQL.leases, host)),
+      optional(this.#counts(SQL.sessions, host)),
+      optional(this.#settings(host)),
+    ]);
+    return {
+      ...(jobs === undefined ? {} : { jobs }),
+      ...(leases === undefined ? {} : { leases }),
+      ...(sessions === undefined ? {} : { sessions }),
+      ...(settings === undefined ? {} : { settings }),
+    };
+  }
+
+  /** The value is checked against the ledger's own pattern, so that no other text becomes a part of the statement. */
+  async setSetting(entry: LedgerEntry, host = this.host): Promise<void> {
+    if (!Value.Check(LedgerEntry, entry)) {
+      throw new FleetError('ACTION_INVALID', 'the order names no setting that may be changed');
+    }
+    await this.#sql(`SET CLUSTER SETTING ${entry.name} = '${entry.value}'`, host);
+  }
+
+  async #jobs(host: string): Promise<NonNullable<ClusterHealth['jobs']>> {
+    const rows = await this.#sql(SQL.jobs, host);
+    return rows.slice(1).map(([id, type, description, status]) => ({
+      id: id ?? '',
+      type: type ?? '',
+      description: (description ?? '').slice(0, 500),
+      status: status ?? '',
+    }));
+  }
+
+  async #counts(statement: string, host: string): Promise<{ kwdbId: number; count: number }[]> {
+    const rows = (await this.#sql(statement, host)).slice(1).filter(([id]) => isCount(id));
+    return rows.map(([id, count]) => ({ kwdbId: Number(id), count: Number(count ?? 0) }));
+  }
+
+  async #settings(host: string): Promise<{ name: string; value: string }[]> {
+    return Promise.all(
+      SETTINGS.map(async (name) => {
+        const value = (await this.#sql(`SHOW CLUSTER SETTING ${name}`, host))[1]?.[0];
+        return { name, value: value ?? '' };
+      }),
+    );
+  }
+
+  async #sql(statement: string, host: string): Promise<(string | null)[][]> {
+    return parseCsv(await this.#ask(['sql', '--format=csv', '-e', statement], host));
+  }
+
+  async #ask(args: readonly string[], host: string, timeoutMs = this.#options.timeoutMs): Promise<string> {
+    const ended = await this.#run([...args, `--host=${host}`, ...this.#security()], timeoutMs);
+    if (ended.exitCode === 0) return ended.stdout;
+    const question = args.slice(0, 2).join(' ');
+    throw new FleetError('KWBASE_FAILED', `kwbase ${question} through ${host} failed`, { words: wordsOf(ended) });
+  }
+
+  #security(): string[] {
+    const { root, mode } = this.#options;
+    if (mode.security === 'insecure') return ['--insecure'];
+    return [`--certs-dir=${join(root, CERTS_DIR)}`, ...(mode.security === 'tlcp' ? ['--tlcp'] : [])];
+  }
+
+  #run(args: readonly string[], timeoutMs: number): Promise<Ended> {
+    const { root, installDir, sudo } = this.#options;
+    const library = `LD_LIBRARY_PATH=${join(root, installDir, 'lib')}`;
+    // sudo drops the variable from its environment; env sets it behind sudo's back.
+    const [file, ...before] = sudo ? ['sudo', '-n', 'env', library, this.file] : ['env', library, this.file];
+    return runShort(file as string, [...before, ...args], { timeoutMs, cwd: '/' });
+  }
+}
+
+async function optional<T>(question: Promise<T>): Promise<T | undefined> {
+  try {
+    return await question;
+  } catch (error) {
+    if (error instanceof FleetError) return undefined;
+    throw error;
+  }
+}
+
+/** kwbase may print warnings before the table. */
+function fromHeader(text: string, start: string): string {
+  const at = text.startsWith(start) ? 0 : text.indexOf(`\n${start}`) + 1;
+  return text.startsWith(start) || at > 0 ? text.slice(at) : '';
+}
+
+const isCount = (value: string | null | undefined): value is string =>
+  value !== null && value !== undefined && /^\d+$/.test(value);
+
+/** Several rows can have one address when a removed node's was used again: the living one is meant, then the newest. */
+export function ownId(rows: readonly (NodeRow & { readonly sqlAddress?: string })[], own: string): number | undefined {
+  const mine = rows
+    .filter((row) => row.address === own || row.sqlAddress === own)
+    .sort((a, b) => Number(b.isLive) - Number(a.isLive) || b.kwdbId - a.kwdbId);
+  return (mine[0] ?? (rows.length === 1 ? rows[0] : undefined))?.kwdbId;
+}
+
+/** One record of `node status`. An empty or NULL field is unknown; a flag that is missing is false. */
+export function nodeRow(record: Readonly<Record<string, string | null>>): NodeRow & { readonly sqlAddress?: string } {
+  const text = (name: string) => (record[name] === null || record[name] === '' ? undefined : record[name]);
+  const time = (name: string) => parseTime(text(name));
+  const build = text('build');
+  const fields = {
+    address: text('address'),
+    sqlAddress: text('sql_address'),
+    // A tag that is no version (a build of one's own) cannot be compared: then the build is unknown.
+    build: build !== undefined && isVersion(build) ? build : undefined,
+    startedAtMs: time('started_at'),
+    updatedAtMs: time('updated_at'),
+    startMode: text('start_mode'),
+  };
+  return {
+    kwdbId: Number(record.id),
+    ...Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)),
+    isAvailable: record.is_available === 'true',
+    isLive: record.is_live === 'true',
+    isDecommissioning: record.is_decommissioning === 'true',
+    isDraining: record.is_draining === 'true',
+  };
+}
+
+/** `2026-11-23 06:42:19.123456+00:00`, in milliseconds. */
+function parseTime(text: string | undefined): number | undefined {
+  const match = /^(\d{4}-\d{2}-\d{2})[ T](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9}))?(Z|[+-]\d{2}:?\d{2})?/.exec(text ?? '');
+  if (match === null) return undefined;
+  const [, day, time, fraction = '0', zone = 'Z'] = match;
+  const ms = Date.parse(`${day}T${time}.${fraction.slice(0, 3).padEnd(3, '0')}${zone}`);
+  return Number.isFinite(ms) ? ms : undefined;
+}

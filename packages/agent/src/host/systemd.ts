@@ -1,0 +1,74 @@
+import { runShort, wordsOf } from './run.ts';
+import type { ServiceManager, UnitState } from './services.ts';
+
+const QUERY_TIMEOUT_MS = 10_000;
+const ACTIVE_STATES = ['active', 'inactive', 'failed', 'activating', 'deactivating'] as const;
+
+/** Parses `systemctl show`: `Name=value` lines. */
+export function parseUnit(text: string): UnitState {
+  const values = new Map(
+    text.split('\n').map((line) => {
+      const at = line.indexOf('=');
+      return [line.slice(0, at), line.slice(at + 1)] as const;
+    }),
+  );
+  const active = ACTIVE_STATES.find((state) => state === values.get('ActiveState'));
+  const pid = Number(values.get('MainPID') ?? 0);
+  const since = Date.parse(isoOf(values.get('ExecMainStartTimestamp') ?? ''));
+  return {
+    exists: values.get('LoadState') !== 'not-found' && values.get('LoadState') !== undefined,
+    // `reloading`, `maintenance` and what later versions add: there is a process, and it is in motion.
+    active: active ?? (pid > 0 ? 'activating' : 'inactive'),
+    enabled: /^(enabled|enabled-runtime)$/.test(values.get('UnitFileState') ?? ''),
+    mainPid: pid > 0 ? pid : null,
+    startedAtMs: pid > 0 && Number.isFinite(since) ? since : null,
+  };
+}
+
+/** `Mon 2026-11-23 06:42:19 UTC`; asked for in UTC. */
+function isoOf(stamp: string): string {
+  const match = /(\d{4}-\d{2}-\d{2}) (\d{2}:\d{2}:\d{2})/.exec(stamp);
+  return match === null ? '' : `${match[1]}T${match[2]}Z`;
+}
+
+/** systemd, through `systemctl` with arguments of its own making: no shell, no unit name from outside. */
+export class Systemd implements ServiceManager {
+  readonly kind = 'systemd';
+  readonly #sudo: boolean;
+
+  constructor(options: { readonly sudo: boolean }) {
+    this.#sudo = options.sudo;
+  }
+
+  async state(unit: string): Promise<UnitState> {
+    const properties = 'LoadState,ActiveState,UnitFileState,MainPID,ExecMainStartTimestamp';
+    const ended = await runShort('systemctl', ['show', `--property=${properties}`, `${unit}.service`], {
+      timeoutMs: QUERY_TIMEOUT_MS,
+      env: { TZ: 'UTC' },
+    });
+    if (ended.exitCode !== 0) throw new Error(`systemctl show ${unit}: ${wordsOf(ended)}`);
+    return parseUnit(ended.stdout);
+  }
+
+  start(unit: string, timeoutMs: number): Promise<void> {
+    return this.#change(['start', `${unit}.service`], timeoutMs);
+  }
+
+  stop(unit: string, timeoutMs: number): Promise<void> {
+    return this.#change(['stop', `${unit}.service`], timeoutMs);
+  }
+
+  reload(): Promise<void> {
+    return this.#change(['daemon-reload'], 30_000);
+  }
+
+  setEnabled(unit: string, enabled: boolean): Promise<void> {
+    return this.#change([enabled ? 'enable' : 'disable', `${unit}.service`], 30_000);
+  }
+
+  async #change(args: readonly string[], timeoutMs: number): Promise<void> {
+    const [file, ...before] = this.#sudo ? ['sudo', '-n', 'systemctl'] : ['systemctl'];
+    const ended = await runShort(file as string, [...before, '--no-ask-password', ...args], { timeoutMs });
+    if (ended.exitCode !== 0) throw new Error(`systemctl ${args.join(' ')}: ${wordsOf(ended)}`);
+  }
+}

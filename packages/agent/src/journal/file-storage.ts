@@ -1,0 +1,66 @@
+import { constants } from 'node:fs';
+import { type FileHandle, mkdir, open, readFile, rename } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { JournalStorage } from './journal.ts';
+
+/** Makes a rename or a new file in `directory` survive a power cut. */
+export async function syncDirectory(directory: string): Promise<void> {
+  const handle = await open(directory, constants.O_RDONLY);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** The journal in one file; the directory is made when it is missing. */
+export class FileStorage implements JournalStorage {
+  readonly #file: string;
+  #handle: FileHandle | null = null;
+
+  constructor(file: string) {
+    this.#file = file;
+  }
+
+  async read(): Promise<Uint8Array> {
+    try {
+      return await readFile(this.#file);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return new Uint8Array();
+      throw error;
+    }
+  }
+
+  async append(bytes: Uint8Array): Promise<void> {
+    this.#handle ??= await this.#open();
+    await this.#handle.appendFile(bytes);
+    await this.#handle.datasync();
+  }
+
+  async replace(bytes: Uint8Array): Promise<void> {
+    await mkdir(dirname(this.#file), { recursive: true, mode: 0o700 });
+    const temporary = `${this.#file}.new`;
+    const handle = await open(temporary, 'w', 0o600);
+    try {
+      await handle.writeFile(bytes);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(temporary, this.#file);
+    await this.close();
+    await syncDirectory(dirname(this.#file));
+  }
+
+  async close(): Promise<void> {
+    await this.#handle?.close();
+    this.#handle = null;
+  }
+
+  async #open(): Promise<FileHandle> {
+    await mkdir(dirname(this.#file), { recursive: true, mode: 0o700 });
+    const handle = await open(this.#file, 'a', 0o600);
+    await syncDirectory(dirname(this.#file));
+    return handle;
+  }
+}

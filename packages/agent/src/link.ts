@@ -1,0 +1,195 @@
+/** The stream to the controller: it is made again whenever it breaks, and what must not be lost is said again. */
+import * as grpc from '@grpc/grpc-js';
+import { type Action, FleetError } from '@kwfleet/core';
+import { type AgentMessage, agentGateway, type ControllerMessage, PROTOCOL } from '@kwfleet/protocol';
+import type { Logger } from 'pino';
+
+type Stream = grpc.ClientDuplexStream<AgentMessage, ControllerMessage>;
+
+export type LinkOptions = {
+  readonly address: string;
+  readonly credentials: grpc.ChannelCredentials;
+  readonly node: string;
+  readonly agentVersion: string;
+  readonly log: Logger;
+  /** What the controller must know before all else on a new stream: the report, and results it has not stored. */
+  readonly opening: () => readonly AgentMessage[];
+  readonly inHand: () => string[];
+  readonly onAction: (action: Action) => Promise<void>;
+  readonly onResultStored: (action: string) => Promise<void>;
+  readonly onReportRequest: () => void;
+};
+
+const FIRST_BACKOFF_MS = 200;
+const MAX_BACKOFF_MS = 10_000;
+/** A controller that does not welcome within this time is taken for dead. */
+const WELCOME_MS = 15_000;
+/** What is kept of progress and output while there is no stream; the oldest goes first. */
+const WAITING_LIMIT = 500;
+/** One chunk of a package must follow another within this time. */
+const FETCH_QUIET_MS = 30_000;
+
+const CHANNEL: grpc.ChannelOptions = {
+  'grpc.keepalive_time_ms': 20_000,
+  'grpc.keepalive_timeout_ms': 10_000,
+  'grpc.keepalive_permit_without_calls': 1,
+  'grpc.initial_reconnect_backoff_ms': FIRST_BACKOFF_MS,
+  'grpc.max_reconnect_backoff_ms': MAX_BACKOFF_MS,
+  'grpc.max_receive_message_length': 16 * 1024 * 1024,
+};
+
+export class Link {
+  readonly #options: LinkOptions;
+  readonly #client: grpc.Client;
+  /** Set from the welcome to the end of the stream. */
+  #stream: Stream | null = null;
+  readonly #waiting: AgentMessage[] = [];
+  #welcomed: (heartbeatMs: number) => void = () => {};
+
+  constructor(options: LinkOptions) {
+    this.#options = options;
+    this.#client = new grpc.Client(options.address, options.credentials, CHANNEL);
+  }
+
+  get connected(): boolean {
+    return this.#stream !== null;
+  }
+
+  /** Called with the controller's heartbeat interval at every welcome. */
+  whenWelcomed(then: (heartbeatMs: number) => void): void {
+    this.#welcomed = then;
+  }
+
+  /**
+   * Sends when there is a stream. Without one, progress and output wait, bounded; reports and heartbeats are dropped,
+   * since newer ones follow; results are in the journal, from where each new stream begins.
+   */
+  send(message: AgentMessage): void {
+    if (this.#stream !== null && !this.#stream.writableNeedDrain) {
+      this.#stream.write(message);
+      return;
+    }
+    if (this.#stream !== null && 'result' in message) this.#stream.write(message);
+    else if ('progress' in message || 'output' in message) {
+      this.#waiting.push(message);
+      if (this.#waiting.length > WAITING_LIMIT) this.#waiting.shift();
+    }
+  }
+
+  /** Keeps a stream until `signal` aborts; never rejects. */
+  async run(signal: AbortSignal): Promise<void> {
+    let backoffMs = FIRST_BACKOFF_MS;
+    while (!signal.aborted) {
+      const ended = await this.#once(signal);
+      if (signal.aborted) break;
+      if (ended.welcomed) backoffMs = FIRST_BACKOFF_MS;
+      const { log, address } = this.#options;
+      log.warn({ controller: address, reason: ended.reason }, 'no stream to the controller; trying again');
+      await pause(backoffMs * (0.5 + Math.random() / 2), signal);
+      backoffMs = Math.min(backoffMs * 2, MAX_BACKOFF_MS);
+    }
+    this.#client.close();
+  }
+
+  /** The bytes of a package from `offset` on. Rejects with FETCH_FAILED when the controller does not have it. */
+  async *fetchPackage(sha256: string, offset: number): AsyncGenerator<Uint8Array> {
+    const { path, requestSerialize, responseDeserialize } = agentGateway.fetchPackage;
+    const call = this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, { sha256, offset });
+    let timer = setTimeout(() => call.cancel(), FETCH_QUIET_MS);
+    try {
+      for await (const chunk of call) {
+        clearTimeout(timer);
+        yield (chunk as { data: Uint8Array }).data;
+        timer = setTimeout(() => call.cancel(), FETCH_QUIET_MS);
+      }
+    } catch (error) {
+      const { code, details = '' } = error as Partial<grpc.ServiceError>;
+      const final = [grpc.status.NOT_FOUND, grpc.status.UNAUTHENTICATED, grpc.status.PERMISSION_DENIED];
+      if (code === undefined || !final.includes(code)) throw error;
+      throw new FleetError('FETCH_FAILED', `the controller does not give the package ${sha256}`, { words: details });
+    } finally {
+      clearTimeout(timer);
+      call.cancel();
+    }
+  }
+
+  /** One stream, from the hello to its end. */
+  #once(signal: AbortSignal): Promise<{ readonly welcomed: boolean; readonly reason: string }> {
+    const { node, agentVersion, inHand, log } = this.#options;
+    const { path, requestSerialize, responseDeserialize } = agentGateway.connect;
+    const stream = this.#client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
+    let welcomed = false;
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => finish('no welcome from the controller'), WELCOME_MS);
+      const onAbort = () => finish('the agent stops');
+      const finish = (reason: string) => {
+        clearTimeout(timer);
+        signal.removeEventListener('abort', onAbort);
+        if (this.#stream === stream) this.#stream = null;
+        // A last word that is written already still goes out.
+        if (signal.aborted) stream.end();
+        else stream.cancel();
+        resolve({ welcomed, reason });
+      };
+      signal.addEventListener('abort', onAbort);
+      stream.on('error', (error: grpc.ServiceError) => finish(error.details || error.message));
+      stream.on('end', () => finish('the controller ended the stream'));
+      stream.on('drain', () => this.#flush());
+      stream.on('data', (message: ControllerMessage) => {
+        if ('welcome' in message) {
+          if (message.welcome.protocol !== PROTOCOL)
+            return finish(`protocol ${message.welcome.protocol} is not spoken here`);
+          clearTimeout(timer);
+          welcomed = true;
+          this.#open(stream, message.welcome.heartbeatMs);
+          return;
+        }
+        // An order that cannot be journalled is not taken: the stream is dropped, and the order comes again.
+        this.#handle(message).catch((error: unknown) => {
+          log.error({ err: error }, 'a message of the controller could not be handled');
+          finish(error instanceof Error ? error.message : String(error));
+        });
+      });
+      stream.write({ hello: { node, agentVersion, protocol: PROTOCOL, inHand: inHand() } });
+      if (signal.aborted) onAbort();
+    });
+  }
+
+  #open(stream: Stream, heartbeatMs: number): void {
+    const { opening, log, address } = this.#options;
+    for (const message of opening()) stream.write(message);
+    this.#stream = stream;
+    log.info({ controller: address }, 'connected to the controller');
+    this.#flush();
+    this.#welcomed(heartbeatMs);
+  }
+
+  #flush(): void {
+    while (this.#stream !== null && !this.#stream.writableNeedDrain) {
+      const message = this.#waiting.shift();
+      if (message === undefined) return;
+      this.#stream.write(message);
+    }
+  }
+
+  async #handle(message: ControllerMessage): Promise<void> {
+    const { onAction, onResultStored, onReportRequest } = this.#options;
+    if ('action' in message) await onAction(message.action);
+    else if ('resultStored' in message) await onResultStored(message.resultStored.action);
+    else if ('reportRequest' in message) onReportRequest();
+  }
+}
+
+/** Resolves after `ms`, or at once when the signal aborts. */
+export function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) return resolve();
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener('abort', done);
+  });
+}

@@ -1,0 +1,114 @@
+/** Tells the controller how the node is: a heartbeat always, a report on change and once a minute. */
+import type { NodeReport } from '@kwfleet/core';
+import type { Logger } from 'pino';
+import { type Link, pause } from './link.ts';
+import type { Observer } from './observe.ts';
+
+export type ReporterOptions = {
+  readonly observer: Pick<Observer, 'observe' | 'pulse'>;
+  readonly link: Link;
+  readonly heartbeatMs: number;
+  readonly busy: () => boolean;
+  readonly now: () => number;
+  readonly log: Logger;
+};
+
+const REPORT_EVERY_MS = 60_000;
+/** A look at everything starts processes: an idle node is looked at this often, a busy one at every beat. */
+const LOOK_EVERY_MS = 10_000;
+
+export class Reporter {
+  readonly #options: ReporterOptions;
+  #latest: NodeReport | undefined;
+  #pulse = { serving: false, ready: false };
+  #sentAtMs = 0;
+  #sentText = '';
+  #wanted = false;
+  #heartbeatMs: number;
+  /** When the beat last went round: what the watchdog asks. */
+  beatAtMs: number;
+
+  constructor(options: ReporterOptions) {
+    this.#options = options;
+    this.#heartbeatMs = options.heartbeatMs;
+    this.beatAtMs = options.now();
+  }
+
+  get latest(): NodeReport | undefined {
+    return this.#latest;
+  }
+
+  /** Looks once; so that the first hello has a report behind it. */
+  async prepare(): Promise<void> {
+    this.#latest = await this.#options.observer.observe();
+    this.#pulse = { serving: this.#latest.serving, ready: this.#latest.ready };
+  }
+
+  /** A new stream has the latest report already; the controller's heartbeat is kept when it is shorter. */
+  welcomed(heartbeatMs: number): void {
+    this.#heartbeatMs = Math.min(this.#options.heartbeatMs, heartbeatMs);
+    if (this.#latest !== undefined) this.#noteSent(this.#latest);
+  }
+
+  /** The controller asks for a full report now. */
+  request(): void {
+    this.#wanted = true;
+  }
+
+  async run(signal: AbortSignal): Promise<void> {
+    await Promise.all([this.#beat(signal), this.#look(signal)]);
+  }
+
+  /** Never waits for a look: a database that hangs must not make the agent seem dead. */
+  async #beat(signal: AbortSignal): Promise<void> {
+    const { link, now } = this.#options;
+    while (!signal.aborted) {
+      this.beatAtMs = now();
+      if (link.connected) link.send({ heartbeat: { clockMs: this.beatAtMs, ...this.#pulse } });
+      await pause(this.#heartbeatMs, signal);
+    }
+  }
+
+  async #look(signal: AbortSignal): Promise<void> {
+    const { observer, busy, now, log } = this.#options;
+    let lookedAtMs = now();
+    while (!signal.aborted) {
+      await pause(this.#heartbeatMs, signal);
+      if (signal.aborted) return;
+      try {
+        const pulse = await observer.pulse();
+        const changed = pulse.serving !== this.#pulse.serving || pulse.ready !== this.#pulse.ready;
+        this.#pulse = pulse;
+        if (!changed && !busy() && !this.#wanted && now() - lookedAtMs < LOOK_EVERY_MS) continue;
+        lookedAtMs = now();
+        this.#latest = await observer.observe();
+        this.#pulse = { serving: this.#latest.serving, ready: this.#latest.ready };
+        this.#tell(this.#latest);
+      } catch (error) {
+        log.error({ err: error }, 'the node could not be observed');
+      }
+    }
+  }
+
+  #tell(report: NodeReport): void {
+    const { link, now } = this.#options;
+    const due = this.#wanted || now() - this.#sentAtMs >= REPORT_EVERY_MS || lasting(report) !== this.#sentText;
+    if (!due || !link.connected) return;
+    link.send({ report });
+    this.#noteSent(report);
+  }
+
+  #noteSent(report: NodeReport): void {
+    this.#wanted = false;
+    this.#sentAtMs = this.#options.now();
+    this.#sentText = lasting(report);
+  }
+}
+
+/** The report without what changes from look to look by itself. */
+export function lasting(report: NodeReport): string {
+  const { host, view, observedAtMs: _, ...rest } = report;
+  const { clockMs: __, freeBytes: ___, ...lastingHost } = host;
+  const nodes = view?.nodes.map(({ updatedAtMs: ____, ...row }) => row);
+  return JSON.stringify({ ...rest, host: lastingHost, nodes });
+}
