@@ -40,7 +40,13 @@ export const ControllerSettings = Type.Partial(
     database: Type.Partial(Type.Object({ url: Type.String({ minLength: 1 }) }), strict),
     packages: Type.Partial(Type.Object({ max_bytes: Type.Integer({ minimum: 1 }) }), strict),
     heartbeat_ms: Type.Integer({ minimum: 50, maximum: 60_000 }),
-    log_level: Type.Union(['debug', 'info', 'warn', 'error', 'silent'].map((level) => Type.Literal(level))),
+    log_level: Type.Union([
+      Type.Literal('debug'),
+      Type.Literal('info'),
+      Type.Literal('warn'),
+      Type.Literal('error'),
+      Type.Literal('silent'),
+    ]),
   }),
   strict,
 );

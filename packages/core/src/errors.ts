@@ -23,6 +23,15 @@ export const ERRORS = {
   RUN_UNKNOWN: { status: 404, remedy: 'List the runs with `kwfleet runs`.' },
   RUN_ACTIVE: { status: 409, remedy: 'One run at a time for a cluster: finish or abort the active one.' },
   RUN_CHOICE_ILLEGAL: { status: 409, remedy: 'Take one of the choices that the run shows.' },
+  IDEMPOTENCY_IN_PROGRESS: {
+    status: 409,
+    remedy: 'Wait for the first request with this key to be answered, then ask again.',
+  },
+  IDEMPOTENCY_MISMATCH: { status: 422, remedy: 'Use a new Idempotency-Key for every new request.' },
+  IDEMPOTENCY_SPENT: {
+    status: 409,
+    remedy: 'Use a new Idempotency-Key to make another; revoke the one whose secret was lost.',
+  },
   INTERNAL: {
     status: 500,
     remedy: "Look into the controller's log for the request id; this is a bug worth reporting.",

@@ -8,16 +8,23 @@ import { readFileSync } from 'node:fs';
 import { chmod, chown, lstat, mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { FleetError } from '@kwfleet/core';
 import { execa } from 'execa';
 import pg from 'pg';
+import type { Logger } from 'pino';
 import { eventually } from '../deadline.ts';
 import { type Account, blockedBy, postgresAccount } from './account.ts';
 import { findBinaries } from './binaries.ts';
 
 export type EmbeddedPostgres = {
   /** For a `pg` client. */
-  readonly connection: { readonly host: string; readonly port: number; readonly user: string; readonly database: string };
+  readonly connection: {
+    readonly host: string;
+    readonly port: number;
+    readonly user: string;
+    readonly database: string;
+  };
   readonly pid: number;
   /** Whether a running server of an earlier controller was taken over. */
   readonly reused: boolean;
@@ -36,33 +43,76 @@ const INITDB_MS = 120_000;
 const START_MS = 120_000;
 const STOP_MS = 30_000;
 const OWNER_MS = 15_000;
+const WATCH_MS = 1_000;
 /** One controller to a data directory; any constant will do. */
 const OWNER_LOCK = 7_090_708;
 
 type Place = { readonly root: string; readonly data: string; readonly log: string; readonly socket: string };
 
-/** Starts or takes over the server of `<dataDir>/postgres`. Throws UNAVAILABLE with the server's own last words. */
-export async function startEmbeddedPostgres(dataDir: string): Promise<EmbeddedPostgres> {
+/** What is up now; another after the server had to be started again. */
+type Server = { pid: number; owner: pg.Client };
+
+/**
+ * Starts or takes over the server of `<dataDir>/postgres`, and starts it again should it die. Throws UNAVAILABLE with
+ * the server's own last words.
+ */
+export async function startEmbeddedPostgres(dataDir: string, log: Logger): Promise<EmbeddedPostgres> {
   const account = postgresAccount();
   const place = await prepare(dataDir, account);
-  const running = await runningServer(place);
-  const pid = running ?? (await startServer(place, account));
   const connection = { host: place.socket, port: PORT, user: USER, database: DATABASE };
+  const running = await runningServer(place);
+  const server = await bringUp(place, account, connection, running);
+  const stopping = new AbortController();
+  const watched = keepUp(server, () => bringUp(place, account, connection, undefined), place, stopping.signal, log);
+  return {
+    connection,
+    pid: server.pid,
+    reused: running !== undefined,
+    async stop() {
+      stopping.abort();
+      await watched;
+      await server.owner.end();
+      await stopServer(place, server.pid);
+    },
+  };
+}
+
+async function bringUp(
+  place: Place,
+  account: Account | undefined,
+  connection: EmbeddedPostgres['connection'],
+  running: number | undefined,
+): Promise<Server> {
+  const pid = running ?? (await startServer(place, account));
   try {
     await awaitReady(place, pid);
-    const owner = await takeOwnership(connection);
-    return {
-      connection,
-      pid,
-      reused: running !== undefined,
-      async stop() {
-        await owner.end();
-        await stopServer(place, pid);
-      },
-    };
+    return { pid, owner: await takeOwnership(connection) };
   } catch (error) {
+    // One that was found running may be another controller's.
     if (running === undefined) await stopServer(place, pid);
     throw error;
+  }
+}
+
+/** The controller outlives its database: requests answer 503 meanwhile. */
+async function keepUp(
+  server: Server,
+  startAgain: () => Promise<Server>,
+  place: Place,
+  signal: AbortSignal,
+  log: Logger,
+): Promise<void> {
+  while (!signal.aborted) {
+    await pause(WATCH_MS, undefined, { signal }).catch(() => {});
+    if (signal.aborted || isServer(server.pid, place)) continue;
+    log.error({ pid: server.pid, words: await tail(place) }, 'PostgreSQL died; starting it again');
+    try {
+      await server.owner.end().catch(() => {});
+      Object.assign(server, await startAgain());
+      log.info({ pid: server.pid }, 'PostgreSQL is up again');
+    } catch (error) {
+      log.error({ err: error }, 'PostgreSQL did not come up; trying again');
+    }
   }
 }
 
@@ -189,7 +239,15 @@ async function initialise(place: Place, bin: string, account: Account | undefine
   const { failed, all } = await execa(
     join(bin, 'initdb'),
     ['-D', partial, '-U', USER, '--encoding=UTF8', '--locale=C', '--auth-local=trust', '--auth-host=reject'],
-    { ...identity(account), cwd: place.root, all: true, reject: false, timeout: INITDB_MS, stdin: 'ignore', env: { LC_ALL: 'C' } },
+    {
+      ...identity(account),
+      cwd: place.root,
+      all: true,
+      reject: false,
+      timeout: INITDB_MS,
+      stdin: 'ignore',
+      env: { LC_ALL: 'C' },
+    },
   );
   if (failed) throw new FleetError('UNAVAILABLE', 'initdb failed', { words: String(all).slice(-2_000) });
   await rename(partial, place.data);
@@ -210,7 +268,8 @@ async function awaitReady(place: Place, pid: number): Promise<void> {
     },
     { withinMs: START_MS, everyMs: 50 },
   );
-  if (!ready) throw new FleetError('UNAVAILABLE', `PostgreSQL is not ready after ${START_MS} ms: ${last}. ${await tail(place)}`);
+  if (!ready)
+    throw new FleetError('UNAVAILABLE', `PostgreSQL is not ready after ${START_MS} ms: ${last}. ${await tail(place)}`);
 }
 
 async function ensureDatabase(place: Place): Promise<void> {

@@ -4,7 +4,7 @@ import { FleetError, type Page } from '@kwfleet/core';
 import type { Sql } from './database.ts';
 import { newId } from './ids.ts';
 import { knowsNode } from './nodes.ts';
-import { type PageRequest, pageOf, positionOf } from './page.ts';
+import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
 export const ROLES = ['viewer', 'operator', 'approver', 'admin'] as const;
 export type Role = (typeof ROLES)[number];
@@ -67,11 +67,11 @@ export async function listTokens(sql: Sql, request: PageRequest): Promise<Page<T
   const rows = await sql.query<TokenRow>(
     `SELECT ${TOKEN_COLUMNS} FROM tokens WHERE (created_at_ms, id) < ($1, $2)
      ORDER BY created_at_ms DESC, id DESC LIMIT $3`,
-    [...positionOf(request.cursor), request.limit + 1],
+    [...positionOf(request.cursor), rowsFor(request)],
   );
   return pageOf(
     rows,
-    request.limit,
+    request,
     (row) => [row.createdAtMs, row.id],
     (row) => row,
   );
@@ -104,11 +104,11 @@ export async function listEnrollments(sql: Sql, request: PageRequest): Promise<P
   const rows = await sql.query<EnrollmentRow>(
     `SELECT ${ENROLLMENT_COLUMNS} FROM enrollments WHERE (created_at_ms, id) < ($1, $2)
      ORDER BY created_at_ms DESC, id DESC LIMIT $3`,
-    [...positionOf(request.cursor), request.limit + 1],
+    [...positionOf(request.cursor), rowsFor(request)],
   );
   return pageOf(
     rows,
-    request.limit,
+    request,
     (row) => [row.createdAtMs, row.id],
     (row) => row,
   );

@@ -2,7 +2,7 @@
 import type { Page } from '@kwfleet/core';
 import { firstBroken, linkHash } from './chain.ts';
 import type { Sql } from './database.ts';
-import { type PageRequest, pageOf, positionOf } from './page.ts';
+import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
 export type AuditRecord = {
   readonly seq: number;
@@ -24,7 +24,9 @@ const chained = ({ seq, atMs, actor, what, detail }: AuditRecord) => ({ seq, atM
 /** Appends a record. Call it last in a transaction: others wait for its end. Never give it a secret. */
 export async function audit(sql: Sql, actor: string, what: string, given: Record<string, unknown> = {}): Promise<void> {
   await sql.execute('SELECT pg_advisory_xact_lock($1)', [LOCK]);
-  const [last] = await sql.query<{ seq: number; hash: string }>('SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1');
+  const [last] = await sql.query<{ seq: number; hash: string }>(
+    'SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1',
+  );
   const [now] = await sql.query<{ nowMs: number }>('SELECT now_ms() AS "nowMs"');
   const prevHash = last?.hash ?? '';
   // Through JSON, so that what is hashed is what will be read back.
@@ -39,11 +41,11 @@ export async function audit(sql: Sql, actor: string, what: string, given: Record
 export async function listAudit(sql: Sql, request: PageRequest): Promise<Page<AuditRecord>> {
   const rows = await sql.query<AuditRecord>(`SELECT ${COLUMNS} FROM audit WHERE seq < $1 ORDER BY seq DESC LIMIT $2`, [
     positionOf(request.cursor)[0],
-    request.limit + 1,
+    rowsFor(request),
   ]);
   return pageOf(
     rows,
-    request.limit,
+    request,
     (row) => [row.seq, ''],
     (row) => row,
   );

@@ -1,7 +1,7 @@
 /** The connection pool, transactions, and what a lost database means to callers: UNAVAILABLE, never a crash. */
 import { FleetError } from '@kwfleet/core';
-import type { Logger } from 'pino';
 import pg from 'pg';
+import type { Logger } from 'pino';
 
 export type ConnectionSettings = Pick<pg.PoolConfig, 'connectionString' | 'host' | 'port' | 'user' | 'database'>;
 

@@ -1,7 +1,7 @@
 /** What agents last reported, and which stream speaks for each node. */
 import type { NodeFacts, NodeReport } from '@kwfleet/core';
-import { CHANNELS } from './notices.ts';
 import type { Sql } from './database.ts';
+import { CHANNELS } from './notices.ts';
 
 export type Beat = {
   readonly node: string;
@@ -33,6 +33,15 @@ export async function detachStream(sql: Sql, node: string, stream: string): Prom
     [node, stream],
   );
   if (changed > 0) await wakeRunner(sql);
+}
+
+/** The stream that speaks for each of these nodes; a node whose agent is gone has none. */
+export async function currentStreams(sql: Sql, nodes: readonly string[]): Promise<Map<string, string>> {
+  const rows = await sql.query<{ node: string; stream: string }>(
+    'SELECT node, stream FROM nodes WHERE node = ANY ($1) AND stream IS NOT NULL',
+    [nodes],
+  );
+  return new Map(rows.map(({ node, stream }) => [node, stream]));
 }
 
 /** Stores a report that came over the node's own stream, or, with `onlyNewer`, one that waited in a journal. */

@@ -1,8 +1,8 @@
 /** What the database tells its controllers at once (LISTEN/NOTIFY). A notice may be lost: whoever listens also looks on a tick. */
 import { EventEmitter } from 'node:events';
 import { setTimeout as pause } from 'node:timers/promises';
-import type { Logger } from 'pino';
 import pg from 'pg';
+import type { Logger } from 'pino';
 import { type ConnectionSettings, clientConfig } from './database.ts';
 
 /** Payloads: a run's id; a node's name; a run's id; `NODE STREAM`. */

@@ -1,7 +1,7 @@
 /** The packages of the registry, as rows; their bytes lie in the data directory. */
 import type { PackageInfo, PackageView, Page } from '@kwfleet/core';
 import type { Sql } from './database.ts';
-import { type PageRequest, pageOf, positionOf } from './page.ts';
+import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
 type Row = { sha256: string; info: PackageInfo; addedAtMs: number };
 const SELECT = 'SELECT sha256, info, added_at_ms AS "addedAtMs" FROM packages';
@@ -21,6 +21,12 @@ export async function findPackage(sql: Sql, sha256: string): Promise<PackageView
   return row && view(row);
 }
 
+/** Keeps these packages from being deleted until the transaction ends; false when one is gone already. */
+export async function lockPackages(sql: Sql, sha256s: readonly string[]): Promise<boolean> {
+  const rows = await sql.query('SELECT 1 FROM packages WHERE sha256 = ANY ($1) FOR SHARE', [sha256s]);
+  return rows.length === new Set(sha256s).size;
+}
+
 export async function allPackages(sql: Sql): Promise<PackageInfo[]> {
   return (await sql.query<Row>(`${SELECT} ORDER BY sha256`)).map(({ info }) => info);
 }
@@ -28,9 +34,9 @@ export async function allPackages(sql: Sql): Promise<PackageInfo[]> {
 export async function listPackages(sql: Sql, request: PageRequest): Promise<Page<PackageView>> {
   const rows = await sql.query<Row>(
     `${SELECT} WHERE (added_at_ms, sha256) < ($1, $2) ORDER BY added_at_ms DESC, sha256 DESC LIMIT $3`,
-    [...positionOf(request.cursor), request.limit + 1],
+    [...positionOf(request.cursor), rowsFor(request)],
   );
-  return pageOf(rows, request.limit, (row) => [row.addedAtMs, row.sha256], view);
+  return pageOf(rows, request, (row) => [row.addedAtMs, row.sha256], view);
 }
 
 /** A run that is not ended and may still need the package, if there is one. */

@@ -1,7 +1,9 @@
 /** Lists, newest first, page by page: the cursor names the last row seen, so that new rows shift nothing. */
 import { FleetError, type Page } from '@kwfleet/core';
 
-export type PageRequest = { readonly limit: number; readonly cursor?: string | undefined };
+export type PageRequest = { readonly limit?: number | undefined; readonly cursor?: string | undefined };
+/** A page's length where nobody said. */
+export const PAGE_LIMIT = 100;
 type Position = readonly [atMs: number, id: string];
 
 /** Values for `(at_ms, id) < ($1, $2)`: the cursor's, or what every row is below. Throws BAD_REQUEST. */
@@ -18,10 +20,13 @@ export function positionOf(cursor: string | undefined): Position {
   throw new FleetError('BAD_REQUEST', 'cursor: not one that a list gave');
 }
 
-/** Takes `limit + 1` rows and answers a page of `limit`, with a cursor when there are more. */
+/** One row more than is shown tells whether there is a next page. */
+export const rowsFor = ({ limit = PAGE_LIMIT }: PageRequest): number => limit + 1;
+
+/** Takes `rowsFor` rows and answers a page, with a cursor when there are more. */
 export function pageOf<Row, Item>(
   rows: readonly Row[],
-  limit: number,
+  { limit = PAGE_LIMIT }: PageRequest,
   position: (row: Row) => Position,
   item: (row: Row) => Item,
 ): Page<Item> {
@@ -37,7 +42,7 @@ export function pageOfSorted<Item extends { id: string }>(items: readonly Item[]
   const rest = items.filter((item) => item.id > after).sort((a, b) => (a.id < b.id ? -1 : 1));
   return pageOf(
     rest,
-    request.limit,
+    request,
     (item) => [0, item.id],
     (item) => item,
   );

@@ -1,7 +1,7 @@
 /** Plans: made once, never changed. */
 import type { CheckResult, Page, Plan, PlanRequest } from '@kwfleet/core';
 import type { Sql } from './database.ts';
-import { type PageRequest, pageOf, positionOf } from './page.ts';
+import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
 export type PlanRow = {
   readonly id: string;
@@ -45,11 +45,11 @@ export async function findPlan(sql: Sql, id: string): Promise<PlanRow | undefine
 export async function listPlans(sql: Sql, request: PageRequest): Promise<Page<PlanRow>> {
   const rows = await sql.query<PlanRow>(
     `${SELECT} WHERE (created_at_ms, id) < ($1, $2) ORDER BY created_at_ms DESC, id DESC LIMIT $3`,
-    [...positionOf(request.cursor), request.limit + 1],
+    [...positionOf(request.cursor), rowsFor(request)],
   );
   return pageOf(
     rows,
-    request.limit,
+    request,
     (row) => [row.createdAtMs, row.id],
     (row) => row,
   );

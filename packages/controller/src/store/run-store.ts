@@ -56,10 +56,9 @@ type LoadRow = { plan: Plan; state: RunState; appliedSeq: number };
 type InputRow = { seq: number; atMs: number; type: RunInput['type']; body: Record<string, unknown> };
 
 async function load(sql: Sql, run: string): Promise<RunSnapshot> {
-  const [row] = await sql.query<LoadRow>(
-    'SELECT plan, state, applied_seq AS "appliedSeq" FROM runs WHERE id = $1',
-    [run],
-  );
+  const [row] = await sql.query<LoadRow>('SELECT plan, state, applied_seq AS "appliedSeq" FROM runs WHERE id = $1', [
+    run,
+  ]);
   if (row === undefined) throw new Error(`there is no run ${run}`);
   const inputs = await sql.query<InputRow>(
     'SELECT seq, at_ms AS "atMs", type, body FROM run_inputs WHERE run = $1 AND seq > $2 ORDER BY seq LIMIT $3',
@@ -81,8 +80,8 @@ function toInput({ seq, atMs, type, body }: InputRow): RunInput {
 }
 
 async function commit(sql: Sql, run: string, epoch: number, write: RunWrite): Promise<boolean> {
-  const [row] = await sql.query<{ eventSeq: number; eventHash: string }>(
-    `SELECT event_seq AS "eventSeq", event_hash AS "eventHash" FROM runs
+  const [row] = await sql.query<{ eventSeq: number; eventHash: string; inputSeq: number }>(
+    `SELECT event_seq AS "eventSeq", event_hash AS "eventHash", input_seq AS "inputSeq" FROM runs
      WHERE id = $1 AND epoch = $2 AND lease_owner IS NOT NULL FOR UPDATE`,
     [run, epoch],
   );
@@ -102,6 +101,10 @@ async function commit(sql: Sql, run: string, epoch: number, write: RunWrite): Pr
   for (const action of write.actions) await insertAction(sql, action);
   if (ended) await sql.execute(END_ACTIONS, [run]);
   if (write.events.length > 0) await sql.execute('SELECT pg_notify($1, $2)', [CHANNELS.history, run]);
+  // There were more than one decision takes in.
+  if (write.appliedSeq > 0 && row.inputSeq > write.appliedSeq && !ended) {
+    await sql.execute('SELECT pg_notify($1, $2)', [CHANNELS.run, run]);
+  }
   return true;
 }
 

@@ -4,7 +4,7 @@ import type { RunRequestKind } from '../runner/run-store.ts';
 import { firstBroken } from './chain.ts';
 import { type Sql, violates } from './database.ts';
 import { CHANNELS } from './notices.ts';
-import { type PageRequest, pageOf, positionOf } from './page.ts';
+import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
 export type RunRow = {
   readonly id: string;
@@ -73,15 +73,18 @@ export async function findRun(sql: Sql, id: string): Promise<RunRow | undefined>
   return (await sql.query<RunRow>(`${SELECT} WHERE runs.id = $1`, [id]))[0];
 }
 
-export async function listRuns(sql: Sql, request: PageRequest & { cluster?: string | undefined }): Promise<Page<RunRow>> {
+export async function listRuns(
+  sql: Sql,
+  request: PageRequest & { cluster?: string | undefined },
+): Promise<Page<RunRow>> {
   const rows = await sql.query<RunRow>(
     `${SELECT} WHERE (created_at_ms, runs.id) < ($1, $2) AND ($3::text IS NULL OR runs.cluster = $3)
      ORDER BY created_at_ms DESC, runs.id DESC LIMIT $4`,
-    [...positionOf(request.cursor), request.cluster ?? null, request.limit + 1],
+    [...positionOf(request.cursor), request.cluster ?? null, rowsFor(request)],
   );
   return pageOf(
     rows,
-    request.limit,
+    request,
     (row) => [row.createdAtMs, row.id],
     (row) => row,
   );

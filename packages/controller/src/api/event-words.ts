@@ -1,0 +1,56 @@
+/** Each event of a run in one sentence. */
+import type { Phase, RunEvent } from '@kwfleet/core';
+
+/** A step's id is `KIND:NODE`. */
+const nodeOf = (step: string) => step.slice(step.indexOf(':') + 1);
+
+/** Step, node and phase an event is about, where it is about one. */
+export function stepOfEvent(event: RunEvent): { step?: string; node?: string; phase?: Phase } {
+  if (event.type === 'run-held') {
+    const { node, step } = event.hold;
+    return { ...(step !== undefined && { step }), ...(node !== undefined && { node }) };
+  }
+  if (!('step' in event)) return {};
+  return {
+    step: event.step,
+    node: nodeOf(event.step),
+    ...(event.type === 'step-progressed' && { phase: event.phase }),
+  };
+}
+
+/** What happened, for a person. */
+export function describeEvent(event: RunEvent): string {
+  switch (event.type) {
+    case 'run-started':
+      return 'The run started.';
+    case 'step-dispatched':
+      return `${event.step}: ordered from ${event.executor}${event.attempt > 1 ? `, attempt ${event.attempt}` : ''}`;
+    case 'step-progressed':
+      return `${event.step}: ${event.phase}${event.detail === '' ? '' : `: ${event.detail}`}`;
+    case 'step-ended': {
+      const { outcome, failure, disposition } = event.result;
+      if (outcome === 'succeeded') return `${event.step}: done`;
+      return `${event.step}: failed (${failure?.code ?? 'no code'}: ${failure?.message ?? 'no reason'}); node ${disposition}`;
+    }
+    case 'step-reset':
+      return `${event.step}: to be done again: ${event.why}`;
+    case 'run-held':
+      return `The run holds: ${event.hold.code}: ${event.hold.message}`;
+    case 'hold-cleared':
+      return `The run goes on: ${event.why}`;
+    case 'pause-requested':
+      return `${event.by} asked to pause before the next step.`;
+    case 'run-paused':
+      return 'The run is paused.';
+    case 'run-resumed':
+      return `${event.by} resumed the run.`;
+    case 'retry-requested':
+      return `${event.by} asked to try again.`;
+    case 'abort-requested':
+      return `${event.by} asked to abort.`;
+    case 'run-ended':
+      return `The run ${event.status === 'succeeded' ? 'succeeded' : `is ${event.status}`}: ${event.reason}`;
+    default:
+      return event satisfies never;
+  }
+}

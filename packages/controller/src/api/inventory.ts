@@ -1,0 +1,73 @@
+/** `/v1/clusters` and `/v1/nodes`: what the agents report, and the names people give. */
+import { ClusterSummary, FleetError, NodeView, page } from '@kwfleet/core';
+import Type from 'typebox';
+import { audit } from '../store/audit.ts';
+import { describeCluster } from '../store/clusters.ts';
+import { pageOfSorted } from '../store/page.ts';
+import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
+import { readFleet } from './fleet.ts';
+
+const Label = Type.String({ maxLength: 200 });
+const ClusterChange = Type.Partial(
+  Type.Object({
+    name: Type.String({ minLength: 1, maxLength: 100, pattern: '^[A-Za-z0-9][A-Za-z0-9 ._-]*$' }),
+    /** Takes the place of all labels there were. */
+    labels: Type.Record(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$' }), Label, {
+      maxProperties: 64,
+      additionalProperties: false,
+    }),
+  }),
+  { additionalProperties: false, minProperties: 1 },
+);
+
+export function inventoryRoutes(app: Api, { database }: ApiParts): void {
+  app.get(
+    '/v1/clusters',
+    { schema: { tags: ['inventory'], querystring: PageQuery, response: { 200: page(ClusterSummary) } } },
+    async ({ query }) => pageOfSorted((await readFleet(database)).clusters(), query),
+  );
+
+  app.get(
+    '/v1/clusters/:id',
+    { schema: { tags: ['inventory'], params: IdParams, response: { 200: ClusterSummary } } },
+    async ({ params }) => (await readFleet(database)).summaryOf(params.id),
+  );
+
+  app.patch(
+    '/v1/clusters/:id',
+    { schema: { tags: ['inventory'], params: IdParams, body: ClusterChange, response: { 200: ClusterSummary } } },
+    async ({ params, body, actor }) => {
+      const { id } = (await readFleet(database)).summaryOf(params.id);
+      await database.transaction(async (sql) => {
+        await describeCluster(sql, id, body);
+        await audit(sql, actor, 'cluster.describe', { cluster: id, ...body });
+      });
+      return (await readFleet(database)).summaryOf(id);
+    },
+  );
+
+  app.get(
+    '/v1/nodes',
+    {
+      schema: {
+        tags: ['inventory'],
+        querystring: Type.Object({ ...PageQuery.properties, cluster: Type.Optional(Type.String({ minLength: 1 })) }),
+        response: { 200: page(NodeView) },
+      },
+    },
+    async ({ query }) => {
+      const fleet = await readFleet(database);
+      return pageOfSorted(query.cluster === undefined ? fleet.nodes() : fleet.summaryOf(query.cluster).nodes, query);
+    },
+  );
+
+  app.get(
+    '/v1/nodes/:id',
+    { schema: { tags: ['inventory'], params: IdParams, response: { 200: NodeView } } },
+    async ({ params }) => {
+      const node = (await readFleet(database)).nodes().find(({ id }) => id === params.id);
+      if (node === undefined) throw new FleetError('NODE_UNKNOWN', `there is no node ${params.id}`);
+      return node;
+    },
+  );
+}

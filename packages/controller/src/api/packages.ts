@@ -1,0 +1,67 @@
+/** `/v1/packages`: what can be installed. A package comes as the raw body of its request. */
+import type { Readable } from 'node:stream';
+import { FleetError, PackageView, page } from '@kwfleet/core';
+import Type from 'typebox';
+import { findPackage, listPackages } from '../store/packages.ts';
+import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
+
+const UPLOAD_TYPES = ['application/gzip', 'application/x-gzip', 'application/octet-stream'];
+const FileName = Type.Optional(Type.String({ minLength: 1, maxLength: 500 }));
+
+export function packageRoutes(app: Api, { database, registry }: ApiParts): void {
+  // The body goes to disk as it comes, however large; the registry sets the limit.
+  app.addContentTypeParser(UPLOAD_TYPES, (_request, payload, done) => done(null, payload));
+
+  app.get(
+    '/v1/packages',
+    { schema: { tags: ['packages'], querystring: PageQuery, response: { 200: page(PackageView) } } },
+    async ({ query }) => listPackages(database, query),
+  );
+
+  app.get(
+    '/v1/packages/:id',
+    { schema: { tags: ['packages'], params: IdParams, response: { 200: PackageView } } },
+    async ({ params }) => {
+      const found = await findPackage(database, params.id);
+      if (found === undefined) throw new FleetError('PACKAGE_UNKNOWN', `there is no package ${params.id}`);
+      return found;
+    },
+  );
+
+  app.post(
+    '/v1/packages',
+    {
+      schema: {
+        tags: ['packages'],
+        description: 'The package itself is the body (application/gzip). 200 when it was there already.',
+        consumes: UPLOAD_TYPES,
+        querystring: Type.Object({ filename: FileName, fileName: FileName }),
+        response: { 200: PackageView, 201: PackageView },
+      },
+    },
+    async (request, reply) => {
+      const { filename, fileName } = request.query;
+      const bytes = request.body as Readable | undefined;
+      if (typeof bytes?.pipe !== 'function') {
+        throw new FleetError('BAD_REQUEST', 'body: send the file itself, as application/gzip');
+      }
+      const named = filename ?? fileName ?? 'package.tar.gz';
+      try {
+        const added = await registry.add(bytes, named, request.actor);
+        return await reply.code(added.added ? 201 : 200).send(added.package);
+      } finally {
+        // A client that still sends reads no answer before it is done.
+        request.raw.resume();
+      }
+    },
+  );
+
+  app.delete(
+    '/v1/packages/:id',
+    { schema: { tags: ['packages'], params: IdParams, response: { 204: Type.Null({ description: 'It is gone.' }) } } },
+    async ({ params, actor }, reply) => {
+      await registry.remove(params.id, actor);
+      return reply.code(204).send(null);
+    },
+  );
+}

@@ -1,0 +1,161 @@
+/** `/v1/runs`: start an upgrade, follow it, and say what it should do. */
+import {
+  FleetError,
+  hashPlan,
+  initialState,
+  legalChoices,
+  page,
+  RunRequest,
+  RunSummary,
+  RunView,
+  type StepState,
+} from '@kwfleet/core';
+import Type from 'typebox';
+import type { RunRequestKind } from '../runner/run-store.ts';
+import { audit } from '../store/audit.ts';
+import type { Database, Sql } from '../store/database.ts';
+import { newId } from '../store/ids.ts';
+import { lockPackages } from '../store/packages.ts';
+import { findPlan, type PlanRow } from '../store/plans.ts';
+import { findRun, insertInput, insertRun, listRuns, type RunRow } from '../store/runs.ts';
+import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
+import { readFleet, readFleetIn } from './fleet.ts';
+import { draftPlan } from './plans.ts';
+import { BlockedPlan } from './problems.ts';
+
+const REQUESTS: readonly RunRequestKind[] = ['pause', 'resume', 'retry', 'abort'];
+
+export function runRoutes(app: Api, { database }: ApiParts): void {
+  app.post(
+    '/v1/runs',
+    { schema: { tags: ['runs'], body: RunRequest, response: { 201: RunSummary } } },
+    async ({ body, actor }, reply) => {
+      const id = await database.transaction((sql) => startRun(sql, body, actor));
+      return reply.code(201).send(runSummary(await needRun(database, id)));
+    },
+  );
+
+  app.get(
+    '/v1/runs',
+    {
+      schema: {
+        tags: ['runs'],
+        querystring: Type.Object({ ...PageQuery.properties, cluster: Type.Optional(Type.String({ minLength: 1 })) }),
+        response: { 200: page(RunSummary) },
+      },
+    },
+    async ({ query: { cluster, ...query } }) => {
+      const id = cluster === undefined ? undefined : (await readFleet(database)).cluster(cluster).id;
+      const { items, ...rest } = await listRuns(database, { ...query, cluster: id });
+      return { items: items.map(runSummary), ...rest };
+    },
+  );
+
+  app.get(
+    '/v1/runs/:id',
+    { schema: { tags: ['runs'], params: IdParams, response: { 200: RunView } } },
+    async ({ params }) => runView(await needRun(database, params.id)),
+  );
+
+  for (const request of REQUESTS) {
+    app.post(
+      `/v1/runs/:id/${request}`,
+      {
+        schema: {
+          tags: ['runs'],
+          description: 'Answers at once; the run does it at its next decision.',
+          params: IdParams,
+          // Nothing to say beyond the address; an empty object is taken too.
+          body: Type.Optional(Type.Union([Type.Object({}, { additionalProperties: false }), Type.Null()])),
+          response: { 202: RunSummary },
+        },
+      },
+      async ({ params, actor }, reply) => {
+        const row = await database.transaction((sql) => askOfRun(sql, params.id, request, actor));
+        return reply.code(202).send(runSummary(row));
+      },
+    );
+  }
+}
+
+/**
+ * Starts what was looked at, or nothing: the hash must be the plan's, no check may block, and the same question asked
+ * of the facts as they are now must lead to the same plan. Throws PLAN_UNKNOWN, PLAN_HASH_MISMATCH, PLAN_BLOCKED,
+ * PLAN_STALE or RUN_ACTIVE.
+ */
+async function startRun(sql: Sql, { plan: planId, hash }: RunRequest, actor: string): Promise<string> {
+  const row = await findPlan(sql, planId);
+  if (row === undefined) throw new FleetError('PLAN_UNKNOWN', `there is no plan ${planId}`);
+  if (row.plan === null || row.blocked) throw new BlockedPlan(`plan ${planId} is blocked by its checks`, row.checks);
+  if (row.hash !== hash) throw new FleetError('PLAN_HASH_MISMATCH', `plan ${planId} has the hash ${row.hash}`);
+  const packages = [row.plan.package, row.plan.previousPackage].flatMap((needed) => needed?.sha256 ?? []);
+  if (!(await lockPackages(sql, packages))) {
+    throw new FleetError('PLAN_STALE', 'a package of the plan was deleted');
+  }
+  await refuseStale(sql, row);
+  const id = newId('run');
+  const state = initialState(id, row.plan);
+  await insertRun(sql, { id, planId, planHash: row.hash, plan: row.plan, state, by: actor });
+  await audit(sql, actor, 'run.create', { run: id, plan: planId, hash, cluster: row.cluster });
+  return id;
+}
+
+async function refuseStale(sql: Sql, row: PlanRow): Promise<void> {
+  const fleet = await readFleetIn(sql);
+  const active = fleet.runOf(row.cluster);
+  // An upgrade under way changes the facts: say what is the matter, not that they changed.
+  if (active !== undefined) throw new FleetError('RUN_ACTIVE', `run ${active} of this cluster is not ended`);
+  const draft = await draftPlan(sql, fleet.cluster(row.cluster), row.request, fleet.nowMs);
+  if (draft.plan === undefined || hashPlan(draft.plan) !== row.hash) {
+    throw new FleetError('PLAN_STALE', 'the same question leads to another plan now');
+  }
+  if (draft.blocked) throw new BlockedPlan('checks that passed when the plan was made block now', draft.checks);
+}
+
+/** Throws RUN_UNKNOWN, or RUN_CHOICE_ILLEGAL as the run stands. */
+async function askOfRun(sql: Sql, id: string, request: RunRequestKind, by: string): Promise<RunRow> {
+  const row = await needRun(sql, id);
+  const choices = legalChoices(row.state);
+  if (!choices.includes(request)) {
+    const legal = choices.length === 0 ? 'nothing' : choices.join(', ');
+    throw new FleetError(
+      'RUN_CHOICE_ILLEGAL',
+      `run ${id} is ${row.state.status}: ${legal} can be asked, not ${request}`,
+    );
+  }
+  await insertInput(sql, id, { type: 'request', body: { request, by } });
+  await audit(sql, by, `run.${request}`, { run: id });
+  return row;
+}
+
+export async function needRun(sql: Sql | Database, id: string): Promise<RunRow> {
+  const row = await findRun(sql, id);
+  if (row === undefined) throw new FleetError('RUN_UNKNOWN', `there is no run ${id}`);
+  return row;
+}
+
+export function runSummary({ id, cluster, clusterName, planId, plan, state, ...row }: RunRow): RunSummary {
+  const steps = Object.values(state.steps);
+  return {
+    id,
+    cluster,
+    clusterName,
+    planId,
+    topology: plan.topology,
+    to: plan.to,
+    status: state.status,
+    ...(state.hold && { hold: state.hold }),
+    pauseRequested: state.pauseRequested,
+    createdAtMs: row.createdAtMs,
+    createdBy: row.createdBy,
+    ...(state.startedAtMs !== undefined && { startedAtMs: state.startedAtMs }),
+    ...(state.endedAtMs !== undefined && { endedAtMs: state.endedAtMs }),
+    done: steps.filter(({ status }) => status === 'succeeded').length,
+    total: steps.length,
+  };
+}
+
+export function runView(row: RunRow): RunView {
+  const steps = Object.entries(row.state.steps).map(([id, { result: _, ...step }]): [string, StepState] => [id, step]);
+  return { ...runSummary(row), plan: row.plan, steps: Object.fromEntries(steps) };
+}

@@ -1,0 +1,35 @@
+/** Who is at the other end of a gRPC call. */
+import * as grpc from '@grpc/grpc-js';
+import type { Authority } from './authority.ts';
+
+/**
+ * One port for all: a client certificate is asked for and, where one is given, checked against our authority by TLS
+ * itself; whether a call needs one is decided call by call, since enrolling agents have none yet.
+ */
+export function serverCredentials(authority: Authority | undefined): grpc.ServerCredentials {
+  if (authority === undefined) return grpc.ServerCredentials.createInsecure();
+  const ca = { caCertificate: Buffer.from(authority.certificate) };
+  const identity = {
+    certificate: Buffer.from(authority.server.certificate),
+    privateKey: Buffer.from(authority.server.key),
+  };
+  // grpc-js adds the one who waits for news only after it asked for them: they must come a moment later.
+  const provider: grpc.experimental.CertificateProvider = {
+    addCaCertificateListener: (listener) => queueMicrotask(() => listener(ca)),
+    removeCaCertificateListener: () => {},
+    addIdentityCertificateListener: (listener) => queueMicrotask(() => listener(identity)),
+    removeIdentityCertificateListener: () => {},
+  };
+  return grpc.experimental.createCertificateProviderServerCredentials(provider, provider, false);
+}
+
+type Call = Pick<grpc.ServerUnaryCall<unknown, unknown>, 'getAuthContext'>;
+
+/**
+ * The common name of the caller's certificate, which is of our authority; undefined when it has none. grpc-js hands out
+ * a certificate only when TLS found it authorised.
+ */
+export function callerName(call: Call): string | undefined {
+  const name = call.getAuthContext().sslPeerCertificate?.subject?.CN;
+  return typeof name === 'string' && name !== '' ? name : undefined;
+}

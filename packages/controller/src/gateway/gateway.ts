@@ -1,0 +1,173 @@
+/** The gRPC server: agents' streams, packages for them, and enrollment. */
+import * as grpc from '@grpc/grpc-js';
+import { FleetError } from '@kwfleet/core';
+import { type AgentMessage, agentGateway, type ControllerMessage, enrollment } from '@kwfleet/protocol';
+import type { Logger } from 'pino';
+import type { ControllerConfig } from '../config.ts';
+import type { PackageRegistry } from '../packages/registry.ts';
+import { pendingActions } from '../store/actions.ts';
+import type { Database } from '../store/database.ts';
+import { currentStreams } from '../store/nodes.ts';
+import type { Notices } from '../store/notices.ts';
+import type { Authority } from './authority.ts';
+import { callerName, serverCredentials } from './credentials.ts';
+import { enrollHandler } from './enroll.ts';
+import { type FetchCall, sendPackage } from './fetch-package.ts';
+import { collectHeartbeats } from './heartbeats.ts';
+import { Session, type SessionContext, SILENT_BEATS, type Stream } from './session.ts';
+
+export type Gateway = {
+  /** `HOST:PORT`. */
+  readonly address: string;
+  /** Nodes whose agent speaks to this controller now. */
+  connected(): number;
+  close(): Promise<void>;
+};
+
+export type GatewayParts = {
+  readonly config: ControllerConfig;
+  readonly database: Database;
+  readonly notices: Notices;
+  readonly registry: PackageRegistry;
+  /** Undefined: plaintext, on a loopback listener only. */
+  readonly authority: Authority | undefined;
+  readonly log: Logger;
+};
+
+/** A notice may be lost: pending actions are looked for this often all the same. */
+const TICK_MS = 1_000;
+const CLOSE_MS = 3_000;
+const SUPERSEDED = 'a newer stream of this node took over';
+
+export async function startGateway(parts: GatewayParts): Promise<Gateway> {
+  const { config, database, notices, registry, authority, log } = parts;
+  const { heartbeatMs } = config;
+  const heartbeats = collectHeartbeats(database, Math.min(1_000, heartbeatMs), SILENT_BEATS * heartbeatMs, log);
+  const sessions = openSessions(parts, { database, heartbeats, heartbeatMs, log });
+
+  const server = new grpc.Server({
+    'grpc.keepalive_time_ms': 20_000,
+    'grpc.keepalive_timeout_ms': 10_000,
+    'grpc.max_receive_message_length': 16 * 1024 * 1024,
+  });
+  server.addService(agentGateway, {
+    connect(call: Stream) {
+      const caller = callerName(call);
+      if (authority !== undefined && caller === undefined) return refuse(call);
+      sessions.open(call, caller);
+    },
+    fetchPackage(call: FetchCall) {
+      if (authority !== undefined && callerName(call) === undefined) return refuse(call);
+      void sendPackage(call, registry, log);
+    },
+  });
+  server.addService(enrollment, { enroll: enrollHandler(authority, database, log) });
+
+  const port = await bind(server, config.grpc, authority);
+  const stopListening = [notices.on('action', () => sessions.look()), notices.on('stream', sessions.attachedSomewhere)];
+  const ticker = setInterval(() => sessions.look(), TICK_MS);
+  return {
+    address: `${bracketed(config.grpc.host)}:${port}`,
+    connected: () => sessions.count(),
+    async close() {
+      clearInterval(ticker);
+      for (const stop of stopListening) stop();
+      sessions.closeAll();
+      await shutdown(server);
+      await heartbeats.close();
+    },
+  };
+}
+
+function refuse(call: { emit(event: 'error', error: Partial<grpc.StatusObject>): boolean }): void {
+  const details = 'no client certificate of this controller: enroll the agent first';
+  call.emit('error', { code: grpc.status.UNAUTHENTICATED, details });
+}
+
+/** The streams of this process, the newest of each node. */
+function openSessions({ database, log }: GatewayParts, shared: Omit<SessionContext, 'attached' | 'ended'>) {
+  const all = new Set<Session>();
+  const byNode = new Map<string, Session>();
+  let looking = false;
+  let lookAgain = false;
+
+  const context: SessionContext = {
+    ...shared,
+    attached(session) {
+      const node = session.node as string;
+      byNode.get(node)?.end(grpc.status.ABORTED, SUPERSEDED);
+      byNode.set(node, session);
+      look();
+    },
+    ended(session) {
+      all.delete(session);
+      if (session.node !== undefined && byNode.get(session.node) === session) byNode.delete(session.node);
+    },
+  };
+
+  /** One question for all nodes at once, however many notices came meanwhile. */
+  function look(): void {
+    lookAgain = true;
+    if (!looking) void deliverAll();
+  }
+
+  async function deliverAll(): Promise<void> {
+    looking = true;
+    try {
+      while (lookAgain && byNode.size > 0) {
+        lookAgain = false;
+        const nodes = [...byNode.keys()];
+        const streams = await currentStreams(database, nodes);
+        for (const [node, session] of byNode) {
+          // Read after the session attached itself: another stream in its place is a newer one, here or elsewhere.
+          if (streams.has(node) && streams.get(node) !== session.stream) session.end(grpc.status.ABORTED, SUPERSEDED);
+        }
+        const actions = Map.groupBy(await pendingActions(database, nodes), ({ node }) => node);
+        for (const [node, due] of actions) byNode.get(node)?.deliver(due);
+      }
+    } catch (error) {
+      log.warn({ err: error }, 'pending actions could not be read; looking again on the next tick');
+    } finally {
+      looking = false;
+    }
+  }
+
+  return {
+    look,
+    count: () => byNode.size,
+    open: (call: grpc.ServerDuplexStream<AgentMessage, ControllerMessage>, caller: string | undefined) => {
+      all.add(new Session(call, caller, context));
+    },
+    /** A stream, `NODE STREAM`, speaks for the node from now on: here, or at another controller. */
+    attachedSomewhere(payload: string): void {
+      const [node = '', stream] = payload.split(' ');
+      const session = byNode.get(node);
+      // The notice may be late, and the stream it names older than ours: the database is asked.
+      if (session !== undefined && session.stream !== stream) look();
+    },
+    closeAll(): void {
+      for (const session of all) session.end(grpc.status.UNAVAILABLE, 'the controller is stopping');
+    },
+  };
+}
+
+function bind(server: grpc.Server, at: ControllerConfig['grpc'], authority: Authority | undefined): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.bindAsync(`${bracketed(at.host)}:${at.port}`, serverCredentials(authority), (error, port) => {
+      if (error === null) resolve(port);
+      else reject(new FleetError('UNAVAILABLE', `grpc ${at.host}:${at.port}: ${error.message}`, { cause: error }));
+    });
+  });
+}
+
+const bracketed = (host: string) => (host.includes(':') ? `[${host}]` : host);
+
+function shutdown(server: grpc.Server): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => server.forceShutdown(), CLOSE_MS);
+    server.tryShutdown(() => {
+      clearTimeout(timer);
+      resolve();
+    });
+  });
+}

@@ -1,0 +1,127 @@
+/** The controller, put together. Read this first: every part has a folder or file of its own name. */
+import { randomUUID } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { FleetError } from '@kwfleet/core';
+import { type Logger, pino } from 'pino';
+import { startRest } from './api/server.ts';
+import { type ControllerConfig, isLoopback } from './config.ts';
+import { eventually } from './deadline.ts';
+import { makeFirstToken } from './first-token.ts';
+import { openAuthority } from './gateway/authority.ts';
+import { startGateway } from './gateway/gateway.ts';
+import { openRegistry } from './packages/registry.ts';
+import { startEmbeddedPostgres } from './postgres/embedded.ts';
+import { startRunner } from './runner/runner.ts';
+import { type ConnectionSettings, type Database, openDatabase } from './store/database.ts';
+import { migrate } from './store/migrate.ts';
+import { listen } from './store/notices.ts';
+import { pgRunStore } from './store/run-store.ts';
+
+export { type ControllerConfig, type ControllerSettings, controllerConfig, loadControllerConfig } from './config.ts';
+
+export type Controller = {
+  /** `http://127.0.0.1:7080`. */
+  readonly restUrl: string;
+  /** `127.0.0.1:7090`. */
+  readonly grpcAddress: string;
+  /** Ends everything in order; an embedded PostgreSQL last. Bounded. */
+  close(): Promise<void>;
+};
+
+/** A database that is still starting is waited for this long. */
+const DATABASE_MS = 60_000;
+
+/** Starts a controller. When a part does not start, those before it are closed again and its FleetError is thrown. */
+export async function startController(config: ControllerConfig): Promise<Controller> {
+  const log = pino({ name: 'kwfleet-controller', level: config.logLevel });
+  const closers: Closer[] = [];
+  try {
+    return await startParts(config, log, closers);
+  } catch (error) {
+    await closeAll(closers, log);
+    throw error;
+  }
+}
+
+type Closer = { readonly what: string; readonly close: () => Promise<void> };
+
+async function startParts(config: ControllerConfig, log: Logger, closers: Closer[]): Promise<Controller> {
+  const opened = (what: string, close: () => Promise<void>) => closers.unshift({ what, close });
+  await mkdir(config.dataDir, { recursive: true, mode: 0o711 });
+
+  const connection = await connectionSettings(config, log, opened);
+  const database = openDatabase(connection, log);
+  opened('database', () => database.close());
+  await migrateWhenUp(database, log);
+  if (!isLoopback(config.rest.host)) await makeFirstToken(database, config.dataDir, log);
+
+  const notices = listen(connection, log);
+  opened('notices', () => notices.close());
+  const registry = await openRegistry(config.dataDir, config.packageMaxBytes, database);
+  const authority = config.grpc.insecure
+    ? undefined
+    : await openAuthority(config.dataDir, [...namedHosts(config), ...config.grpc.names]);
+
+  const runner = startRunner({
+    store: pgRunStore(database),
+    owner: `${hostname()}/${process.pid}/${randomUUID()}`,
+    onError: (error, run) => log.error({ err: error, run }, 'a turn of a run failed; it is tried again'),
+  });
+  opened('runner', () => runner.stop());
+  notices.on('run', () => runner.wake());
+
+  const gateway = await startGateway({ config, database, notices, registry, authority, log });
+  opened('gateway', () => gateway.close());
+  const parts = { database, notices, registry, authority, agentsConnected: gateway.connected };
+  const rest = await startRest(config.rest, parts, log);
+  opened('REST', () => rest.close());
+
+  log.info({ rest: rest.url, grpc: gateway.address, dataDir: config.dataDir }, 'the controller is up');
+  return { restUrl: rest.url, grpcAddress: gateway.address, close: once(() => closeAll(closers, log)) };
+}
+
+async function connectionSettings(
+  config: ControllerConfig,
+  log: Logger,
+  opened: (what: string, close: () => Promise<void>) => void,
+): Promise<ConnectionSettings> {
+  if (config.databaseUrl !== undefined) return { connectionString: config.databaseUrl };
+  const embedded = await startEmbeddedPostgres(config.dataDir, log);
+  opened('PostgreSQL', () => embedded.stop());
+  log.info({ pid: embedded.pid, reused: embedded.reused }, 'PostgreSQL is up');
+  return embedded.connection;
+}
+
+async function migrateWhenUp(database: Database, log: Logger): Promise<void> {
+  let last: unknown;
+  const applied = await eventually(
+    () =>
+      migrate(database).catch((error: unknown) => {
+        // With a cause it is a connection that failed; without one, a schema that is not ours to touch.
+        if (!(error instanceof FleetError) || error.code !== 'UNAVAILABLE' || error.cause === undefined) throw error;
+        last = error;
+        return undefined;
+      }),
+    { withinMs: DATABASE_MS, everyMs: 500 },
+  );
+  if (applied === undefined) throw last;
+  if (applied.length > 0) log.info({ applied }, 'the schema was brought up to date');
+}
+
+const namedHosts = ({ grpc }: ControllerConfig) => (['0.0.0.0', '::'].includes(grpc.host) ? [] : [grpc.host]);
+
+/** The newest first; one that does not close does not keep the others from it. */
+async function closeAll(closers: readonly Closer[], log: Logger): Promise<void> {
+  for (const { what, close } of closers) {
+    await close().catch((error: unknown) => log.error({ err: error, what }, 'a part did not close'));
+  }
+}
+
+function once(close: () => Promise<void>): () => Promise<void> {
+  let closing: Promise<void> | undefined;
+  return () => {
+    closing ??= close();
+    return closing;
+  };
+}

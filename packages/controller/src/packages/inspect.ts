@@ -1,0 +1,193 @@
+/** Looks into an installation package without unpacking it: is it whole, is it safe to unpack, what is it for. */
+import { once } from 'node:events';
+import { createReadStream } from 'node:fs';
+import { posix } from 'node:path';
+import { createGunzip } from 'node:zlib';
+import { FleetError, normalVersion, type PackageInfo } from '@kwfleet/core';
+import { Parser, type ReadEntry } from 'tar';
+import { debFields } from './deb.ts';
+import { type ImageReader, imageReader } from './image.ts';
+import { rpmArchitecture } from './rpm.ts';
+
+const ROOT = 'kaiwudb_install';
+const ENTRIES_MAX = 20_000;
+/** Enough for the control part at the head of a .deb or .rpm. */
+const HEAD_BYTES = 4 * 1024 * 1024;
+const VERSION_FILE_MAX_BYTES = 4_096;
+const PLAIN: ReadonlySet<string> = new Set(['File', 'OldFile', 'ContiguousFile', 'Directory']);
+const LINKS: ReadonlySet<string> = new Set(['SymbolicLink', 'Link']);
+
+export type Inspection = Pick<PackageInfo, 'version' | 'kind' | 'architecture' | 'family' | 'unpackedBytes'>;
+
+type Seen = {
+  entries: number;
+  unpackedBytes: number;
+  readonly paths: Set<string>;
+  /** First bytes of the files that tell what the package is, by path. */
+  readonly heads: Map<string, Buffer[]>;
+  image: ImageReader | undefined;
+};
+
+/**
+ * Reads the whole file once. Throws PACKAGE_UNREADABLE, PACKAGE_INCOMPLETE, PACKAGE_UNSAFE, or PACKAGE_TOO_LARGE when
+ * it would unpack to more than `unpackedMaxBytes`.
+ */
+export async function inspectPackage(file: string, fileName: string, unpackedMaxBytes: number): Promise<Inspection> {
+  const seen: Seen = { entries: 0, unpackedBytes: 0, paths: new Set(), heads: new Map(), image: undefined };
+  await readArchive(file, (entry) => lookAt(entry, seen, unpackedMaxBytes));
+  const found = await conclude(seen, fileName);
+  return { ...found, unpackedBytes: seen.unpackedBytes };
+}
+
+async function readArchive(file: string, onEntry: (entry: ReadEntry) => void): Promise<void> {
+  let problem: unknown;
+  const parser = new Parser({
+    strict: true,
+    onReadEntry(entry) {
+      try {
+        if (problem === undefined) onEntry(entry);
+      } catch (error) {
+        problem = error;
+      }
+      entry.resume();
+    },
+  });
+  const failed = (error: unknown) => {
+    problem ??= error;
+  };
+  parser.on('error', failed);
+  const ended = new Promise<void>((resolve) => {
+    parser.once('end', resolve);
+    parser.once('error', () => resolve());
+  });
+  try {
+    const bytes = createReadStream(file).on('error', failed);
+    for await (const chunk of bytes.pipe(createGunzip())) {
+      if (problem !== undefined) break;
+      if (!parser.write(chunk) && problem === undefined) await Promise.race([once(parser, 'drain'), ended]);
+    }
+    bytes.destroy();
+    if (problem === undefined) {
+      parser.end();
+      await ended;
+    }
+  } catch (error) {
+    failed(error);
+  }
+  if (problem === undefined) return;
+  if (problem instanceof FleetError) throw problem;
+  const reason = problem instanceof Error ? problem.message : String(problem);
+  throw new FleetError('PACKAGE_UNREADABLE', `the file is not a whole .tar.gz: ${reason}`, { cause: problem });
+}
+
+function lookAt(entry: ReadEntry, seen: Seen, unpackedMaxBytes: number): void {
+  const path = safePath(entry);
+  seen.entries += 1;
+  seen.unpackedBytes += entry.size;
+  if (seen.entries > ENTRIES_MAX) throw new FleetError('PACKAGE_TOO_LARGE', `more than ${ENTRIES_MAX} files`);
+  if (seen.unpackedBytes > unpackedMaxBytes) {
+    throw new FleetError('PACKAGE_TOO_LARGE', `unpacks to more than ${unpackedMaxBytes} bytes`);
+  }
+  seen.paths.add(path);
+  if (!PLAIN.has(entry.type) || entry.type === 'Directory') return;
+  if (path === `${ROOT}/packages/KaiwuDB.tar`) {
+    const image = imageReader();
+    seen.image = image;
+    entry.on('data', (chunk) => image.write(Buffer.from(chunk)));
+  } else if (path.startsWith(`${ROOT}/packages/`)) {
+    keepHead(entry, path, seen);
+  }
+}
+
+function keepHead(entry: ReadEntry, path: string, seen: Seen): void {
+  const wanted = path.endsWith('/.version') ? VERSION_FILE_MAX_BYTES : isServer(path) ? HEAD_BYTES : 0;
+  if (wanted === 0) return;
+  const chunks: Buffer[] = [];
+  let size = 0;
+  seen.heads.set(path, chunks);
+  entry.on('data', (chunk) => {
+    if (size >= wanted) return;
+    chunks.push(Buffer.from(chunk).subarray(0, wanted - size));
+    size += chunk.length;
+  });
+}
+
+/** The entry's path, which lies under the package's folder, as do the targets of links. Throws PACKAGE_UNSAFE. */
+function safePath(entry: ReadEntry): string {
+  const path = inside(entry.path, '.', 'path');
+  if (LINKS.has(entry.type)) {
+    // A symbolic link is read from where it lies, a hard link from the top of the archive.
+    const from = entry.type === 'SymbolicLink' ? posix.dirname(path) : '.';
+    inside(entry.linkpath ?? '', from, `link ${path} →`);
+  } else if (!PLAIN.has(entry.type)) {
+    throw new FleetError('PACKAGE_UNSAFE', `${path} is neither a file, a directory nor a link (${entry.type})`);
+  }
+  return path;
+}
+
+function inside(path: string, from: string, what: string): string {
+  const normal = posix.normalize(posix.join(from, path)).replace(/\/$/, '');
+  const climbs = from === '.' && path.split('/').includes('..');
+  const odd = path === '' || path.startsWith('/') || path.includes('\\') || path.includes('\0');
+  if (odd || climbs || (normal !== ROOT && !normal.startsWith(`${ROOT}/`))) {
+    throw new FleetError('PACKAGE_UNSAFE', `${what} ${JSON.stringify(path).slice(0, 200)} does not stay in ${ROOT}/`);
+  }
+  return normal;
+}
+
+const isServer = (path: string) => /server[^/]*\.(deb|rpm)$/i.test(posix.basename(path));
+const isLibcommon = (path: string) => /libcommon[^/]*\.(deb|rpm)$/i.test(posix.basename(path));
+
+async function conclude(seen: Seen, fileName: string): Promise<Omit<Inspection, 'unpackedBytes'>> {
+  const need = (present: boolean, what: string) => {
+    if (!present) throw new FleetError('PACKAGE_INCOMPLETE', `${ROOT}/${what} is missing`);
+  };
+  const under = (folder: string) => [...seen.paths].some((path) => path.startsWith(`${ROOT}/${folder}/`));
+  need(seen.paths.has(`${ROOT}/deploy.sh`), 'deploy.sh');
+  need(seen.paths.has(`${ROOT}/utils`) || under('utils'), 'utils/');
+  need(seen.heads.has(`${ROOT}/packages/.version`), 'packages/.version');
+  const version = readVersion(Buffer.concat(seen.heads.get(`${ROOT}/packages/.version`) ?? []));
+  if (seen.image !== undefined) {
+    const architecture = seen.image.architecture() ?? architectureOfName(fileName);
+    return { version, kind: 'container', architecture: known(architecture), family: 'any' };
+  }
+  const parts = [...seen.paths].filter((path) => posix.dirname(path) === `${ROOT}/packages`);
+  const [server, ...others] = parts.filter(isServer);
+  const libcommon = parts.filter(isLibcommon);
+  const files = 'packages/: KaiwuDB.tar, or one *server* and one *libcommon* file (.deb or .rpm),';
+  if (server === undefined || others.length > 0 || libcommon.length !== 1) {
+    throw new FleetError('PACKAGE_INCOMPLETE', `${ROOT}/${files} is what it must hold`);
+  }
+  const family = /\.deb$/i.test(server) ? 'deb' : 'rpm';
+  const head = Buffer.concat(seen.heads.get(server) ?? []);
+  const told = family === 'deb' ? (await debFields(head))?.get('architecture') : rpmArchitecture(head);
+  return { version, kind: 'bare', architecture: known(told ?? architectureOfName(server)), family };
+}
+
+function readVersion(bytes: Buffer): string {
+  const [basic = '', extension = ''] = bytes
+    .toString('utf8')
+    .split('\n')
+    .map((line) => line.trim());
+  try {
+    return normalVersion(`${basic} ${extension}`);
+  } catch (cause) {
+    const text = JSON.stringify(`${basic}\n${extension}`).slice(0, 100);
+    throw new FleetError('PACKAGE_INCOMPLETE', `packages/.version holds no version: ${text}`, { cause });
+  }
+}
+
+/** Debian's names for what dpkg, rpm and Docker each call their own way. */
+const ARCHITECTURES: Readonly<Record<string, string>> = { x86_64: 'amd64', aarch64: 'arm64', 'x86-64': 'amd64' };
+
+function architectureOfName(path: string): string | undefined {
+  return /(?:^|[^a-z0-9])(amd64|x86_64|x86-64|arm64|aarch64)(?:[^a-z0-9]|$)/i.exec(posix.basename(path))?.[1];
+}
+
+function known(architecture: string | undefined): string {
+  if (architecture === undefined || architecture === '') {
+    throw new FleetError('PACKAGE_INCOMPLETE', 'neither the package nor its name tells for which architecture it is');
+  }
+  const name = architecture.toLowerCase();
+  return ARCHITECTURES[name] ?? name;
+}

@@ -1,0 +1,98 @@
+/** The packages that can be installed: whole files, named by their SHA-256, never changed. */
+import { createHash, randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
+import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { basename, join } from 'node:path';
+import { FleetError, type PackageInfo, type PackageView } from '@kwfleet/core';
+import { audit } from '../store/audit.ts';
+import type { Database } from '../store/database.ts';
+import { deletePackage, findPackage, insertPackage, runUsingPackage } from '../store/packages.ts';
+import { inspectPackage } from './inspect.ts';
+
+export type PackageRegistry = {
+  /**
+   * Takes a file in, inspected; `added` is false when it was there already. Throws PACKAGE_UNREADABLE,
+   * PACKAGE_INCOMPLETE, PACKAGE_UNSAFE or PACKAGE_TOO_LARGE; nothing is kept then.
+   */
+  add(bytes: AsyncIterable<Buffer>, fileName: string, actor: string): Promise<{ package: PackageView; added: boolean }>;
+  /** Throws PACKAGE_UNKNOWN, or PACKAGE_IN_USE while a run that is not ended may need it. */
+  remove(sha256: string, actor: string): Promise<void>;
+  /** Where the bytes of a package lie; undefined for what is no SHA-256, so that no path can be asked for. */
+  pathOf(sha256: string): string | undefined;
+};
+
+const UPLOAD = /^upload-.*\.partial$/;
+/** What unpacks to more than this many times the largest file is no package but an attack. */
+const UNPACKED_FACTOR = 4;
+
+/** Opens `<dataDir>/packages`; uploads that an earlier life left unfinished are removed. */
+export async function openRegistry(dataDir: string, maxBytes: number, database: Database): Promise<PackageRegistry> {
+  const folder = join(dataDir, 'packages');
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  for (const name of await readdir(folder)) if (UPLOAD.test(name)) await rm(join(folder, name));
+  const fileOf = (sha256: string) => join(folder, `${sha256}.tar.gz`);
+
+  return {
+    async add(bytes, givenName, actor) {
+      const fileName = plainName(givenName);
+      const partial = join(folder, `upload-${randomBytes(8).toString('hex')}.partial`);
+      try {
+        const { sha256, sizeBytes } = await receive(bytes, partial, maxBytes);
+        const known = await findPackage(database, sha256);
+        if (known !== undefined && existsSync(fileOf(sha256))) return { package: known, added: false };
+        const found = await inspectPackage(partial, fileName, maxBytes * UNPACKED_FACTOR);
+        const info: PackageInfo = { sha256, fileName, sizeBytes, ...found };
+        const added = await database.transaction(async (sql) => {
+          const isNew = await insertPackage(sql, info, actor);
+          // Under the row's lock, as is the removal: a file comes and goes with its row.
+          await rename(partial, fileOf(sha256));
+          if (isNew) await audit(sql, actor, 'package.add', { sha256, fileName, version: info.version });
+          return isNew;
+        });
+        return { package: (await findPackage(database, sha256)) as PackageView, added };
+      } finally {
+        await rm(partial, { force: true });
+      }
+    },
+    async remove(sha256, actor) {
+      await database.transaction(async (sql) => {
+        if (!(await deletePackage(sql, sha256)))
+          throw new FleetError('PACKAGE_UNKNOWN', `there is no package ${sha256}`);
+        const run = await runUsingPackage(sql, sha256);
+        if (run !== undefined) throw new FleetError('PACKAGE_IN_USE', `run ${run} may still need it`);
+        await audit(sql, actor, 'package.delete', { sha256 });
+        await rm(fileOf(sha256), { force: true });
+      });
+    },
+    pathOf: (sha256) => (/^[0-9a-f]{64}$/.test(sha256) ? fileOf(sha256) : undefined),
+  };
+}
+
+async function receive(
+  bytes: AsyncIterable<Buffer>,
+  partial: string,
+  maxBytes: number,
+): Promise<{ sha256: string; sizeBytes: number }> {
+  const hash = createHash('sha256');
+  let sizeBytes = 0;
+  const file = await open(partial, 'wx', 0o600);
+  try {
+    for await (const chunk of bytes) {
+      sizeBytes += chunk.length;
+      if (sizeBytes > maxBytes) throw new FleetError('PACKAGE_TOO_LARGE', `more than ${maxBytes} bytes`);
+      hash.update(chunk);
+      await file.writev([chunk]);
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  if (sizeBytes === 0) throw new FleetError('PACKAGE_UNREADABLE', 'the file is empty');
+  return { sha256: hash.digest('hex'), sizeBytes };
+}
+
+/** For people only; the bytes are found by their hash. */
+function plainName(given: string): string {
+  const name = basename(given.replaceAll('\\', '/')).replaceAll(/[\u0000-\u001f\u007f]/g, '');
+  return name.slice(0, 200) || 'package.tar.gz';
+}
