@@ -19,9 +19,10 @@ export const DEFAULT_SERVER = 'http://127.0.0.1:7080';
 export type Role = 'viewer' | 'operator' | 'approver' | 'admin';
 export type TokenRequest = { role: Role; name?: string; expiresInMs?: number };
 /** The one time the token itself is shown. */
-export type TokenView = { id: string; token: string; role: Role; name?: string; expiresAtMs?: number };
-export type EnrollmentRequest = { expiresInMs?: number };
-export type EnrollmentView = { id: string; token: string; expiresAtMs: number };
+export type TokenView = { id: string; token: string; role: Role; name: string; expiresAtMs?: number };
+export type EnrollmentRequest = { node?: string; expiresInMs?: number };
+/** `fingerprint`: SHA-256 of the authority's certificate, by which the agent knows its controller. */
+export type EnrollmentView = { id: string; token: string; node?: string; expiresAtMs: number; fingerprint?: string };
 export type ReportFormat = 'json' | 'markdown' | 'html';
 
 const ANSWER_TIMEOUT_MS = 30_000;
@@ -157,7 +158,8 @@ export class Client {
     // The header has whole seconds: a smaller difference says nothing.
     if (Number.isFinite(date)) this.#clockSkewMs = Math.abs(date - Date.now()) < 2_000 ? 0 : date - Date.now();
     if (!answer.ok) throw await this.#refusal(answer);
-    this.#checkKind(answer, headers.accept ?? '');
+    // 204: there is nothing (more) to tell, so it is of no kind.
+    if (answer.status !== 204) this.#checkKind(answer, headers.accept ?? '');
     return answer;
   }
 

@@ -29,7 +29,8 @@ export const retryDelayMs = (attempt: number): number =>
   Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** Math.min(attempt - 1, 10));
 
 /**
- * Yields events in order, each once, from the start of the run. Ends when `signal` aborts. Throws what asking again
+ * Yields events in order, each once, from the start of the run. Ends when `signal` aborts, or
+ * the controller says that there is nothing more to come of an ended run. Throws what asking again
  * will not change (no such run, no access).
  */
 export async function* follow(options: FollowOptions): AsyncGenerator<Followed, void, void> {
@@ -48,7 +49,7 @@ export async function* follow(options: FollowOptions): AsyncGenerator<Followed, 
       if (isFinal(error)) throw error;
       why = error instanceof Error ? error.message : String(error);
     }
-    if (signal.aborted) return;
+    if (signal.aborted || place.isEnd) return;
     attempt += 1;
     const retryMs = retryDelayMs(attempt);
     yield { kind: 'lost', why, attempt, retryMs };
@@ -57,7 +58,7 @@ export async function* follow(options: FollowOptions): AsyncGenerator<Followed, 
 }
 
 /** Where the next connection takes up again. */
-type Place = { lastEventId?: string; lastSeq: number };
+type Place = { lastEventId?: string; lastSeq: number; isEnd?: boolean };
 
 async function* connection(options: FollowOptions, place: Place): AsyncGenerator<Followed, void, void> {
   const { client, run, signal, connectTimeoutMs = 15_000, silenceMs = 60_000 } = options;
@@ -67,6 +68,8 @@ async function* connection(options: FollowOptions, place: Place): AsyncGenerator
   let timer = setTimeout(tooQuiet, connectTimeoutMs);
   try {
     const response = await client.openEvents(run, place.lastEventId, stop);
+    place.isEnd = response.status === 204;
+    if (place.isEnd) return;
     yield { kind: 'open' };
     const heard = new TransformStream<Uint8Array, Uint8Array>({
       transform(chunk, controller) {
@@ -110,6 +113,12 @@ function parseEvent(data: string): RunEventView | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** What a command printed: the piece as it came, or, of a controller that tells lines only, the line. */
+export function outputOf({ event, message }: RunEventView): string {
+  const text = (event as { text?: unknown } | null | undefined)?.text;
+  return typeof text === 'string' ? text : `${message}\n`;
 }
 
 /** A refusal that stays one. Everything with another cause (the controller restarts, a proxy hiccups) may pass. */

@@ -2,6 +2,7 @@
 import type { RunEventView, RunView } from '@kwfleet/core';
 import { createLogUpdate } from 'log-update';
 import { EXIT, exitOfRun } from './exit.ts';
+import { outputOf } from './follow.ts';
 import { choiceLines } from './render/run-panels.ts';
 import { appendOutput, progressOf, type RunScreen } from './render/run-state.ts';
 import { renderRun } from './render/run-tree.ts';
@@ -40,9 +41,10 @@ export function liveView(terminal: Terminal, nowMs: () => number): View {
       ticker ??= setInterval(tick, 250);
       redraw();
     },
-    event({ type, step, message }) {
+    event(event) {
       if (state === undefined) return;
-      if (type === 'output') state = { ...state, tail: appendOutput(state.tail, step ?? '', message) };
+      const { type, step = '', message } = event;
+      if (type === 'output') state = { ...state, tail: appendOutput(state.tail, step, outputOf(event)) };
       if (type === 'run-ended') state = { ...state, ending: message };
     },
     trouble(sentence) {
@@ -75,11 +77,12 @@ export function plainView(terminal: Terminal, nowMs: () => number): View {
       runId = view.id;
     },
     event(event) {
-      const { type, node = '', step = '', message, atMs } = event;
-      const key = `${step} ${node}`;
-      const lines = type === 'output' ? output.push(key, message) : output.rest(key);
-      for (const line of lines) say(atMs, [`${oneLine(node || step)} |`, line]);
-      if (type !== 'output') say(atMs, [about(event), oneLine(message)]);
+      const { type, node, step, atMs } = event;
+      // One command at a time prints on a node: its lines are put together by the node's name.
+      const source = node ?? step;
+      const lines = type === 'output' ? output.push(source ?? '', outputOf(event)) : output.rest(source);
+      for (const line of lines) say(atMs, [`${oneLine(line.source)} |`, line.text]);
+      if (type !== 'output') say(atMs, [about(event), oneLine(event.message)]);
     },
     trouble(sentence, attempt) {
       // The first attempts, then ever more rarely: a night without the controller is no thousand lines.
@@ -98,21 +101,25 @@ function about({ step, node, phase }: RunEventView): string {
   return oneLine(phase === undefined ? step : `${step} ${phase}`);
 }
 
-/** Makes lines of output whose pieces end anywhere; one step's pieces are not mixed with another's. */
+type OutputLine = { readonly source: string; readonly text: string };
+
+/** Makes lines of output whose pieces end anywhere, without mixing sources. */
 class OutputLines {
   readonly #open = new Map<string, string>();
 
   /** The lines that are whole now. */
-  push(key: string, piece: string): string[] {
-    const lines = `${this.#open.get(key) ?? ''}${piece}`.split('\n');
+  push(source: string, piece: string): OutputLine[] {
+    const lines = `${this.#open.get(source) ?? ''}${piece}`.split('\n');
     // A line without end is cut: nobody reads it, and it must not fill the memory.
-    this.#open.set(key, (lines.pop() ?? '').slice(-LONGEST_LINE));
-    return lines.map((line) => clean(line).trimEnd()).filter((line) => line !== '');
+    this.#open.set(source, (lines.pop() ?? '').slice(-LONGEST_LINE));
+    const texts = lines.map((line) => clean(line).trimEnd()).filter((line) => line !== '');
+    return texts.map((text) => ({ source, text }));
   }
 
-  /** What is left without a line end. */
-  rest(key: string): string[] {
-    return this.#open.has(key) ? this.push(key, '\n') : [];
+  /** What was left without a line end, by one source or by all. */
+  rest(source: string | undefined): OutputLine[] {
+    const sources = source === undefined ? [...this.#open.keys()] : [source];
+    return sources.filter((name) => this.#open.has(name)).flatMap((name) => this.push(name, '\n'));
   }
 }
 const LONGEST_LINE = 4_000;

@@ -70,6 +70,8 @@ class Asker {
       for await (const item of follow({ client, run, signal, ...(wait === undefined ? {} : { wait }) })) {
         await this.#take(item);
       }
+      // When the controller had nothing more to tell, the run has ended: how is asked once more.
+      if (!signal.aborted) await this.#ask();
     } finally {
       clearTimeout(this.#askAgain);
       clearTimeout(this.#grace);

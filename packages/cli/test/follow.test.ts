@@ -99,8 +99,8 @@ describe('following events', () => {
 
 describe('watching a run', () => {
   const started = eventView(1, 'run-started', 'the upgrade starts');
-  const output = eventView(0, 'output', 'half a li', { step: 'upgrade:db-1', node: 'db-1' });
-  const more = eventView(0, 'output', 'ne\n\u001b[1mnext\u001b[0m\n', { step: 'upgrade:db-1', node: 'db-1' });
+  const piece = (text: string) =>
+    eventView(0, 'output', text.trimEnd(), { step: 'upgrade:db-1', node: 'db-1', event: { text } });
 
   const watched = async (answers: Record<string, Answer>, how: { stay?: boolean; answeredHoldMs?: number } = {}) => {
     await using controller = await controllerOf(answers);
@@ -116,13 +116,17 @@ describe('watching a run', () => {
     const ended = eventView(9, 'run-ended', 'all nodes were observed at 3.1.0');
     const { code, lines } = await watched({
       'GET /v1/runs/run-1': inTurn(json(runView(1, {})), json(runView(1, allSteps('db-1'), { status: 'succeeded' }))),
-      'GET /v1/runs/run-1/events': stream([started, output, more, ended], 'open'),
+      'GET /v1/runs/run-1/events': stream(
+        [started, piece('half a li'), piece('ne\n\u001b[1mnext\u001b[0m\n'), piece('last'), ended],
+        'open',
+      ),
     });
     expect(code).toBe(EXIT.done);
     expect(lines).toEqual([
       '2026-11-23T22:00:01Z  the upgrade starts',
       '2026-11-23T22:00:00Z  db-1 |  half a line',
       '2026-11-23T22:00:00Z  db-1 |  next',
+      '2026-11-23T22:00:00Z  db-1 |  last',
       '2026-11-23T22:00:09Z  all nodes were observed at 3.1.0',
       '2026-11-23T22:00:00Z  run run-1 succeeded: 4 of 4 steps done; report: kwfleet run report run-1',
     ]);
@@ -184,6 +188,14 @@ describe('watching a run', () => {
       'GET /v1/runs/run-1/events': stream([], 'end'),
     });
     expect(code).toBe(EXIT.failed);
+  });
+
+  it('ends when there is nothing more to come of a run', async () => {
+    const { code } = await watched({
+      'GET /v1/runs/run-1': json(runView(1, {}, { status: 'succeeded' })),
+      'GET /v1/runs/run-1/events': (response) => void response.writeHead(204).end(),
+    });
+    expect(code).toBe(EXIT.done);
   });
 
   it('gives programs the events as the API has them', () => {

@@ -1,7 +1,7 @@
 /** `token create` and `enrollment create`: access for people and for agents. */
 import { type Command, Option } from 'commander';
 import { parseDuration } from '../arguments.ts';
-import type { Role, TokenRequest } from '../client.ts';
+import type { EnrollmentRequest, Role, TokenRequest } from '../client.ts';
 import { type Context, examples } from '../context.ts';
 import { dayTime } from '../render/text.ts';
 
@@ -46,16 +46,25 @@ export function addAccess(program: Command, context: Context): void {
   enrollment
     .command('create')
     .description('Make a one-time token with which an agent gets its certificate')
-    .option('--expires <DURATION>', 'after how long it is worthless, like 1h', parseDuration)
+    .option('--node <NODE>', 'only for this node; needed for one that was enrolled before')
+    .option('--expires <DURATION>', 'after how long it is worthless, like 1h (default: 1d)', parseDuration)
     .option('--json', 'print the API object')
     .addHelpText('after', examples('kwfleet enrollment create --expires 1h'))
-    .action(async (flags: { expires?: number; json?: true }, command: Command) => {
-      const request = flags.expires === undefined ? {} : { expiresInMs: flags.expires };
+    .action(async (flags: { node?: string; expires?: number; json?: true }, command: Command) => {
+      const request: EnrollmentRequest = {};
+      if (flags.node !== undefined) request.node = flags.node;
+      if (flags.expires !== undefined) request.expiresInMs = flags.expires;
       const made = await context.client(command).createEnrollment(request);
       if (flags.json) return context.terminal.json(made);
       context.terminal.lines([
-        `A token for one agent, valid until ${dayTime(made.expiresAtMs)}. It is not shown again:`,
+        `A token for ${made.node ?? 'one new agent'}, valid until ${dayTime(made.expiresAtMs)}. It is not shown again:`,
         `  ${made.token}`,
+        ...(made.fingerprint === undefined
+          ? []
+          : [
+              'By this the agent knows the controller (enrollment.authority_sha256 in its configuration):',
+              `  ${made.fingerprint}`,
+            ]),
       ]);
     });
 }

@@ -4,14 +4,6 @@ import { parseCount } from '../arguments.ts';
 import { type Context, examples } from '../context.ts';
 import { CliError, EXIT } from '../exit.ts';
 
-type ControllerModule = {
-  loadControllerConfig(file?: string): unknown;
-  startController(config: never): Promise<{ restUrl: string; grpcAddress: string; close(): Promise<void> }>;
-};
-type AgentModule = {
-  loadAgentConfig(file: string): unknown;
-  runAgent(config: never, options: { signal: AbortSignal }): Promise<unknown>;
-};
 type DemoFlags = { topology: string; nodes?: number; fleet?: true; clusters: number; exit?: true };
 type DemoOptions = Omit<DemoFlags, 'exit' | 'fleet'> & { exit: boolean; fleet: boolean };
 type DemoModule = { demo(options: DemoOptions): Promise<number> };
@@ -34,8 +26,8 @@ export function addServices(program: Command, context: Context): void {
     .option('--config <FILE>', 'its configuration', AGENT_CONFIG)
     .addHelpText('after', examples('kwfleet agent', 'kwfleet agent --config ./agent.yaml'))
     .action(async ({ config }: { config: string }) => {
-      const { loadAgentConfig, runAgent } = await load<AgentModule>('@kwfleet/agent');
-      const loaded = (await loadAgentConfig(config)) as never;
+      const { loadAgentConfig, runAgent } = await whole(() => import('@kwfleet/agent'));
+      const loaded = await loadAgentConfig(config);
       await context.untilInterrupted((signal) => runAgent(loaded, { signal }));
     });
   addDemo(program, context);
@@ -57,7 +49,9 @@ function addDemo(program: Command, context: Context): void {
     .option('--exit', 'end when the upgrade has ended, with its exit code')
     .addHelpText('after', examples('kwfleet demo', 'kwfleet demo --topology single-replica --nodes 5 --exit'))
     .action(async (flags: DemoFlags) => {
-      const { demo } = await load<DemoModule>('../demo.ts');
+      // Written with the whole system at hand, later than this; so it is named without being looked at.
+      const file: string = '../demo.ts';
+      const { demo } = await whole(() => import(file) as Promise<DemoModule>);
       context.exitCode = await demo({ ...flags, exit: flags.exit === true, fleet: flags.fleet === true });
     });
 }
@@ -69,9 +63,8 @@ function parseFleetSize(text: string): number {
 }
 
 async function runController(context: Context, file: string | undefined): Promise<void> {
-  const { loadControllerConfig, startController } = await load<ControllerModule>('@kwfleet/controller');
-  const config = (await loadControllerConfig(file)) as never;
-  const controller = await startController(config);
+  const { loadControllerConfig, startController } = await whole(() => import('@kwfleet/controller'));
+  const controller = await startController(loadControllerConfig(file));
   context.errors.lines([
     `kwfleet controller: REST and console ${controller.restUrl}, agents ${controller.grpcAddress}`,
     'Ctrl-C ends it; upgrades that run are taken up again at the next start.',
@@ -85,13 +78,14 @@ async function runController(context: Context, file: string | undefined): Promis
   await controller.close();
 }
 
-async function load<T>(specifier: string): Promise<T> {
+/** Loads a part, or says that it is not there. */
+async function whole<T>(load: () => Promise<T>): Promise<T> {
   try {
-    return (await import(specifier)) as T;
+    return await load();
   } catch (error) {
     if (!(error instanceof Error) || !('code' in error) || error.code !== 'ERR_MODULE_NOT_FOUND') throw error;
     throw new CliError(EXIT.error, `A part of kwfleet is not installed here: ${error.message}`, {
-      remedy: 'Install kwfleet whole; the operator package for clients has neither controller nor agent.',
+      remedy: 'Install kwfleet whole: this command needs more than the client.',
     });
   }
 }
