@@ -1,5 +1,5 @@
 /** Exit codes, and the errors that a command ends with: what happened, where, in whose words, and what to do next. */
-import type { CheckResult, Hold, Problem, RunStatus } from '@kwfleet/core';
+import { type CheckResult, ERRORS, FleetError, type Hold, type Problem, type RunStatus } from '@kwfleet/core';
 import { clean, wrap } from './render/text.ts';
 
 /** Binding for scripts: see the command reference. */
@@ -71,15 +71,19 @@ function wrapped(text: string, width: number, first: string, rest: string): stri
   return [`${first}${head.slice(rest.length)}`, ...more];
 }
 
-/** An error of this program, or of a controller or agent that was started in this process: those carry code and remedy. */
+/** Not an error for a person yet: one of a controller or agent that runs in this process, or a bug. */
 function unexpected(error: unknown): Pick<CliError, 'message' | 'where'> {
   if (!(error instanceof Error)) return { message: String(error), where: {} };
-  const text = (key: string) => {
-    const value = (error as unknown as Record<string, unknown>)[key];
-    return typeof value === 'string' ? value : undefined;
-  };
-  const where = { code: text('code'), node: text('node'), words: text('words'), remedy: text('remedy') };
-  return { message: error.message, where };
+  if (!(error instanceof FleetError)) return { message: error.message, where: {} };
+  const { message, code, node, words, remedy } = error;
+  return { message, where: { code, node, words, remedy } };
+}
+
+/** The exit code that an error ends the command with. */
+export function exitOfError(error: unknown): ExitCode {
+  if (error instanceof CliError) return error.exitCode;
+  const isRefusal = error instanceof FleetError && REFUSED.has(ERRORS[error.code].status);
+  return isRefusal ? EXIT.refused : EXIT.error;
 }
 
 /** How a followed run leaves the command: undefined while it goes on. */

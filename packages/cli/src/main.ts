@@ -9,7 +9,7 @@ import { addPlan } from './commands/plan.ts';
 import { addRuns } from './commands/runs.ts';
 import { addServices } from './commands/services.ts';
 import { Context, examples } from './context.ts';
-import { CliError, EXIT, errorLines } from './exit.ts';
+import { EXIT, errorLines, exitOfError } from './exit.ts';
 import type { Output } from './terminal.ts';
 
 export type Surroundings = { readonly env: NodeJS.ProcessEnv; readonly out: Output; readonly err: Output };
@@ -28,7 +28,7 @@ export async function main(argv: readonly string[], given: Partial<Surroundings>
     errorLines(error, context.errors.width()).forEach((line, at) => {
       context.errors.line(at === 0 ? colors.red(line) : line);
     });
-    return error instanceof CliError ? error.exitCode : EXIT.error;
+    return exitOfError(error);
   }
 }
 

@@ -126,7 +126,7 @@ describe('watching a run', () => {
       '2026-11-23T22:00:01Z  the upgrade starts',
       '2026-11-23T22:00:00Z  db-1 |  half a line',
       '2026-11-23T22:00:00Z  db-1 |  next',
-      '2026-11-23T22:00:00Z  db-1 |  last',
+      '2026-11-23T22:00:09Z  db-1 |  last',
       '2026-11-23T22:00:09Z  all nodes were observed at 3.1.0',
       '2026-11-23T22:00:00Z  run run-1 succeeded: 4 of 4 steps done; report: kwfleet run report run-1',
     ]);
