@@ -37,19 +37,21 @@ export class OutputCleaner {
   #rest = '';
   #offset = 0;
 
-  /** Takes raw bytes; gives the cleaned lines that are whole by now, and the cleaned byte where they start. */
-  take(bytes: Uint8Array, last = false): { readonly offset: number; readonly text: string } {
+  /**
+   * Takes raw bytes; gives the cleaned lines that are whole by now, each with the cleaned byte where it starts. Line by
+   * line, so that whoever reads the output a second time in other pieces gives out the same ones.
+   */
+  take(bytes: Uint8Array, last = false): { readonly offset: number; readonly text: string }[] {
     const lines = (this.#rest + this.#decoder.decode(bytes, { stream: !last })).split('\n');
     this.#rest = last ? '' : (lines.pop() ?? '');
-    if (this.#rest.length > LINE_LIMIT) {
-      lines.push(this.#rest);
-      this.#rest = '';
-    }
-    const cleaned = cleanOutput(lines.join('\n'));
-    const text = cleaned === '' ? '' : `${cleaned}\n`;
-    const offset = this.#offset;
-    this.#offset += Buffer.byteLength(text);
-    return { offset, text };
+    return lines
+      .map((line) => cleanLine(line.slice(0, LINE_LIMIT)))
+      .filter((line) => line !== '')
+      .map((line) => {
+        const piece = { offset: this.#offset, text: `${line}\n` };
+        this.#offset += Buffer.byteLength(piece.text);
+        return piece;
+      });
   }
 }
 
@@ -84,9 +86,15 @@ export function judgeOutput(raw: string, exitCode: number): OutputVerdict {
   }
   const said = withoutWrapping(errorAt < 0 ? text : text.slice(errorAt)).slice(0, WORDS_LIMIT);
   const code = CAUSES.find(([pattern]) => pattern.test(said))?.[1] ?? 'INSTALL_FAILED';
-  const first = said.split('\n')[0] ?? '';
+  const first = tellingLine(said);
   const message = first === '' ? `deploy.sh ended with exit status ${exitCode}` : `deploy.sh: ${first.slice(0, 300)}`;
   return { status: 'failed', code, message, words: said };
+}
+
+/** The line a person looks for: dpkg and rpm talk a good deal before they come to the point. */
+function tellingLine(said: string): string {
+  const lines = said.split('\n').map((line) => line.trim());
+  return lines.find((line) => /^(?:dpkg|rpm|error|tar)\b.*(?:error|fail|cannot)/i.test(line)) ?? lines[0] ?? '';
 }
 
 /** Without the date, and without the prefix that speaks of a pipe where an installation failed. */

@@ -27,11 +27,21 @@ export function belongsTo(id: string, action: string): boolean {
   return id.startsWith(commandId(action, '', 0).replace(/--0$/, '-'));
 }
 
+/** What a command of an action can be for, in the order in which they can follow each other. */
+const WORKS = ['install', 'online', 'back', 'back-remove', 'back-install'] as const;
+export type Work = (typeof WORKS)[number];
+
+/**
+ * Where a command's output starts in the output of its action: far enough from the others that none runs into the next,
+ * and the same for every agent process that tells it.
+ */
+const outputBase = (work: Work, attempt: number): number => (WORKS.indexOf(work) * TRIES + attempt - 1) * 1e10;
+
 export type DeployRun = {
   readonly commands: LongCommands;
   readonly action: Action;
   /** What it is for; with the action's id it names the command. */
-  readonly work: string;
+  readonly work: Work;
   readonly spec: LongCommandSpec;
   readonly watch: Watch;
   /** Something on the host that shows movement while nothing is printed. */
@@ -49,7 +59,7 @@ export async function runDeploy(run: DeployRun): Promise<OutputVerdict> {
     const id = commandId(action.id, work, attempt);
     const before = await commands.state(id);
     if (before.status === 'absent') await commands.start(id, spec);
-    const ended = before.status === 'lost' ? null : await follow(run, id);
+    const ended = before.status === 'lost' ? null : await follow(run, id, outputBase(work, attempt));
     // The progress bar outlives a deploy.sh that failed; a killed wrapper leaves the script itself.
     await commands.kill(id);
     if (ended !== null) return ended;
@@ -59,7 +69,7 @@ export async function runDeploy(run: DeployRun): Promise<OutputVerdict> {
 }
 
 /** Until it ends: its output and its verdict. Null when it was killed. */
-async function follow(run: DeployRun, id: string): Promise<OutputVerdict | null> {
+async function follow(run: DeployRun, id: string, base: number): Promise<OutputVerdict | null> {
   const { commands, watch } = run;
   const cleaner = new OutputCleaner();
   const chunks: Uint8Array[] = [];
@@ -73,21 +83,17 @@ async function follow(run: DeployRun, id: string): Promise<OutputVerdict | null>
       offset += bytes.length;
       if (offset <= OUTPUT_LIMIT_BYTES) {
         chunks.push(bytes);
-        tell(watch, cleaner.take(bytes));
+        for (const { offset: at, text } of cleaner.take(bytes)) watch.output(base + at, text);
       }
     }
     if (state.status === 'exited') {
-      tell(watch, cleaner.take(new Uint8Array(), true));
+      for (const { offset: at, text } of cleaner.take(new Uint8Array(), true)) watch.output(base + at, text);
       return judgeOutput(Buffer.concat(chunks).toString(), state.exitCode);
     }
     if (state.status !== 'running') return null;
     watch.moved(`${offset} ${await run.sign()}`);
     await watch.pause(LOOK_EVERY_MS);
   }
-}
-
-function tell(watch: Watch, { offset, text }: { readonly offset: number; readonly text: string }): void {
-  if (text !== '') watch.output(offset, text);
 }
 
 /**

@@ -15,7 +15,7 @@ import { runShort, wordsOf } from '../host/run.ts';
 import type { LongCommandSpec, LongCommands, ServiceManager } from '../host/services.ts';
 import { installDirOf, type Observer } from '../observe.ts';
 import type { PackageCache } from '../packages.ts';
-import { belongsTo, runDeploy } from './deploy-run.ts';
+import { belongsTo, runDeploy, type Work } from './deploy-run.ts';
 import type { Driver, Watch } from './driver.ts';
 import { findKept, keepInstalled } from './kept-version.ts';
 
@@ -165,7 +165,7 @@ export class ScriptBareDriver implements Driver {
     await this.#deploy(action, 'back', this.#deploySpec(directory, true), watch);
   }
 
-  async #deploy(action: Action, work: string, spec: LongCommandSpec, watch: Watch): Promise<void> {
+  async #deploy(action: Action, work: Work, spec: LongCommandSpec, watch: Watch): Promise<void> {
     const { commands } = this.#options;
     const verdict = await runDeploy({ commands, action, work, spec, watch, sign: () => this.#sign() });
     if (verdict.status !== 'failed') return;
@@ -183,7 +183,7 @@ export class ScriptBareDriver implements Driver {
 
   async #command(
     action: Action,
-    work: string,
+    work: Work,
     argv: readonly string[],
     watch: Watch,
     accepted: 'zero' | 'any',
