@@ -60,7 +60,8 @@ export function errorLines(error: unknown, width = Number.POSITIVE_INFINITY): st
     add('', check.remedy);
   }
   add('code', code);
-  add('request', requestId);
+  // By this it is found in the controller's log; a refusal has told everything already.
+  if (exitOfError(error) === EXIT.error) add('request', requestId);
   add('next', remedy);
   return lines;
 }

@@ -64,19 +64,23 @@ function parseFleetSize(text: string): number {
 
 async function runController(context: Context, file: string | undefined): Promise<void> {
   const { loadControllerConfig, startController } = await whole(() => import('@kwfleet/controller'));
-  const controller = await startController(loadControllerConfig(file));
-  context.errors.lines([
-    `kwfleet controller: REST and console ${controller.restUrl}, agents ${controller.grpcAddress}`,
-    'Ctrl-C ends it; upgrades that run are taken up again at the next start.',
-  ]);
-  await context.untilInterrupted(
-    (signal) =>
-      new Promise<void>((resolve) => {
-        signal.addEventListener('abort', () => resolve(), { once: true });
-      }),
-  );
-  await controller.close();
+  // From before the start on: a Ctrl-C while PostgreSQL starts must not leave it behind.
+  await context.untilInterrupted(async (signal) => {
+    const controller = await startController(loadControllerConfig(file));
+    context.errors.lines([
+      `kwfleet controller: REST and console ${controller.restUrl}, agents ${controller.grpcAddress}`,
+      'Ctrl-C ends it; upgrades that run are taken up again at the next start.',
+    ]);
+    await aborted(signal);
+    await controller.close();
+  });
 }
+
+const aborted = (signal: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
 
 /** Loads a part, or says that it is not there. */
 async function whole<T>(load: () => Promise<T>): Promise<T> {

@@ -104,8 +104,10 @@ export function checkLines(checks: readonly CheckResult[], page: Page): string[]
   }
   for (const check of warnings) lines.push(...finding(check, colors.yellow, glyphs.warn, page));
   const codes = [...new Set(passes.map(({ code }) => code))].join(', ');
-  if (codes !== '')
-    lines.push(...wrap(`${glyphs.done} ${codes}`, proseWidth(page), '  ').map((line) => colors.dim(line)));
+  if (codes === '') return lines;
+  // A code names what is wrong; these were looked for and not found.
+  const [first = '', ...rest] = wrap(`none of ${codes}`, proseWidth(page), '    ');
+  lines.push(...[`  ${glyphs.done} ${first.trimStart()}`, ...rest].map((line) => colors.dim(line)));
   return lines;
 }
 
