@@ -25,6 +25,9 @@ export const GATE_FRESH_MS = 60_000;
 /** How long reports may lag behind what a step observed before the run is held over it. */
 const REPORT_LAG_MS = 60_000;
 
+/** Codes come from hosts: one that this version does not know has no remedy. */
+const isCode = (code: string): code is ErrorCode => Object.hasOwn(ERRORS, code);
+
 const record = (event: RunEvent): Decision => ({ do: 'record', event });
 
 /**
@@ -85,23 +88,25 @@ function findTrouble(plan: Plan, state: RunState, facts: EngineFacts, nowMs: num
   const failed = course(plan, state).find((step) => state.steps[step.id]?.status === 'failed');
   if (failed !== undefined) return holdFailed(failed, state.steps[failed.id], nowMs);
   for (const step of runningSteps(plan, state)) {
-    const current = state.steps[step.id];
-    if (current === undefined) continue;
-    const where = { node: step.node, step: step.id, selfClearing: true };
-    if (heard(facts, current.executor, nowMs) === 'lost') {
-      // Looking can be done from elsewhere; what is being done on a host can only be awaited.
-      if (step.executor !== 'self') return record(resetLost(step, current, nowMs));
-      return hold(
-        'AGENT_LOST',
-        `the agent of ${current.executor} does not report while "${step.title}" is under way`,
-        nowMs,
-        where,
-      );
-    }
-    const stalled = stalledFor(step, current, nowMs);
-    if (stalled !== undefined) return hold('STEP_STALLED', `${step.title}: ${stalled}`, nowMs, where);
+    const trouble = stepTrouble(state, step, facts, nowMs);
+    if (trouble !== undefined) return trouble;
   }
   return undefined;
+}
+
+/** What is wrong with a step that is under way: its agent is gone, or it does not move. */
+function stepTrouble(state: RunState, step: Step, facts: EngineFacts, nowMs: number): Decision | undefined {
+  const current = state.steps[step.id];
+  if (current === undefined) return undefined;
+  const where = { node: step.node, step: step.id, selfClearing: true };
+  if (heard(facts, current.executor, nowMs) === 'lost') {
+    // Looking can be done from elsewhere; what is being done on a host can only be awaited.
+    if (step.executor !== 'self') return record(resetLost(step, current, nowMs));
+    const message = `the agent of ${current.executor} does not report while "${step.title}" is under way`;
+    return hold('AGENT_LOST', message, nowMs, where);
+  }
+  const stalled = stalledFor(step, current, nowMs);
+  return stalled === undefined ? undefined : hold('STEP_STALLED', `${step.title}: ${stalled}`, nowMs, where);
 }
 
 const resetLost = (step: Step, current: StepState, nowMs: number): RunEvent => ({
@@ -131,7 +136,7 @@ function holdFailed(step: Step, current: StepState | undefined, nowMs: number): 
         : current?.result?.newVersionStarted
           ? '; the new version was started on the data, so it is not taken back in place'
           : '';
-  const code = failure !== undefined && failure.code in ERRORS ? (failure.code as ErrorCode) : 'INTERNAL';
+  const code = failure !== undefined && isCode(failure.code) ? failure.code : 'INTERNAL';
   return hold(code, `${step.title}: ${failure?.message ?? 'failed without a reason'}${aftermath}`, nowMs, {
     node: step.node,
     step: step.id,
@@ -158,21 +163,24 @@ function waitsForAgent(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
 }
 
 /**
- * An abort lets what is under way on a host come to its end, no longer than a deadline or a lost agent allows; then
- * walks the way back where the plan has one and it is still legal; then ends.
+ * An abort lets what is under way on hosts come to its end; then walks the way back where the plan has one and it is
+ * still legal; then ends. What it waits for is given up after a deadline or a lost agent, but on the way back, where
+ * nodes are down, that is a hold: it ends when a person aborts once more.
  */
 function decideAbort(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
   const trouble = findTrouble(plan, state, facts, nowMs);
   const stuck = trouble?.do === 'record' && trouble.event.type === 'run-held' ? trouble.event.hold : undefined;
-  const under = runningSteps(plan, state);
   if (trouble !== undefined && stuck === undefined) return [trouble];
-  const forward = under.some((step) => plan.steps.includes(step));
-  if (under.length > 0 && stuck === undefined) return forward ? [] : dispatchReady(plan, state, facts, nowMs);
-  if (under.length === 0 && !state.abandoned && canBackOut(plan, state)) {
-    const finished = plan.backOut.every(({ id }) => state.steps[id]?.status === 'succeeded');
-    if (trouble !== undefined) return [trouble];
-    if (!finished) return dispatchReady(plan, state, facts, nowMs);
+  const under = runningSteps(plan, state);
+  const moving = under.some((step) => stepTrouble(state, step, facts, nowMs) === undefined);
+  if (!state.abandoned && canBackOut(plan, state)) {
+    if (stuck !== undefined && !moving && trouble !== undefined) return [trouble];
+    if (under.some((step) => plan.steps.includes(step)) || stuck !== undefined) return [];
+    if (plan.backOut.some(({ id }) => state.steps[id]?.status !== 'succeeded')) {
+      return dispatchReady(plan, state, facts, nowMs);
+    }
   }
+  if (moving) return [];
   const left = under.length > 0 ? `; left unfinished: ${under.map(({ title }) => title).join(', ')}` : '';
   const why = stuck === undefined ? '' : ` (${stuck.code}: ${stuck.message})`;
   return [record({ type: 'run-ended', status: 'aborted', reason: `aborted by a person${why}${left}`, atMs: nowMs })];
@@ -252,6 +260,8 @@ function findObstacle(
     case 'upgrade':
       assertNoneDown(plan, state, step);
       return staleGate(plan, state, step, nowMs);
+    case 'stop':
+      return staleGates(plan, state, nowMs);
     case 'install':
       return barrierObstacle(plan, state, facts, nowMs);
     default:
@@ -264,7 +274,7 @@ function gateObstacle(current: StepState | undefined, step: Step, nowMs: number)
   if (current?.waiting === undefined) return undefined;
   const { sinceMs, code, message } = current.waiting;
   if (nowMs - sinceMs > GATE_PATIENCE_MS) {
-    const known = code in ERRORS ? (code as ErrorCode) : 'GATE_CLOSED';
+    const known = isCode(code) ? code : 'GATE_CLOSED';
     return hold(known, `${step.title}: ${message}`, nowMs, { node: step.node, step: step.id });
   }
   return nowMs - (current.endedAtMs ?? 0) < GATE_AGAIN_MS ? 'wait' : undefined;
@@ -294,6 +304,19 @@ function staleGate(plan: Plan, state: RunState, step: Step, nowMs: number): Deci
   // A retry of a node that this run took down already cannot be gated: the cluster misses it because of us.
   if ((state.steps[step.id]?.result?.disposition ?? 'untouched') === 'broken') return undefined;
   return record({ type: 'step-reset', step: gateStep.id, why: 'its answer is too old to act on', atMs: nowMs });
+}
+
+/**
+ * The same for a single-replica cluster: each gate asks about the whole cluster, so the newest answer counts. Once a
+ * node was stopped there is nobody to ask: the cluster misses it because of us.
+ */
+function staleGates(plan: Plan, state: RunState, nowMs: number): Decision | undefined {
+  const begun = plan.steps.some(({ id, kind }) => kind === 'stop' && (state.steps[id]?.attempt ?? 0) > 0);
+  const gates = plan.steps.filter(({ kind }) => kind === 'gate');
+  const newest = gates.toSorted((a, b) => (state.steps[b.id]?.endedAtMs ?? 0) - (state.steps[a.id]?.endedAtMs ?? 0))[0];
+  if (begun || newest === undefined) return undefined;
+  if (nowMs - (state.steps[newest.id]?.endedAtMs ?? 0) <= GATE_FRESH_MS) return undefined;
+  return record({ type: 'step-reset', step: newest.id, why: 'its answer is too old to act on', atMs: nowMs });
 }
 
 /** I3: nothing is installed while any node of the cluster is seen running, whatever the stop steps reported. */
