@@ -110,11 +110,17 @@ export class Playground {
   /** Starts everything and waits until the controller shows the cluster healthy. */
   static async create(options: PlaygroundOptions): Promise<Playground> {
     const { topology, version = '3.0.0', heartbeatMs = 500 } = options;
-    const rig = await Rig.create({
+    const rigOptions = {
       mode: MODES[topology],
       version,
       ...(options.nodes === undefined ? {} : { nodes: options.nodes }),
       ...(options.knobs === undefined ? {} : { knobs: options.knobs }),
+    };
+    // The rig ends with the playground, after those who use its nodes.
+    const ends: (() => Promise<void>)[] = [];
+    const rig = await Rig.create(rigOptions, { onTestFinished: (end) => ends.push(end) }).catch(async (error) => {
+      for (const end of ends) await end();
+      throw error;
     });
     await chmod(rig.directory, 0o711);
     const [rest, grpc] = options.ports ?? [await freePort(), await freePort()];

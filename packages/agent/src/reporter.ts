@@ -1,11 +1,11 @@
 /** Tells the controller how the node is: a heartbeat always, a report on change and once a minute. */
-import type { NodeReport } from '@kwfleet/core';
+import { type ClusterHealth, FleetError, type NodeReport } from '@kwfleet/core';
 import type { Logger } from 'pino';
 import { type Link, pause } from './link.ts';
 import type { Observer } from './observe.ts';
 
 export type ReporterOptions = {
-  readonly observer: Pick<Observer, 'observe' | 'pulse'>;
+  readonly observer: Pick<Observer, 'observe' | 'pulse' | 'health'>;
   readonly link: Link;
   readonly heartbeatMs: number;
   readonly busy: () => boolean;
@@ -16,6 +16,8 @@ export type ReporterOptions = {
 const REPORT_EVERY_MS = 60_000;
 /** A look at everything starts processes: an idle node is looked at this often, a busy one at every beat. */
 const LOOK_EVERY_MS = 10_000;
+/** The questions of a cluster check cost the database several statements: asked this often, and when a report is wanted. */
+const HEALTH_EVERY_MS = 60_000;
 
 export class Reporter {
   readonly #options: ReporterOptions;
@@ -24,6 +26,9 @@ export class Reporter {
   #sentAtMs = 0;
   #sentText = '';
   #wanted = false;
+  #rouse: () => void = () => {};
+  #health: ClusterHealth | undefined;
+  #healthAtMs = Number.NEGATIVE_INFINITY;
   #heartbeatMs: number;
   /** When the beat last went round: what the watchdog asks. */
   beatAtMs: number;
@@ -53,6 +58,7 @@ export class Reporter {
   /** The controller asks for a full report now. */
   request(): void {
     this.#wanted = true;
+    this.#rouse();
   }
 
   async run(signal: AbortSignal): Promise<void> {
@@ -73,7 +79,7 @@ export class Reporter {
     const { observer, busy, now, log } = this.#options;
     let lookedAtMs = now();
     while (!signal.aborted) {
-      await pause(this.#heartbeatMs, signal);
+      await this.#nextLook(signal);
       if (signal.aborted) return;
       try {
         const pulse = await observer.pulse();
@@ -81,25 +87,48 @@ export class Reporter {
         this.#pulse = pulse;
         if (!changed && !busy() && !this.#wanted && now() - lookedAtMs < LOOK_EVERY_MS) continue;
         lookedAtMs = now();
-        this.#latest = await observer.observe();
+        const wanted = this.#wanted;
+        this.#wanted = false;
+        if (wanted || now() - this.#healthAtMs >= HEALTH_EVERY_MS) await this.#askHealth();
+        const health = this.#health === undefined ? {} : { health: this.#health };
+        this.#latest = { ...(await observer.observe()), ...health };
         this.#pulse = { serving: this.#latest.serving, ready: this.#latest.ready };
-        this.#tell(this.#latest);
+        this.#tell(this.#latest, wanted);
       } catch (error) {
         log.error({ err: error }, 'the node could not be observed');
       }
     }
   }
 
-  #tell(report: NodeReport): void {
+  /** The next beat, or at once when a report is wanted. */
+  async #nextLook(signal: AbortSignal): Promise<void> {
+    if (this.#wanted) return;
+    const roused = new AbortController();
+    this.#rouse = () => roused.abort();
+    await pause(this.#heartbeatMs, AbortSignal.any([signal, roused.signal]));
+  }
+
+  /** No answer is an answer: what is not known is left out, and unknown blocks. */
+  async #askHealth(): Promise<void> {
+    const { observer, now } = this.#options;
+    this.#healthAtMs = now();
+    try {
+      this.#health = await observer.health('all');
+    } catch (error) {
+      if (!(error instanceof FleetError)) throw error;
+      this.#health = undefined;
+    }
+  }
+
+  #tell(report: NodeReport, wanted: boolean): void {
     const { link, now } = this.#options;
-    const due = this.#wanted || now() - this.#sentAtMs >= REPORT_EVERY_MS || lasting(report) !== this.#sentText;
+    const due = wanted || now() - this.#sentAtMs >= REPORT_EVERY_MS || lasting(report) !== this.#sentText;
     if (!due || !link.connected) return;
     link.send({ report });
     this.#noteSent(report);
   }
 
   #noteSent(report: NodeReport): void {
-    this.#wanted = false;
     this.#sentAtMs = this.#options.now();
     this.#sentText = lasting(report);
   }
@@ -107,7 +136,7 @@ export class Reporter {
 
 /** The report without what changes from look to look by itself. */
 export function lasting(report: NodeReport): string {
-  const { host, view, observedAtMs: _, ...rest } = report;
+  const { host, view, observedAtMs: _, health: _health, ...rest } = report;
   const { clockMs: __, freeBytes: ___, ...lastingHost } = host;
   const nodes = view?.nodes.map(({ updatedAtMs: ____, ...row }) => row);
   return JSON.stringify({ ...rest, host: lastingHost, nodes });

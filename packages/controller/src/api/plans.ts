@@ -17,6 +17,7 @@ import { allPackages } from '../store/packages.ts';
 import { findPlan, insertPlan, listPlans, type PlanRow } from '../store/plans.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 import { type Fleet, readFleet, readFleetIn } from './fleet.ts';
+import { freshen } from './freshen.ts';
 
 export function planRoutes(app: Api, { database }: ApiParts): void {
   app.post(
@@ -24,6 +25,7 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
     { schema: { tags: ['plans'], body: PlanRequest, response: { 201: PlanView } } },
     async ({ body, actor }, reply) => {
       refuseUnknownOptions(body);
+      await freshen(database, body.cluster);
       const view = await database.transaction(async (sql) => {
         const fleet = await readFleetIn(sql);
         const cluster = fleet.cluster(body.cluster);

@@ -20,6 +20,7 @@ import { findPlan, type PlanRow } from '../store/plans.ts';
 import { findRun, insertInput, insertRun, listRuns, type RunRow } from '../store/runs.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 import { readFleet, readFleetIn } from './fleet.ts';
+import { freshen } from './freshen.ts';
 import { draftPlan } from './plans.ts';
 import { BlockedPlan } from './problems.ts';
 
@@ -30,6 +31,8 @@ export function runRoutes(app: Api, { database }: ApiParts): void {
     '/v1/runs',
     { schema: { tags: ['runs'], body: RunRequest, response: { 201: RunSummary } } },
     async ({ body, actor }, reply) => {
+      const plan = await findPlan(database, body.plan);
+      if (plan !== undefined && !plan.blocked) await freshen(database, plan.cluster);
       const id = await database.transaction((sql) => startRun(sql, body, actor));
       return reply.code(201).send(runSummary(await needRun(database, id)));
     },

@@ -64,7 +64,11 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   server.addService(enrollment, { enroll: enrollHandler(authority, database, log) });
 
   const port = await bind(server, config.grpc, authority);
-  const stopListening = [notices.on('action', () => sessions.look()), notices.on('stream', sessions.attachedSomewhere)];
+  const stopListening = [
+    notices.on('action', () => sessions.look()),
+    notices.on('stream', sessions.attachedSomewhere),
+    notices.on('ask', sessions.ask),
+  ];
   const ticker = setInterval(() => sessions.look(), TICK_MS);
   return {
     address: `${bracketed(config.grpc.host)}:${port}`,
@@ -144,6 +148,9 @@ function openSessions({ database, log }: GatewayParts, shared: Omit<SessionConte
       const session = byNode.get(node);
       // The notice may be late, and the stream it names older than ours: the database is asked.
       if (session !== undefined && session.stream !== stream) look();
+    },
+    ask(node: string): void {
+      byNode.get(node)?.ask();
     },
     closeAll(): void {
       for (const session of all) session.end(grpc.status.UNAVAILABLE, 'the controller is stopping');

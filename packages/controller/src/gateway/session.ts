@@ -67,6 +67,11 @@ export class Session {
     }
   }
 
+  /** A full report, now. */
+  ask(): void {
+    if (!this.#over) this.#call.write({ reportRequest: {} });
+  }
+
   /** Ends the stream with a status the agent can read, once; the agent comes back by itself. */
   end(code: grpc.status, details: string): void {
     if (this.#over) return;

@@ -5,7 +5,7 @@ import pg from 'pg';
 import type { Logger } from 'pino';
 import { type ConnectionSettings, clientConfig } from './database.ts';
 
-/** Payloads: a run's id; a node's name; a run's id; `NODE STREAM`. */
+/** Payloads: a run's id; a node's name; a run's id; `NODE STREAM`; a node's name. */
 export const CHANNELS = {
   /** A run was made, or got an input, or facts changed (empty payload). */
   run: 'kwfleet_run',
@@ -15,6 +15,8 @@ export const CHANNELS = {
   history: 'kwfleet_history',
   /** A new stream speaks for a node. */
   stream: 'kwfleet_stream',
+  /** A node is to report now. */
+  ask: 'kwfleet_ask',
 } as const;
 export type Channel = keyof typeof CHANNELS;
 

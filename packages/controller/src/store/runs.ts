@@ -126,7 +126,7 @@ export async function eventsAfter(sql: Sql, run: string, seq: number, limit: num
 
 export async function outputAfter(sql: Sql, run: string, seq: number, limit: number): Promise<OutputRow[]> {
   return sql.query<OutputRow>(
-    `SELECT seq, at_ms AS "atMs", action, step, node, position, text
+    `SELECT seq, at_ms AS "atMs", action_output.action, step, node, position, text
      FROM action_output JOIN actions ON actions.id = action_output.action
      WHERE action_output.run = $1 AND seq > $2 ORDER BY seq LIMIT $3`,
     [run, seq, limit],

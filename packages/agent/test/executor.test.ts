@@ -1,0 +1,253 @@
+import type { Action, ActionResult } from '@kwfleet/core';
+import type { AgentMessage } from '@kwfleet/protocol';
+import { describe, expect, test } from 'vitest';
+import { CrashingStorage, executorOver, FakeClock, FakeHost, type Faults, order } from './fake-host.ts';
+
+const resultsIn = (sent: readonly AgentMessage[]): ActionResult[] =>
+  sent.flatMap((message) => ('result' in message ? [message.result] : []));
+
+async function carryOut(faults: Faults, action: Action, prepare: (host: FakeHost) => void = () => {}) {
+  const host = new FakeHost(new FakeClock(), faults);
+  prepare(host);
+  const storage = new CrashingStorage();
+  const { executor, sent, journal } = await executorOver(host, storage);
+  await executor.accept(action);
+  await executor.idle();
+  const [result] = resultsIn(sent);
+  if (result === undefined) throw new Error('no result');
+  return { host, storage, executor, sent, journal, result };
+}
+
+describe('one order', () => {
+  test('takes a node from one version to the next', async () => {
+    const { result, host } = await carryOut({}, order());
+    expect(result).toMatchObject({ outcome: 'succeeded', disposition: 'done', newVersionStarted: true });
+    expect(host.deeds).toEqual(['drain', 'stop', 'install', 'start 3.1.0']);
+    expect(result.phases.map(({ phase }) => phase)).toEqual(order().phases);
+    expect(result.report.installation?.versions.running).toBe('3.1.0');
+  });
+
+  test('the same id twice changes nothing and is answered again', async () => {
+    const { host, executor, sent } = await carryOut({}, order());
+    const deeds = [...host.deeds];
+    await executor.accept(order());
+    await executor.idle();
+    expect(host.deeds).toEqual(deeds);
+    expect(resultsIn(sent)).toHaveLength(2);
+    await executor.acknowledge(order().id);
+    expect(executor.inHand()).toEqual([]);
+    expect(executor.unacknowledged()).toEqual([]);
+  });
+
+  test('a second attempt finds the work done', async () => {
+    const { host, executor, sent } = await carryOut({}, order());
+    const before = host.deeds.length;
+    await executor.accept(order({ id: 'run/upgrade:n1/2', attempt: 2, phases: ['install', 'start', 'verify'] }));
+    await executor.idle();
+    expect(host.deeds).toHaveLength(before);
+    expect(resultsIn(sent)[1]).toMatchObject({ outcome: 'succeeded' });
+  });
+
+  test('an older epoch is refused, and by a restarted agent too', async () => {
+    const { host, storage } = await carryOut({}, order());
+    const again = await executorOver(host, new CrashingStorage(storage.bytes));
+    await again.executor.accept(order({ id: 'run/late/1', epoch: 4 }));
+    const [result] = resultsIn(again.sent);
+    expect(result).toMatchObject({ failure: { code: 'EPOCH_STALE' }, disposition: 'untouched' });
+  });
+
+  test('a newer epoch that comes in the middle stops what was not begun', async () => {
+    const host = new FakeHost(new FakeClock(), { unhealthyLooks: 3 });
+    const { executor, sent } = await executorOver(host, new CrashingStorage());
+    await executor.accept(order());
+    await executor.accept(order({ id: 'run2/check/1', epoch: 6, phases: ['check'] }));
+    await executor.idle();
+    expect(resultsIn(sent)[0]).toMatchObject({ failure: { code: 'EPOCH_STALE' }, disposition: 'untouched' });
+    expect(resultsIn(sent)[1]).toMatchObject({ outcome: 'succeeded' });
+    expect(host.deeds).toEqual([]);
+  });
+
+  test('an order for another node is refused', async () => {
+    const { result, host } = await carryOut({}, order({ node: 'n2' }));
+    expect(result).toMatchObject({ failure: { code: 'ACTION_INVALID' }, disposition: 'untouched' });
+    expect(host.deeds).toEqual([]);
+  });
+});
+
+describe('interlock', () => {
+  test('waits until the cluster can spare the node', async () => {
+    const { result, sent } = await carryOut({ unhealthyLooks: 4 }, order());
+    expect(result.outcome).toBe('succeeded');
+    expect(JSON.stringify(sent)).toContain('under-replicated');
+  });
+
+  test.each([['unhealthy', { unhealthyLooks: 1000 }] as const, ['silent', { mute: true }] as const])(
+    'a cluster that stays %s is left alone',
+    async (_name, faults) => {
+      const { result, host } = await carryOut(faults, order());
+      expect(result).toMatchObject({ failure: { code: 'INTERLOCK_REFUSED' }, disposition: 'untouched' });
+      expect(host.deeds).toEqual([]);
+    },
+  );
+
+  test('a node that an earlier attempt left down is brought up by going on', async () => {
+    const { result, host } = await carryOut({}, order({ attempt: 2 }), (it) => {
+      it.running = null;
+    });
+    expect(result).toMatchObject({ outcome: 'succeeded' });
+    expect(host.running?.version).toBe('3.1.0');
+  });
+
+  test('a node that is down for another reason is not taken for spared', async () => {
+    const { result } = await carryOut({}, order(), (it) => {
+      it.running = null;
+    });
+    expect(result).toMatchObject({ failure: { code: 'INTERLOCK_REFUSED' }, disposition: 'untouched' });
+  });
+});
+
+describe('when a phase fails', () => {
+  test.each([
+    ['install', { installFails: true }, 'INSTALL_FAILED', 'backed-out'],
+    ['install, half', { installHalf: true }, 'INSTALL_FAILED', 'backed-out'],
+    ['drain', { drainFails: true }, 'DRAIN_FAILED', 'backed-out'],
+  ] as const)('%s: the old version serves again', async (_name, faults, code, disposition) => {
+    const { result, host } = await carryOut(faults, order());
+    expect(result).toMatchObject({ outcome: 'failed', failure: { code }, disposition, newVersionStarted: false });
+    expect(host).toMatchObject({ installed: '3.0.0', half: false, running: { version: '3.0.0' } });
+    expect(host.deeds).not.toContain('start 3.1.0');
+  });
+
+  test('the new version, once started, is never put back', async () => {
+    const { result, host } = await carryOut({ crashOnStart: true }, order());
+    expect(result).toMatchObject({
+      failure: { code: 'START_FAILED' },
+      disposition: 'broken',
+      newVersionStarted: true,
+    });
+    expect(host.deeds).not.toContain('put-back');
+    expect(host.installed).toBe('3.1.0');
+  });
+
+  test('a put-back order is refused after that', async () => {
+    const { executor, sent, host } = await carryOut({ crashOnStart: true }, order());
+    await executor.accept(order({ id: 'run/back/1', phases: ['put-back', 'start', 'verify'] }));
+    await executor.idle();
+    expect(resultsIn(sent)[1]).toMatchObject({ failure: { code: 'VERSION_OLDER' }, disposition: 'untouched' });
+    expect(host.installed).toBe('3.1.0');
+  });
+
+  test('what cannot be put back is handed to a person', async () => {
+    const { result } = await carryOut({ installHalf: true, putBackFails: true }, order());
+    expect(result).toMatchObject({ failure: { code: 'ROLLBACK_FAILED', phase: 'install' }, disposition: 'broken' });
+  });
+
+  test('a deploy.sh that does not move is left alone', async () => {
+    const { result, host } = await carryOut({ installHangs: true }, order());
+    expect(result).toMatchObject({ failure: { code: 'INSTALL_TIMEOUT' }, disposition: 'broken' });
+    expect(host.deeds).not.toContain('put-back');
+  });
+
+  test('an online upgrade that was refused leaves the node untouched', async () => {
+    const { result, host } = await carryOut(
+      { installFails: true },
+      order({ phases: ['interlock', 'install-online', 'verify'] }),
+    );
+    expect(result).toMatchObject({ failure: { code: 'DEPLOY_MARK_FAILED' }, disposition: 'untouched' });
+    expect(host.running?.version).toBe('3.0.0');
+  });
+
+  test('a node of a single-replica cluster is put back and not started', async () => {
+    const { result, host } = await carryOut(
+      { installHalf: true },
+      order({ phases: ['install'], topology: 'single-replica' }),
+      (it) => {
+        it.running = null;
+      },
+    );
+    expect(result).toMatchObject({ disposition: 'backed-out' });
+    expect(host).toMatchObject({ installed: '3.0.0', running: null });
+  });
+});
+
+describe('looking', () => {
+  test('a witness counts its soak anew after a bad sample', async () => {
+    const host = new FakeHost(new FakeClock());
+    const { executor, sent } = await executorOver(host, new CrashingStorage());
+    const startedAtMs = host.clock.now();
+    const action = order({
+      id: 'run/witness/1',
+      phases: ['witness'],
+      to: '3.0.0',
+      kwdbId: 1,
+      subject: { kwdbId: 3, startedAfterMs: 0 },
+    });
+    await executor.accept(action);
+    setImmediate(() => {
+      host.faults.unhealthyLooks = 1;
+    });
+    await executor.idle();
+    expect(resultsIn(sent)[0]).toMatchObject({ outcome: 'succeeded' });
+    expect(host.clock.now() - startedAtMs).toBeGreaterThan(action.soakMs + action.sampleGapMs);
+  });
+
+  test('settings get the values of the ledger', async () => {
+    const ledger = [{ name: 'server.time_until_store_dead' as const, value: '17m0s' }];
+    const { result, host } = await carryOut({}, order({ phases: ['restore-settings'], ledger }));
+    expect(result).toMatchObject({ outcome: 'succeeded' });
+    expect(host.deeds).toEqual(['set 17m0s']);
+  });
+
+  test('a setting in another spelling is left as it is', async () => {
+    const ledger = [{ name: 'server.time_until_store_dead' as const, value: '30m' }];
+    const { host } = await carryOut({}, order({ phases: ['restore-settings'], ledger }));
+    expect(host.deeds).toEqual([]);
+  });
+
+  test('a check carries the answer', async () => {
+    const { result } = await carryOut({}, order({ phases: ['check'] }));
+    expect(result.health?.view.nodes).toHaveLength(3);
+  });
+});
+
+/** Ends one life at a write to the journal, and lets a second one finish. */
+async function crashAndResume(faults: Faults, action: Action, crashAt: number, keeps: number) {
+  const host = new FakeHost(new FakeClock(), { ...faults });
+  const storage = new CrashingStorage(undefined, crashAt, keeps);
+  const first = await executorOver(host, storage);
+  // The controller delivers until it has a result: here until the process dies.
+  void first.executor.accept(action);
+  const ended = first.executor.idle().then(() => 'ended' as const);
+  const died = await Promise.race([storage.crashed.then(() => 'died' as const), ended]);
+  if (died === 'ended') return { host, finished: true, results: resultsIn(first.sent) };
+  const second = await executorOver(host, new CrashingStorage(storage.bytes));
+  second.executor.resume();
+  await second.executor.accept(action);
+  await second.executor.idle();
+  return { host, finished: false, results: second.executor.unacknowledged() };
+}
+
+describe('a crash at every write of the journal', () => {
+  test.each([
+    ['a good upgrade', {}, order()],
+    ['an online upgrade', {}, order({ phases: ['interlock', 'install-online', 'verify'] })],
+    ['a failing installation', { installHalf: true }, order()],
+    ['a version that does not start', { crashOnStart: true }, order()],
+    ['a drain that fails', { drainFails: true }, order()],
+  ] as const)('%s ends the same', async (_name, faults, action) => {
+    const plain = await carryOut({ ...faults }, action);
+    const { outcome, disposition, newVersionStarted, failure } = plain.result;
+    for (const keeps of [0, 0.5, 1]) {
+      for (let crashAt = 1; ; crashAt++) {
+        const { host, finished, results } = await crashAndResume(faults, action, crashAt, keeps);
+        const where = `crash at write ${crashAt}, of which ${keeps} is kept`;
+        expect(results, where).toHaveLength(1);
+        expect(results[0], where).toMatchObject({ outcome, disposition, newVersionStarted });
+        expect(results[0]?.failure?.code, where).toBe(failure?.code);
+        expect(host.installed, where).toBe(plain.host.installed);
+        expect(host.running?.version, where).toBe(plain.host.running?.version);
+        if (finished) break;
+      }
+    }
+  });
+});

@@ -1,0 +1,287 @@
+/** A host small enough to reason about: the driver over it, a clock that only sleeping moves, storage that crashes. */
+import {
+  type Action,
+  type ClusterHealth,
+  type Condition,
+  FleetError,
+  type LedgerEntry,
+  type NodeReport,
+  type NodeRow,
+} from '@kwfleet/core';
+import type { AgentMessage } from '@kwfleet/protocol';
+import type { Clock } from '../src/clock.ts';
+import type { Driver, Watch } from '../src/driver/driver.ts';
+import { Executor } from '../src/executor/executor.ts';
+import { Journal, type JournalStorage } from '../src/journal/journal.ts';
+
+export const CLUSTER = 'c1';
+
+export class FakeClock implements Clock {
+  nowMs = 1_000_000;
+
+  now(): number {
+    return this.nowMs;
+  }
+
+  async sleep(ms: number): Promise<void> {
+    this.nowMs += ms;
+    // Lets everything that is ready run before the sleeper does.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** What can go wrong on the host. */
+export type Faults = {
+  installFails?: boolean;
+  /** The installation leaves the new binary under the old `.version`. */
+  installHalf?: boolean;
+  crashOnStart?: boolean;
+  stopFails?: boolean;
+  drainFails?: boolean;
+  putBackFails?: boolean;
+  /** An under-replicated range, so many looks long. */
+  unhealthyLooks?: number;
+  mute?: boolean;
+  installHangs?: boolean;
+};
+
+export class FakeHost implements Driver {
+  readonly clock: FakeClock;
+  readonly faults: Faults;
+  installed = '3.0.0';
+  half = false;
+  running: { pid: number; version: string; startedAtMs: number } | null;
+  draining = false;
+  enabled = true;
+  settings = new Map([['server.time_until_store_dead', '30m0s']]);
+  /** Every deed, in order. */
+  readonly deeds: string[] = [];
+  #nextPid = 100;
+
+  constructor(clock: FakeClock, faults: Faults = {}) {
+    this.clock = clock;
+    this.faults = faults;
+    this.running = { pid: this.#nextPid++, version: '3.0.0', startedAtMs: clock.now() - 5000 };
+  }
+
+  async observe(): Promise<NodeReport> {
+    const condition: Condition = this.half ? 'package-half-installed' : 'clean';
+    const serving = this.running !== null;
+    return {
+      host: {
+        hostname: 'h1',
+        architecture: 'amd64',
+        distribution: { id: 'debian', versionId: '12', family: 'deb' },
+        bootId: 'boot',
+        agentVersion: '0',
+        privileges: 'root',
+        clockMs: this.clock.now(),
+        freeBytes: { agent: 1, install: 1, data: 1 },
+      },
+      installation: {
+        method: 'script-bare',
+        topology: 'multi-replica',
+        installDir: '/usr/local/kaiwudb',
+        dataDir: '/var/lib/kaiwudb',
+        address: '10.0.0.1',
+        port: 26257,
+        httpPort: 8080,
+        user: 'kaiwudb',
+        security: 'insecure',
+        encrypted: false,
+        peers: [],
+        unit: {
+          exists: true,
+          active: serving ? 'active' : this.#crashed ? 'failed' : 'inactive',
+          enabled: this.enabled,
+          ...(this.running === null ? {} : { mainPid: this.running.pid, startedAtMs: this.running.startedAtMs }),
+        },
+        versions: {
+          recorded: this.installed,
+          package: this.installed,
+          binary: this.installed,
+          ...(this.running === null ? {} : { running: this.running.version }),
+        },
+        condition,
+        conditionDetail: this.half ? 'kaiwudb-server is iF' : '',
+      },
+      serving,
+      ready: serving && !this.draining,
+      identity: { clusterId: CLUSTER, kwdbId: 1 },
+      observedAtMs: this.clock.now(),
+    };
+  }
+
+  #crashed = false;
+
+  async health(): Promise<ClusterHealth> {
+    if (this.faults.mute === true) throw new FleetError('KWBASE_FAILED', 'no answer', { words: 'cannot dial server' });
+    const left = this.faults.unhealthyLooks ?? 0;
+    if (left > 0) this.faults.unhealthyLooks = left - 1;
+    const row = (kwdbId: number, up: boolean): NodeRow => ({
+      kwdbId,
+      build: kwdbId === 1 ? (this.running?.version ?? '3.0.0') : '3.0.0',
+      startedAtMs: kwdbId === 1 ? (this.running?.startedAtMs ?? 0) : 1,
+      updatedAtMs: this.clock.now(),
+      isAvailable: up,
+      isLive: up,
+      isDecommissioning: false,
+      isDraining: false,
+    });
+    const own = this.running !== null;
+    return {
+      view: {
+        clusterId: CLUSTER,
+        kwdbId: own ? 1 : 2,
+        observedAtMs: this.clock.now(),
+        nodes: [row(1, own), row(2, true), row(3, true)],
+      },
+      rangesUnavailable: 0,
+      rangesUnderreplicated: left > 0 ? 1 : 0,
+      settings: [...this.settings].map(([name, value]) => ({ name, value })),
+      jobs: [],
+    };
+  }
+
+  async fetch(): Promise<void> {
+    this.deeds.push('fetch');
+  }
+
+  async drain(): Promise<void> {
+    this.deeds.push('drain');
+    this.draining = true;
+    if (this.faults.drainFails === true) throw new FleetError('DRAIN_FAILED', 'told to fail');
+  }
+
+  async stop(): Promise<void> {
+    this.deeds.push('stop');
+    if (this.faults.stopFails === true) throw new FleetError('STOP_FAILED', 'told to fail');
+    this.running = null;
+    this.draining = false;
+  }
+
+  async install(action: Action, watch: Watch): Promise<void> {
+    if (this.running !== null) throw new Error('installed under a running database');
+    this.deeds.push('install');
+    watch.output(0, 'installing\n');
+    while (this.faults.installHangs === true) await watch.pause();
+    this.half = this.faults.installHalf === true;
+    if (this.faults.installFails === true || this.half) throw new FleetError('INSTALL_FAILED', 'told to fail');
+    this.installed = action.to;
+  }
+
+  async installOnline(action: Action): Promise<void> {
+    this.deeds.push('install-online');
+    if (this.faults.installFails === true) throw new FleetError('DEPLOY_MARK_FAILED', 'told to fail');
+    this.installed = action.to;
+    this.running = { pid: this.#nextPid++, version: action.to, startedAtMs: this.clock.now() };
+  }
+
+  async start(): Promise<void> {
+    this.deeds.push(`start ${this.installed}`);
+    this.clock.nowMs += 10;
+    this.#crashed = this.faults.crashOnStart === true && this.installed !== '3.0.0';
+    if (!this.#crashed) this.running = { pid: this.#nextPid++, version: this.installed, startedAtMs: this.clock.now() };
+  }
+
+  async putBack(action: Action): Promise<void> {
+    if (this.running !== null) throw new Error('put back under a running database');
+    this.deeds.push('put-back');
+    if (this.faults.putBackFails === true) throw new FleetError('INSTALL_FAILED', 'told to fail');
+    this.installed = action.from;
+    this.half = false;
+  }
+
+  async setSetting(entry: LedgerEntry): Promise<void> {
+    this.deeds.push(`set ${entry.value}`);
+    this.settings.set(entry.name, entry.value);
+  }
+
+  async restoreEnabled(enabled: boolean): Promise<void> {
+    this.enabled = enabled;
+  }
+
+  async release(): Promise<void> {}
+}
+
+/** Bytes in memory. At the write of number `crashAt` the process dies: `keeps` of the bytes reach the disk. */
+export class CrashingStorage implements JournalStorage {
+  bytes: Buffer;
+  writes = 0;
+  readonly crashed: Promise<void>;
+  #crash: () => void = () => {};
+  readonly #crashAt: number;
+  readonly #keeps: number;
+
+  constructor(bytes: Uint8Array = new Uint8Array(), crashAt = Number.POSITIVE_INFINITY, keeps = 0) {
+    this.bytes = Buffer.from(bytes);
+    this.#crashAt = crashAt;
+    this.#keeps = keeps;
+    this.crashed = new Promise((resolve) => {
+      this.#crash = resolve;
+    });
+  }
+
+  async read(): Promise<Uint8Array> {
+    return Buffer.from(this.bytes);
+  }
+
+  append(bytes: Uint8Array): Promise<void> {
+    this.writes += 1;
+    const dies = this.writes === this.#crashAt;
+    const kept = dies ? bytes.subarray(0, Math.round(bytes.length * this.#keeps)) : bytes;
+    this.bytes = Buffer.concat([this.bytes, kept]);
+    if (!dies) return Promise.resolve();
+    this.#crash();
+    // Whoever waits for a dead process's write waits for ever.
+    return new Promise(() => {});
+  }
+
+  async replace(bytes: Uint8Array): Promise<void> {
+    this.bytes = Buffer.from(bytes);
+  }
+}
+
+export async function executorOver(host: FakeHost, storage: JournalStorage) {
+  const sent: AgentMessage[] = [];
+  const journal = await Journal.open(storage);
+  const send = (message: AgentMessage) => {
+    sent.push(structuredClone(message));
+  };
+  const executor = new Executor({ node: 'n1', driver: host, journal, clock: host.clock, send });
+  return { executor, journal, sent };
+}
+
+export function order(change: Partial<Action> = {}): Action {
+  return {
+    id: 'run/upgrade:n1/1',
+    run: 'run',
+    cluster: CLUSTER,
+    step: 'upgrade:n1',
+    node: 'n1',
+    attempt: 1,
+    epoch: 5,
+    phases: ['interlock', 'drain', 'stop', 'install', 'start', 'verify'],
+    topology: 'multi-replica',
+    from: '3.0.0',
+    to: '3.1.0',
+    package: {
+      sha256: 'a'.repeat(64),
+      fileName: 'p.tar.gz',
+      sizeBytes: 1,
+      unpackedBytes: 0,
+      version: '3.1.0',
+      kind: 'bare',
+      architecture: 'amd64',
+      family: 'deb',
+    },
+    bypassVersionCheck: false,
+    kwdbId: 1,
+    others: [2, 3],
+    ledger: [],
+    soakMs: 5000,
+    sampleGapMs: 2000,
+    deadline: { idleMs: 20_000, ceilingMs: 120_000 },
+    ...change,
+  };
+}
