@@ -42,7 +42,7 @@ const INITDB_MS = 120_000;
 /** Recovery after a crash may take long with much data. */
 const START_MS = 120_000;
 const STOP_MS = 30_000;
-const OWNER_MS = 15_000;
+const OWNER_MS = 5_000;
 const WATCH_MS = 1_000;
 /** One controller to a data directory; any constant will do. */
 const OWNER_LOCK = 7_090_708;

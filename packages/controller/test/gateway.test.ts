@@ -1,0 +1,270 @@
+import 'reflect-metadata';
+import { webcrypto } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import * as grpc from '@grpc/grpc-js';
+import type { ActionResult } from '@kwfleet/core';
+import {
+  type AgentMessage,
+  agentGateway,
+  type ControllerMessage,
+  type EnrollResponse,
+  enrollment,
+  PROTOCOL,
+} from '@kwfleet/protocol';
+import * as x509 from '@peculiar/x509';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { type Controller, controllerConfig, startController } from '../src/index.ts';
+import { type Database, openDatabase } from '../src/store/database.ts';
+import { freshReport, log, putRun, temporaryDirectory, until, urlOf, usePostgres } from './support.ts';
+
+const postgres = usePostgres();
+const HEARTBEAT_MS = 200;
+let controller: Controller;
+let database: Database;
+let directory: string;
+let authority: Buffer;
+const open = new Set<{ close(): void }>();
+
+beforeAll(async () => {
+  directory = await temporaryDirectory();
+  const settings = await postgres.settings().catch(() => undefined);
+  if (settings === undefined) return;
+  database = openDatabase(settings, log);
+  controller = await startController(
+    controllerConfig({
+      data_dir: directory,
+      rest: { port: 0 },
+      grpc: { port: 0 },
+      database: { url: urlOf(settings) },
+      heartbeat_ms: HEARTBEAT_MS,
+      log_level: 'silent',
+    }),
+  );
+  authority = Buffer.from((await newEnrollment()).authority);
+}, 60_000);
+afterEach(() => {
+  for (const one of open) one.close();
+  open.clear();
+});
+afterAll(async () => {
+  await controller?.close();
+  await database?.close();
+  await rm(directory, { recursive: true, force: true });
+});
+
+async function newEnrollment(node?: string): Promise<{ token: string; authority: string; fingerprint: string }> {
+  const answer = await fetch(`${controller.restUrl}/v1/enrollments`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ ...(node && { node }) }),
+  });
+  return (await answer.json()) as { token: string; authority: string; fingerprint: string };
+}
+
+type Keys = { certificate: Buffer; key: Buffer };
+
+async function signingRequest(node: string): Promise<{ key: Buffer; request: string }> {
+  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
+  const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
+  const request = await x509.Pkcs10CertificateRequestGenerator.create({
+    name: [{ CN: [node] }],
+    keys,
+    signingAlgorithm: algorithm,
+  });
+  const pkcs8 = await webcrypto.subtle.exportKey('pkcs8', keys.privateKey);
+  return { key: Buffer.from(x509.PemConverter.encode(pkcs8, 'PRIVATE KEY')), request: request.toString('pem') };
+}
+
+function clientWith(keys?: Keys): grpc.Client {
+  const credentials = keys
+    ? grpc.credentials.createSsl(authority, keys.key, keys.certificate)
+    : grpc.credentials.createSsl(authority);
+  const client = new grpc.Client(controller.grpcAddress, credentials);
+  open.add(client);
+  return client;
+}
+
+function callEnroll(token: string, node: string, request: string): Promise<EnrollResponse> {
+  const { path, requestSerialize, responseDeserialize } = enrollment.enroll;
+  const message = { token, node, signingRequest: request };
+  return new Promise((resolve, reject) => {
+    clientWith().makeUnaryRequest(path, requestSerialize, responseDeserialize, message, (error, response) =>
+      error === null && response !== undefined ? resolve(response) : reject(error),
+    );
+  });
+}
+
+async function enrolled(node: string): Promise<Keys> {
+  const { key, request } = await signingRequest(node);
+  const { certificate } = await callEnroll((await newEnrollment(node)).token, node, request);
+  return { certificate: Buffer.from(certificate), key };
+}
+
+/** An agent's end of the stream: what came, and how it ended. */
+class Agent {
+  readonly received: ControllerMessage[] = [];
+  status: grpc.StatusObject | undefined;
+  readonly #call: grpc.ClientDuplexStream<AgentMessage, ControllerMessage>;
+
+  constructor(client: grpc.Client) {
+    const { path, requestSerialize, responseDeserialize } = agentGateway.connect;
+    this.#call = client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
+    this.#call.on('data', (message: ControllerMessage) => this.received.push(message));
+    this.#call.on('error', () => {});
+    this.#call.on('status', (status) => {
+      this.status = status;
+    });
+  }
+
+  send(message: AgentMessage): void {
+    this.#call.write(message);
+  }
+
+  hello(node: string, change: { protocol?: number; inHand?: string[] } = {}): this {
+    this.send({ hello: { node, agentVersion: '0.1.0', protocol: PROTOCOL, inHand: [], ...change } });
+    return this;
+  }
+
+  /** Beats until the test is over. */
+  beating(): this {
+    const timer = setInterval(
+      () => this.send({ heartbeat: { clockMs: Date.now(), serving: true, ready: true } }),
+      HEARTBEAT_MS / 2,
+    );
+    open.add({ close: () => clearInterval(timer) });
+    return this;
+  }
+
+  ended = () => until('the stream ends', () => this.status);
+  got = <K extends string>(kind: K) =>
+    until(
+      `a ${kind} comes`,
+      () => this.received.find((message) => kind in message) as Extract<ControllerMessage, Record<K, unknown>>,
+    );
+}
+
+const nodeView = async (node: string) =>
+  (await (await fetch(`${controller.restUrl}/v1/nodes/${node}`)).json()) as { connected: boolean; state: string };
+
+describe('enrollment', () => {
+  it('gives a certificate for a one-time token, once', async () => {
+    const { token, fingerprint } = await newEnrollment();
+    expect(fingerprint).toMatch(/^[0-9a-f]{64}$/);
+    const { request } = await signingRequest('once');
+    expect((await callEnroll(token, 'once', request)).certificate).toContain('BEGIN CERTIFICATE');
+    await expect(callEnroll(token, 'twice', (await signingRequest('twice')).request)).rejects.toMatchObject({
+      code: grpc.status.UNAUTHENTICATED,
+      details: expect.stringContaining('ENROLLMENT_INVALID'),
+    });
+  });
+
+  it('refuses a request for another name, a mangled one, and a name that is none', async () => {
+    const { token } = await newEnrollment();
+    const { request } = await signingRequest('a');
+    const refused = { code: grpc.status.UNAUTHENTICATED };
+    await expect(callEnroll(token, 'b', request)).rejects.toMatchObject(refused);
+    await expect(callEnroll(token, 'a', request.replace(/[A-Z]{4}/, 'AAAA'))).rejects.toMatchObject(refused);
+    await expect(callEnroll(token, 'a/b', (await signingRequest('a/b')).request)).rejects.toMatchObject(refused);
+    await expect(callEnroll(token, 'a', request)).resolves.toBeDefined();
+  });
+});
+
+describe('the stream of an agent', () => {
+  it('needs a certificate of this authority, and of the node it speaks for', async () => {
+    expect(await new Agent(clientWith()).hello('n').ended()).toMatchObject({ code: grpc.status.UNAUTHENTICATED });
+    const keys = await enrolled('mine');
+    const wrong = await new Agent(clientWith(keys)).hello('yours').ended();
+    expect(wrong).toMatchObject({ code: grpc.status.PERMISSION_DENIED, details: expect.stringContaining('mine') });
+    const foreign = await foreignKeys('mine');
+    expect(await new Agent(clientWith(foreign)).hello('mine').ended()).toMatchObject({
+      code: grpc.status.UNAUTHENTICATED,
+    });
+    expect(await new Agent(clientWith(keys)).hello('mine').got('welcome')).toMatchObject({
+      welcome: { protocol: PROTOCOL, heartbeatMs: HEARTBEAT_MS },
+    });
+  });
+
+  it('must begin with hello, in our protocol', async () => {
+    const client = clientWith(await enrolled('rude'));
+    const rude = new Agent(client);
+    rude.send({ heartbeat: { clockMs: 0, serving: true, ready: true } });
+    expect(await rude.ended()).toMatchObject({ code: grpc.status.FAILED_PRECONDITION });
+    const old = await new Agent(client).hello('rude', { protocol: 99 }).ended();
+    expect(old).toMatchObject({ code: grpc.status.FAILED_PRECONDITION, details: expect.stringContaining('99') });
+  });
+
+  it('ends when nothing is heard for three heartbeats, and its node is unknown from then on', async () => {
+    const silent = new Agent(clientWith(await enrolled('silent'))).hello('silent');
+    await silent.got('welcome');
+    silent.send({ report: freshReport('quiet', 1, 1, 'standalone') });
+    await until('it is connected', async () => (await nodeView('silent')).connected);
+    expect(await silent.ended()).toMatchObject({ code: grpc.status.DEADLINE_EXCEEDED });
+    await until('it is unknown', async () => (await nodeView('silent')).state === 'unknown');
+  });
+
+  it('is the newest one of its node: an agent that comes back takes its own place', async () => {
+    const client = clientWith(await enrolled('double'));
+    const first = new Agent(client).hello('double').beating();
+    await first.got('welcome');
+    const second = new Agent(client).hello('double').beating();
+    expect(await first.ended()).toMatchObject({ code: grpc.status.ABORTED });
+    await second.got('welcome');
+    second.send({ report: freshReport('double', 1, 1, 'standalone') });
+    await until('it is connected', async () => (await nodeView('double')).connected);
+    expect(second.status).toBeUndefined();
+  });
+});
+
+describe('an action', () => {
+  it('is delivered until its result is stored, which is said', async () => {
+    const keys = await Promise.all([1, 2, 3].map((i) => enrolled(`n${i}`)));
+    const agents = keys.map((pair, i) => new Agent(clientWith(pair)).hello(`n${i + 1}`).beating());
+    for (const [i, agent] of agents.entries()) {
+      await agent.got('welcome');
+      agent.send({ report: freshReport('c1', i + 1) });
+    }
+    await until('the cluster is known', async () => (await nodeView('n3')).state === 'healthy');
+    await putRun(database, 'c1');
+    const [one] = agents as [Agent];
+    const { action } = await one.got('action');
+    expect(action).toMatchObject({ node: 'n1', epoch: 1, attempt: 1 });
+
+    const again = new Agent(clientWith(keys[0])).hello('n1').beating();
+    expect((await again.got('action')).action.id).toBe(action.id);
+    const result: ActionResult = {
+      action: action.id,
+      outcome: 'succeeded',
+      disposition: 'done',
+      newVersionStarted: false,
+      phases: [],
+      report: freshReport('c1', 1),
+    };
+    again.send({ result });
+    again.send({ result });
+    await until('both are acknowledged', () => again.received.filter((m) => 'resultStored' in m).length === 2);
+    const rows = await database.query(`SELECT 1 FROM run_inputs WHERE action = $1 AND type = 'result'`, [action.id]);
+    expect(rows).toHaveLength(1);
+    await until('the step is done', async () => {
+      const { steps } = (await (await fetch(`${controller.restUrl}/v1/runs/${action.run}`)).json()) as {
+        steps: Record<string, { status: string }>;
+      };
+      return steps[action.step]?.status === 'succeeded';
+    });
+  });
+});
+
+/** A certificate with the right name, of an authority that is not ours. */
+async function foreignKeys(node: string): Promise<Keys> {
+  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
+  const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']);
+  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
+    name: `CN=${node}`,
+    keys,
+    signingAlgorithm: algorithm,
+  });
+  const pkcs8 = await webcrypto.subtle.exportKey('pkcs8', keys.privateKey);
+  return {
+    certificate: Buffer.from(certificate.toString('pem')),
+    key: Buffer.from(x509.PemConverter.encode(pkcs8, 'PRIVATE KEY')),
+  };
+}

@@ -1,0 +1,250 @@
+import type { Action, ActionResult, RunEvent } from '@kwfleet/core';
+import { actionFor, stepOf } from '@kwfleet/core';
+import { describe, expect, it } from 'vitest';
+import { createEnrollment, spendEnrollment } from '../src/store/access.ts';
+import { pendingActions, storeOutput, storeProgress, storeResult } from '../src/store/actions.ts';
+import { audit, verifyAudit } from '../src/store/audit.ts';
+import type { Database } from '../src/store/database.ts';
+import { openDatabase } from '../src/store/database.ts';
+import { migrate } from '../src/store/migrate.ts';
+import { allNodes, attachStream, detachStream, storeBeats } from '../src/store/nodes.ts';
+import { pgRunStore } from '../src/store/run-store.ts';
+import { eventsAfter, findRun, outputAfter, verifyHistory } from '../src/store/runs.ts';
+import { freshReport, log, putRun, reportCluster, until, usePostgres } from './support.ts';
+
+const postgres = usePostgres();
+const started = (atMs: number): RunEvent => ({ type: 'run-started', atMs });
+
+/** A run under `owner`'s lease, with one action dispatched to the first node. */
+async function dispatched(database: Database, cluster: string) {
+  const [node = ''] = await reportCluster(database, cluster);
+  const run = await putRun(database, cluster);
+  const store = pgRunStore(database);
+  const epoch = (await store.lease(run, 'a', 60_000)) ?? 0;
+  const { plan, state } = await store.load(run);
+  const step = stepOf(plan, plan.steps[0]?.id ?? '');
+  const action: Action = { ...actionFor(plan, state, step, step.node, epoch), node };
+  expect(await store.commit(run, epoch, { state, events: [started(1)], actions: [action], appliedSeq: 0 })).toBe(true);
+  return { node, run, store, epoch, action, state };
+}
+
+const resultOf = (action: Action, cluster: string): ActionResult => ({
+  action: action.id,
+  outcome: 'succeeded',
+  disposition: 'done',
+  newVersionStarted: false,
+  phases: [],
+  report: freshReport(cluster, 1),
+});
+
+describe('the schema', () => {
+  it('is brought up to date once, by however many controllers at once', async () => {
+    const settings = await postgres.settings();
+    const [one, other] = [openDatabase(settings, log), openDatabase(settings, log)];
+    try {
+      const applied = await Promise.all([migrate(one), migrate(other)]);
+      expect(applied.flat()).toEqual(['001-first.sql']);
+      expect(await migrate(one)).toEqual([]);
+      await one.execute(`UPDATE migrations SET checksum = 'x'`);
+      await expect(migrate(one)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    } finally {
+      await Promise.all([one.close(), other.close()]);
+    }
+  });
+});
+
+describe('the lease of a run', () => {
+  it('has one holder, and an epoch that rises when the holder changes or comes back late', async () => {
+    const database = await postgres.database();
+    await reportCluster(database, 'c');
+    const run = await putRun(database, 'c');
+    const store = pgRunStore(database);
+    expect(await store.lease(run, 'a', 60_000)).toBe(1);
+    expect(await store.lease(run, 'a', 60_000)).toBe(1);
+    expect(await store.lease(run, 'b', 60_000)).toBeNull();
+    expect(await store.lease(run, 'a', 0)).toBe(1);
+    expect(await until('b takes it', () => store.lease(run, 'b', 0).then((epoch) => epoch ?? undefined))).toBe(2);
+    expect(await until('a is back', () => store.lease(run, 'a', 60_000).then((epoch) => epoch ?? undefined))).toBe(3);
+  });
+
+  it('fences: what was decided under an older epoch is not written, not even in part', async () => {
+    const database = await postgres.database();
+    await reportCluster(database, 'c');
+    const run = await putRun(database, 'c');
+    const store = pgRunStore(database);
+    const old = (await store.lease(run, 'a', 0)) ?? 0;
+    const now = await until('b takes it', () => store.lease(run, 'b', 60_000).then((epoch) => epoch ?? undefined));
+    const { state } = await store.load(run);
+    const write = { state: { ...state, pauseRequested: true }, events: [started(1)], actions: [], appliedSeq: 0 };
+    expect(await store.commit(run, old, write)).toBe(false);
+    expect((await findRun(database, run))?.state.pauseRequested).toBe(false);
+    expect(await eventsAfter(database, run, 0, 10)).toEqual([]);
+    expect(await store.commit(run, now, write)).toBe(true);
+    expect((await store.load(run)).state.pauseRequested).toBe(true);
+  });
+
+  it('counts epochs over all runs of a cluster, since its agents remember the highest', async () => {
+    const database = await postgres.database();
+    await reportCluster(database, 'c');
+    const first = await putRun(database, 'c');
+    const store = pgRunStore(database);
+    const epoch = (await store.lease(first, 'a', 60_000)) ?? 0;
+    const { state } = await store.load(first);
+    await store.commit(first, epoch, {
+      state: { ...state, status: 'aborted' },
+      events: [],
+      actions: [],
+      appliedSeq: 0,
+    });
+    const second = await putRun(database, 'c');
+    expect(await store.lease(second, 'a', 60_000)).toBe(epoch + 1);
+    expect(await store.activeRuns()).toEqual([second]);
+  });
+});
+
+describe('a run', () => {
+  it('is the only one of its cluster that has not ended', async () => {
+    const database = await postgres.database();
+    await reportCluster(database, 'c');
+    await reportCluster(database, 'other');
+    const attempts = await Promise.allSettled([
+      putRun(database, 'c'),
+      putRun(database, 'c'),
+      putRun(database, 'other'),
+    ]);
+    expect(attempts.filter(({ status }) => status === 'fulfilled')).toHaveLength(2);
+    expect(attempts.find(({ status }) => status === 'rejected')).toMatchObject({ reason: { code: 'RUN_ACTIVE' } });
+  });
+
+  it('has a history that shows when anything in it was altered, left out or cut off', async () => {
+    const database = await postgres.database();
+    const { run, store, epoch, state } = await dispatched(database, 'c');
+    const events: RunEvent[] = [2, 3].map((atMs) => ({ type: 'pause-requested', by: 'x', atMs }));
+    await store.commit(run, epoch, { state, events, actions: [], appliedSeq: 0 });
+    expect(await verifyHistory(database, run)).toBeUndefined();
+    await database.execute(`UPDATE run_events SET event = event || '{"by":"y"}' WHERE run = $1 AND seq = 2`, [run]);
+    expect(await verifyHistory(database, run)).toBe(2);
+    await database.execute(`UPDATE run_events SET event = event || '{"by":"x"}' WHERE run = $1 AND seq = 2`, [run]);
+    expect(await verifyHistory(database, run)).toBeUndefined();
+    await database.execute('DELETE FROM run_events WHERE run = $1 AND seq = 3', [run]);
+    expect(await verifyHistory(database, run)).toBe(3);
+  });
+});
+
+describe('what agents send back', () => {
+  it('counts once: the same result again changes nothing, and its action is due no more', async () => {
+    const database = await postgres.database();
+    const { node, store, run, action } = await dispatched(database, 'c');
+    expect((await pendingActions(database, [node])).map(({ id }) => id)).toEqual([action.id]);
+    const send = () => database.transaction((sql) => storeResult(sql, node, resultOf(action, 'c')));
+    expect(await Promise.all([send(), send(), send()])).toEqual(['stored', 'stored', 'stored']);
+    expect((await store.load(run)).inputs).toHaveLength(1);
+    expect(await pendingActions(database, [node])).toEqual([]);
+    const other = { ...resultOf(action, 'c'), action: 'run-0/fetch:n1/1' };
+    expect(await database.transaction((sql) => storeResult(sql, node, other))).toBe('unknown');
+    expect(await database.transaction((sql) => storeResult(sql, 'c-n2', resultOf(action, 'c')))).toBe('foreign');
+  });
+
+  it('is applied in the order it was stored, each once', async () => {
+    const database = await postgres.database();
+    const { node, store, run, action, epoch, state } = await dispatched(database, 'c');
+    const progress = { action: action.id, phase: 'fetch', detail: 'half', atMs: 5 } as const;
+    await database.transaction((sql) => storeProgress(sql, node, progress));
+    await database.transaction((sql) => storeResult(sql, node, resultOf(action, 'c')));
+    const { inputs } = await store.load(run);
+    expect(inputs.map(({ seq, type }) => [seq, type])).toEqual([
+      [1, 'progress'],
+      [2, 'result'],
+    ]);
+    await store.commit(run, epoch, { state, events: [], actions: [], appliedSeq: 1 });
+    expect((await store.load(run)).inputs.map(({ seq }) => seq)).toEqual([2]);
+  });
+
+  it('keeps output by its offset, bounded, with no piece twice', async () => {
+    const database = await postgres.database();
+    const { node, run, action } = await dispatched(database, 'c');
+    const send = (offset: number, text: string) =>
+      database.transaction((sql) => storeOutput(sql, node, { action: action.id, offset, text }));
+    await send(0, 'one\0\n');
+    await send(0, 'one\0\n');
+    await send(5, 'x'.repeat(4 * 1024 * 1024));
+    await send(9_999_999, 'too much');
+    const pieces = await outputAfter(database, run, 0, 10);
+    expect(pieces.map(({ seq, position }) => [seq, position])).toEqual([
+      [1, 0],
+      [2, 5],
+    ]);
+    expect(pieces[0]?.text).toBe('one\u2400\n');
+  });
+
+  it('a new attempt of a step takes the place of the one before; the end of the run of all', async () => {
+    const database = await postgres.database();
+    const { node, store, run, action, epoch, state } = await dispatched(database, 'c');
+    const second = { ...action, id: `${run}/${action.step}/2`, attempt: 2 };
+    await store.commit(run, epoch, { state, events: [], actions: [second], appliedSeq: 0 });
+    expect((await pendingActions(database, [node])).map(({ id }) => id)).toEqual([second.id]);
+    const ended = { ...state, status: 'aborted' } as const;
+    await store.commit(run, epoch, { state: ended, events: [], actions: [], appliedSeq: 0 });
+    expect(await pendingActions(database, [node])).toEqual([]);
+  });
+});
+
+describe('a node', () => {
+  it('belongs to its newest stream: neither the end nor the heartbeats of an older one count', async () => {
+    const database = await postgres.database();
+    const [node = ''] = await reportCluster(database, 'c', 1);
+    const look = async () => (await allNodes(database))[0];
+    await database.transaction((sql) => attachStream(sql, node, 'new', 60_000));
+    await database.transaction((sql) => detachStream(sql, node, `stream-${node}`));
+    expect(await look()).toMatchObject({ connected: true });
+    const before = await look();
+    await storeBeats(database, [{ node, stream: 'old', ageMs: 0, clockMs: 0 }], 60_000);
+    expect(await look()).toEqual(before);
+    await storeBeats(
+      database,
+      [{ node, stream: 'new', ageMs: 100, clockMs: Date.now() + 5_000, serving: false, ready: false }],
+      60_000,
+    );
+    const beaten = await look();
+    expect(beaten?.report.serving).toBe(false);
+    expect(Math.abs((beaten?.clockSkewMs ?? 0) - 5_100)).toBeLessThan(1_000);
+    await database.transaction((sql) => detachStream(sql, node, 'new'));
+    expect(await look()).toMatchObject({ connected: false });
+  });
+
+  it('is not connected any more when its controller died without a word', async () => {
+    const database = await postgres.database();
+    await database.transaction((sql) => attachStream(sql, 'n', 's', 50));
+    await database.execute('UPDATE nodes SET report = $1', [JSON.stringify(freshReport('c', 1, 1))]);
+    await until('the link ran out', async () => (await allNodes(database))[0]?.connected === false);
+  });
+});
+
+describe('access', () => {
+  it('takes a one-time token once, and none for a name that is taken, unless it is for that very node', async () => {
+    const database = await postgres.database();
+    await reportCluster(database, 'c', 1);
+    const make = (node?: string) => createEnrollment(database, { node, ttlMs: 60_000, by: 'test' });
+    const spend = (secret: string, node: string) =>
+      database.transaction((sql) => spendEnrollment(sql, secret, node, `${Math.random()}`));
+    const { secret } = await make();
+    const both = await Promise.allSettled([spend(secret, 'new-1'), spend(secret, 'new-2')]);
+    expect(both.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+    const refusal = { code: 'ENROLLMENT_INVALID' };
+    await expect(spend((await make()).secret, 'c-n1')).rejects.toMatchObject(refusal);
+    await expect(spend((await make('c-n1')).secret, 'c-n2')).rejects.toMatchObject(refusal);
+    await expect(spend((await make('c-n1')).secret, 'c-n1')).resolves.toMatchObject({ usedBy: 'c-n1' });
+    await expect(spend('kwe_unknown', 'n')).rejects.toMatchObject(refusal);
+  });
+
+  it('is on record in a chain that shows tampering', async () => {
+    const database = await postgres.database();
+    const write = (n: number) => database.transaction((sql) => audit(sql, 'someone', 'test', { n }));
+    await Promise.all([1, 2, 3, 4].map(write));
+    expect(await verifyAudit(database)).toBeUndefined();
+    await database.execute(`UPDATE audit SET actor = 'nobody' WHERE seq = 3`);
+    expect(await verifyAudit(database)).toBe(3);
+    await database.execute('DELETE FROM audit WHERE seq = 1');
+    expect(await verifyAudit(database)).toBe(2);
+  });
+});
