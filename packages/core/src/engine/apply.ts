@@ -27,7 +27,11 @@ function withStep(state: RunState, id: string, change: (step: StepState) => Step
 const isCurrent = (step: StepState | undefined, attempt: number): boolean =>
   step !== undefined && step.attempt === attempt && step.status === 'running';
 
-function outcomeOf({ outcome, failure, disposition, newVersionStarted, phases }: ActionResult): StepOutcome {
+/** An attempt that touched nothing leaves the node as the one before left it. */
+function outcomeOf(result: ActionResult, before: StepOutcome | undefined): StepOutcome {
+  const { outcome, failure, phases } = result;
+  const asBefore = result.disposition === 'untouched' && before !== undefined;
+  const { disposition, newVersionStarted } = asBefore ? before : result;
   return { outcome, disposition, newVersionStarted, phases, ...(failure === undefined ? {} : { failure }) };
 }
 
@@ -49,6 +53,8 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
           startedAtMs: event.atMs,
           progressAtMs: event.atMs,
           ...(waiting === undefined ? {} : { waiting }),
+          // Until it is mended, a node that this run broke stays broken, whatever the next attempt comes to.
+          ...(step.result?.disposition === 'broken' ? { result: step.result } : {}),
           ...firstSeen(step),
         };
       });
@@ -136,7 +142,7 @@ function applyEnd(plan: Plan, state: RunState, event: RunEvent & { type: 'step-e
       ...rest,
       status: result.outcome,
       endedAtMs: event.atMs,
-      result: outcomeOf(result),
+      result: outcomeOf(result, step.result),
       ...firstSeen({
         baselineStartedAtMs: step.baselineStartedAtMs ?? row?.startedAtMs,
         ledger: step.ledger ?? ledgerOf(result),
