@@ -1,0 +1,42 @@
+import { hostname } from 'node:os';
+import { expect, test } from 'vitest';
+import { parseAgentConfig } from '../src/config.ts';
+
+test('defaults', () => {
+  expect(parseAgentConfig('controller: {address: "127.0.0.1:7090"}\ninsecure: true\n')).toEqual({
+    node: hostname(),
+    controller: { address: '127.0.0.1:7090' },
+    security: { kind: 'insecure' },
+    stateDir: '/var/lib/kwfleet',
+    root: '/',
+    serviceManager: 'auto',
+    heartbeatMs: 5000,
+    statusTimeoutMs: 10_000,
+    logLevel: 'info',
+  });
+});
+
+test('enrollment', () => {
+  const pin = 'AB:'.repeat(31).concat('AB');
+  const text = `controller: {address: "ctl.example.org:7090"}\nenrollment: {token_file: /etc/t, authority_sha256: "${pin}"}\n`;
+  expect(parseAgentConfig(text).security).toEqual({
+    kind: 'enrollment',
+    tokenFile: '/etc/t',
+    authoritySha256: 'ab'.repeat(32),
+  });
+});
+
+test.each([
+  ['controller: {address: "10.0.0.1:7090"}\ninsecure: true\n', /insecure/],
+  ['controller: {address: "127.0.0.1:7090"}\n', /tls, enrollment and insecure/],
+  ['controller: {address: "127.0.0.1"}\ninsecure: true\n', /controller\.address/],
+  ['insecure: true\n', /controller/],
+  ['controller: {address: "127.0.0.1:1"}\ninsecure: true\nheartbeat_ms: soon\n', /heartbeat_ms/],
+  ['controller: {address: "127.0.0.1:1"}\ninsecure: true\nrooot: /x\n', /rooot/],
+  ['controller: {address: "127.0.0.1:1"}\ninsecure: true\nstate_dir: here\n', /state_dir/],
+  ['controller: {address: "c:1"}\ntls: {certificate: /a, key: /b}\n', /authority/],
+  [': [', /YAML/],
+])('%j is refused by the field', (text, message) => {
+  expect(() => parseAgentConfig(text)).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));
+  expect(() => parseAgentConfig(text)).toThrow(message);
+});

@@ -1,0 +1,101 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setImmediate } from 'node:timers/promises';
+import { expect, onTestFinished, test } from 'vitest';
+import { DetachedProcesses } from '../src/host/long-commands.ts';
+import type { LongCommandState } from '../src/host/services.ts';
+
+async function commands() {
+  const directory = await mkdtemp(join(tmpdir(), 'kwfleet-commands-'));
+  const made = new DetachedProcesses(join(directory, 'commands'));
+  onTestFinished(async () => {
+    for (const id of await made.list()) await made.kill(id);
+    await rm(directory, { recursive: true, force: true });
+  });
+  return { made, directory };
+}
+
+/** Looks until the command is as told; fails after ten seconds. */
+async function until(
+  made: DetachedProcesses,
+  id: string,
+  status: LongCommandState['status'],
+): Promise<LongCommandState> {
+  for (const endMs = Date.now() + 10_000; Date.now() < endMs; ) {
+    const state = await made.state(id);
+    if (state.status === status) return state;
+    await setImmediate();
+  }
+  throw new Error(`${id} did not become ${status}`);
+}
+
+const sh = (script: string, ...args: string[]) => ({
+  argv: ['/bin/sh', '-c', script, 'sh', ...args] as [string, ...string[]],
+  cwd: '/',
+  env: {},
+});
+
+test('exit status and output are kept, and found by another process', async () => {
+  const { made, directory } = await commands();
+  await made.start('a-1', sh('echo "$1"; echo err >&2; exit 3', "it's $HOME; `date`"));
+  expect(await until(made, 'a-1', 'exited')).toEqual({ status: 'exited', exitCode: 3 });
+  const other = new DetachedProcesses(join(directory, 'commands'));
+  expect(await other.state('a-1')).toEqual({ status: 'exited', exitCode: 3 });
+  expect(Buffer.from(await other.output('a-1', 0)).toString()).toBe("it's $HOME; `date`\nerr\n");
+  expect(Buffer.from(await other.output('a-1', 19)).toString()).toBe('err\n');
+  await other.remove('a-1');
+  expect(await made.state('a-1')).toEqual({ status: 'absent' });
+});
+
+test('the end is known although something holds the output open, and that is ended too', async () => {
+  const { made, directory } = await commands();
+  await made.start('bar', sh('sleep 60 & echo done'));
+  expect(await until(made, 'bar', 'exited')).toEqual({ status: 'exited', exitCode: 0 });
+  const group = Number(await readFile(join(directory, 'commands/bar/pid'), 'utf8'));
+  expect(isThere(group)).toBe(true);
+  await made.kill('bar');
+  for (const endMs = Date.now() + 10_000; isThere(group) && Date.now() < endMs; ) await setImmediate();
+  expect(isThere(group)).toBe(false);
+});
+
+function isThere(group: number): boolean {
+  try {
+    process.kill(-group, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+test('a command that was started is not started again', async () => {
+  const { made, directory } = await commands();
+  const file = join(directory, 'count');
+  for (let i = 0; i < 3; i++) await made.start('once', sh('echo x >>"$1"', file));
+  await until(made, 'once', 'exited');
+  await made.start('once', sh('echo x >>"$1"', file));
+  expect(await readFile(file, 'utf8')).toBe('x\n');
+});
+
+test('a command that was killed is lost, not running and not ended', async () => {
+  const { made } = await commands();
+  await made.start('killed', sh('sleep 60'));
+  await until(made, 'killed', 'running');
+  await made.kill('killed');
+  await until(made, 'killed', 'lost');
+});
+
+test('a pid that is another process by now is left alone', async () => {
+  const { made, directory } = await commands();
+  await made.start('old', sh('exit 0'));
+  await until(made, 'old', 'exited');
+  await rm(join(directory, 'commands/old/exit'));
+  await writeFile(join(directory, 'commands/old/pid'), `${process.pid}\n`);
+  expect(await made.state('old')).toEqual({ status: 'lost' });
+  await made.kill('old');
+});
+
+test('ids leave no directory', async () => {
+  const { made } = await commands();
+  await expect(made.start('../x', sh('true'))).rejects.toThrow('no id');
+});
