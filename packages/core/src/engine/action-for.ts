@@ -79,11 +79,20 @@ export function eventOfResult(plan: Plan, state: RunState, result: ActionResult,
       const why = 'the database does not tell server.time_until_store_dead, which the online route changes';
       return { type: 'step-reset', step: step.id, code: 'HEALTH_UNKNOWN', why, atMs };
     }
+    if (against === undefined && plan.topology === 'multi-replica' && !tellsStart(plan, step, result)) {
+      const why = `the database does not tell when ${step.node} was started, so its return could not be told`;
+      return { type: 'step-reset', step: step.id, code: 'HEALTH_UNKNOWN', why, atMs };
+    }
     if (against !== undefined) {
       return { type: 'step-reset', step: step.id, code: against.code, why: against.message, atMs };
     }
   }
   return { type: 'step-ended', ...named, result, atMs };
+}
+
+function tellsStart(plan: Plan, { node }: Step, { health }: ActionResult): boolean {
+  const about = plan.nodes.find((candidate) => candidate.node === node);
+  return health?.view.nodes.find(({ kwdbId }) => kwdbId === about?.kwdbId)?.startedAtMs !== undefined;
 }
 
 const hasLedger = ({ health }: ActionResult): boolean =>

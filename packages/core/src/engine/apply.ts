@@ -81,13 +81,13 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
     case 'run-held':
       return { ...state, status: 'held', hold: event.hold };
     case 'hold-cleared':
-      return running(state);
+      return { ...running(state), steps: askedAfresh(state) };
     case 'pause-requested':
       return { ...state, pauseRequested: true };
     case 'run-paused':
       return { ...state, status: 'paused' };
     case 'run-resumed':
-      return { ...running(state), pauseRequested: false };
+      return { ...running(state), pauseRequested: false, steps: askedAfresh(state) };
     case 'retry-requested':
       return { ...running(state), pauseRequested: false, steps: retried(state) };
     case 'abort-requested':
@@ -120,13 +120,23 @@ function running(state: RunState): RunState {
   return { ...rest, status: 'running' };
 }
 
+/** What a gate waited for before the run stood still is no reason to hold it: it is asked afresh. */
+function askedAfresh(state: RunState): RunState['steps'] {
+  return Object.fromEntries(
+    Object.entries(state.steps).map(([id, step]) => {
+      const { waiting, ...rest } = step;
+      return [id, waiting === undefined ? step : rest];
+    }),
+  );
+}
+
 /** Failed steps become pending again; what a gate waited for is asked afresh. */
 function retried(state: RunState): RunState['steps'] {
   return Object.fromEntries(
-    Object.entries(state.steps).map(([id, step]) => {
-      const { waiting: _, ...rest } = step;
-      return [id, step.status === 'failed' ? { ...rest, status: 'pending' } : step.waiting === undefined ? step : rest];
-    }),
+    Object.entries(askedAfresh(state)).map(([id, step]): [string, StepState] => [
+      id,
+      step.status === 'failed' ? { ...step, status: 'pending' } : step,
+    ]),
   );
 }
 

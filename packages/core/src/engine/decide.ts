@@ -148,8 +148,11 @@ function holdFailed(step: Step, current: StepState | undefined, nowMs: number): 
 function decideHeld(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
   if (state.hold?.selfClearing !== true) return [];
   const trouble = findTrouble(plan, state, facts, nowMs);
-  const still = trouble?.do === 'record' && trouble.event.type === 'run-held' && trouble.event.hold.selfClearing;
-  if (still) return [];
+  const now = trouble?.do === 'record' && trouble.event.type === 'run-held' ? trouble.event.hold : undefined;
+  if (trouble !== undefined && now?.selfClearing) {
+    // The reason that a person reads is the one of now.
+    return now.code === state.hold.code && now.step === state.hold.step ? [] : [trouble];
+  }
   if (waitsForAgent(plan, state, facts, nowMs)) return [];
   return [record({ type: 'hold-cleared', why: `what it waited for came true (${state.hold.code})`, atMs: nowMs })];
 }
