@@ -113,7 +113,7 @@ describe('whatever agents, networks, hosts and people do', () => {
         for (const one of model.hosts) expect(one.running).toBe(NEW);
         for (const event of model.events) seen.add(event.type === 'run-held' ? event.hold.code : event.type);
       }),
-      { numRuns: 400 },
+      { numRuns: 250 },
     );
     // Proof that the games reach what they are played for.
     for (const what of ['AGENT_LOST', 'STEP_STALLED', 'INTERNAL', 'INSTALL_FAILED', 'step-reset', 'run-paused']) {
@@ -135,7 +135,7 @@ describe('whatever agents, networks, hosts and people do', () => {
         for (const one of model.hosts) expect([one.node, one.running]).toEqual([one.node, one.installed]);
         expect(new Set(model.hosts.map(({ installed }) => installed)).size).toBe(1);
       }),
-      { numRuns: 200 },
+      { numRuns: 120 },
     );
   });
 
@@ -153,7 +153,7 @@ describe('whatever agents, networks, hosts and people do', () => {
         }
         expect(model.ended).toBe(true);
       }),
-      { numRuns: 200 },
+      { numRuns: 120 },
     );
   });
 });
