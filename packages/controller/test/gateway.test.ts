@@ -3,18 +3,12 @@ import { webcrypto } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import * as grpc from '@grpc/grpc-js';
 import type { ActionResult } from '@kwfleet/core';
-import {
-  type AgentMessage,
-  agentGateway,
-  type ControllerMessage,
-  type EnrollResponse,
-  enrollment,
-  PROTOCOL,
-} from '@kwfleet/protocol';
+import { type EnrollResponse, enrollment, PROTOCOL } from '@kwfleet/protocol';
 import * as x509 from '@peculiar/x509';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type Controller, controllerConfig, startController } from '../src/index.ts';
 import { type Database, openDatabase } from '../src/store/database.ts';
+import { Agent } from './fake-agent.ts';
 import { freshReport, log, putRun, temporaryDirectory, until, urlOf, usePostgres } from './support.ts';
 
 const postgres = usePostgres();
@@ -100,47 +94,11 @@ async function enrolled(node: string): Promise<Keys> {
   return { certificate: Buffer.from(certificate), key };
 }
 
-/** An agent's end of the stream: what came, and how it ended. */
-class Agent {
-  readonly received: ControllerMessage[] = [];
-  status: grpc.StatusObject | undefined;
-  readonly #call: grpc.ClientDuplexStream<AgentMessage, ControllerMessage>;
-
-  constructor(client: grpc.Client) {
-    const { path, requestSerialize, responseDeserialize } = agentGateway.connect;
-    this.#call = client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
-    this.#call.on('data', (message: ControllerMessage) => this.received.push(message));
-    this.#call.on('error', () => {});
-    this.#call.on('status', (status) => {
-      this.status = status;
-    });
-  }
-
-  send(message: AgentMessage): void {
-    this.#call.write(message);
-  }
-
-  hello(node: string, change: { protocol?: number; inHand?: string[] } = {}): this {
-    this.send({ hello: { node, agentVersion: '0.1.0', protocol: PROTOCOL, inHand: [], ...change } });
-    return this;
-  }
-
-  /** Beats until the test is over. */
-  beating(): this {
-    const timer = setInterval(
-      () => this.send({ heartbeat: { clockMs: Date.now(), serving: true, ready: true } }),
-      HEARTBEAT_MS / 2,
-    );
-    open.add({ close: () => clearInterval(timer) });
-    return this;
-  }
-
-  ended = () => until('the stream ends', () => this.status);
-  got = <K extends string>(kind: K) =>
-    until(
-      `a ${kind} comes`,
-      () => this.received.find((message) => kind in message) as Extract<ControllerMessage, Record<K, unknown>>,
-    );
+/** An agent that is gone when the test is over. */
+function agentOn(client: grpc.Client): Agent {
+  const agent = new Agent(client, HEARTBEAT_MS);
+  open.add(agent);
+  return agent;
 }
 
 const nodeView = async (node: string) =>
@@ -171,30 +129,30 @@ describe('enrollment', () => {
 
 describe('the stream of an agent', () => {
   it('needs a certificate of this authority, and of the node it speaks for', async () => {
-    expect(await new Agent(clientWith()).hello('n').ended()).toMatchObject({ code: grpc.status.UNAUTHENTICATED });
+    expect(await agentOn(clientWith()).hello('n').ended()).toMatchObject({ code: grpc.status.UNAUTHENTICATED });
     const keys = await enrolled('mine');
-    const wrong = await new Agent(clientWith(keys)).hello('yours').ended();
+    const wrong = await agentOn(clientWith(keys)).hello('yours').ended();
     expect(wrong).toMatchObject({ code: grpc.status.PERMISSION_DENIED, details: expect.stringContaining('mine') });
     const foreign = await foreignKeys('mine');
-    expect(await new Agent(clientWith(foreign)).hello('mine').ended()).toMatchObject({
+    expect(await agentOn(clientWith(foreign)).hello('mine').ended()).toMatchObject({
       code: grpc.status.UNAUTHENTICATED,
     });
-    expect(await new Agent(clientWith(keys)).hello('mine').got('welcome')).toMatchObject({
+    expect(await agentOn(clientWith(keys)).hello('mine').got('welcome')).toMatchObject({
       welcome: { protocol: PROTOCOL, heartbeatMs: HEARTBEAT_MS },
     });
   });
 
   it('must begin with hello, in our protocol', async () => {
     const client = clientWith(await enrolled('rude'));
-    const rude = new Agent(client);
+    const rude = agentOn(client);
     rude.send({ heartbeat: { clockMs: 0, serving: true, ready: true } });
     expect(await rude.ended()).toMatchObject({ code: grpc.status.FAILED_PRECONDITION });
-    const old = await new Agent(client).hello('rude', { protocol: 99 }).ended();
+    const old = await agentOn(client).hello('rude', { protocol: 99 }).ended();
     expect(old).toMatchObject({ code: grpc.status.FAILED_PRECONDITION, details: expect.stringContaining('99') });
   });
 
   it('ends when nothing is heard for three heartbeats, and its node is unknown from then on', async () => {
-    const silent = new Agent(clientWith(await enrolled('silent'))).hello('silent');
+    const silent = agentOn(clientWith(await enrolled('silent'))).hello('silent');
     await silent.got('welcome');
     silent.send({ report: freshReport('quiet', 1, 1, 'standalone') });
     await until('it is connected', async () => (await nodeView('silent')).connected);
@@ -204,9 +162,9 @@ describe('the stream of an agent', () => {
 
   it('is the newest one of its node: an agent that comes back takes its own place', async () => {
     const client = clientWith(await enrolled('double'));
-    const first = new Agent(client).hello('double').beating();
+    const first = agentOn(client).hello('double').beating();
     await first.got('welcome');
-    const second = new Agent(client).hello('double').beating();
+    const second = agentOn(client).hello('double').beating();
     expect(await first.ended()).toMatchObject({ code: grpc.status.ABORTED });
     await second.got('welcome');
     second.send({ report: freshReport('double', 1, 1, 'standalone') });
@@ -218,7 +176,11 @@ describe('the stream of an agent', () => {
 describe('an action', () => {
   it('is delivered until its result is stored, which is said', async () => {
     const keys = await Promise.all([1, 2, 3].map((i) => enrolled(`n${i}`)));
-    const agents = keys.map((pair, i) => new Agent(clientWith(pair)).hello(`n${i + 1}`).beating());
+    const agents = keys.map((pair, i) =>
+      agentOn(clientWith(pair))
+        .hello(`n${i + 1}`)
+        .beating(),
+    );
     for (const [i, agent] of agents.entries()) {
       await agent.got('welcome');
       agent.send({ report: freshReport('c1', i + 1) });
@@ -229,7 +191,7 @@ describe('an action', () => {
     const { action } = await one.got('action');
     expect(action).toMatchObject({ node: 'n1', epoch: 1, attempt: 1 });
 
-    const again = new Agent(clientWith(keys[0])).hello('n1').beating();
+    const again = agentOn(clientWith(keys[0])).hello('n1').beating();
     expect((await again.got('action')).action.id).toBe(action.id);
     const result: ActionResult = {
       action: action.id,

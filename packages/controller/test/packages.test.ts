@@ -1,0 +1,243 @@
+import { execFile } from 'node:child_process';
+import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { promisify } from 'node:util';
+import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { create, Header } from 'tar';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { debFields } from '../src/packages/deb.ts';
+import { inspectPackage } from '../src/packages/inspect.ts';
+import { openRegistry } from '../src/packages/registry.ts';
+import { rpmArchitecture } from '../src/packages/rpm.ts';
+import { temporaryDirectory, usePostgres } from './support.ts';
+
+const run = promisify(execFile);
+const MAX_BYTES = 64 * 1024 * 1024;
+let directory: string;
+
+beforeEach(async () => {
+  directory = await temporaryDirectory();
+});
+afterEach(() => rm(directory, { recursive: true, force: true }));
+
+type Content = string | Buffer | { link: string };
+
+/** Packs files under `kaiwudb_install/` as a .tar.gz. */
+async function pack(files: Record<string, Content>, top = 'kaiwudb_install'): Promise<string> {
+  const root = join(directory, 'tree', top);
+  await rm(join(directory, 'tree'), { recursive: true, force: true });
+  for (const [name, content] of Object.entries(files)) {
+    const path = join(root, name);
+    await mkdir(join(path, '..'), { recursive: true });
+    if (typeof content === 'object' && 'link' in content) await symlink(content.link, path);
+    else await writeFile(path, content);
+  }
+  const file = join(directory, 'package.tar.gz');
+  await create({ file, gzip: true, cwd: join(directory, 'tree') }, [top]);
+  return file;
+}
+
+/** One tar header with nothing behind it, as `tar` itself would refuse to write. */
+function evil(path: string, change: Partial<{ type: string; linkpath: string }> = {}): Buffer {
+  const block = Buffer.alloc(512);
+  const { type = 'File', linkpath = '' } = change;
+  new Header({ path, type: type as 'File', linkpath, mode: 0o644, size: 0, mtime: new Date(0) }).encode(block);
+  return gzipSync(Buffer.concat([block, Buffer.alloc(1024)]));
+}
+
+const member = (name: string, data: Buffer): Buffer => {
+  const header = `${name.padEnd(16)}${'0'.padEnd(12)}${'0'.padEnd(6)}${'0'.padEnd(6)}${'100644'.padEnd(8)}${String(data.length).padEnd(10)}\`\n`;
+  return Buffer.concat([Buffer.from(header, 'latin1'), data, Buffer.alloc(data.length % 2)]);
+};
+
+/** A .deb as dpkg-deb makes it, without dpkg-deb. */
+async function deb(architecture: string, compress: (tar: Buffer) => [string, Buffer]): Promise<Buffer> {
+  const tree = join(directory, 'control');
+  await mkdir(tree, { recursive: true });
+  await writeFile(join(tree, 'control'), `Package: kaiwudb-server\nVersion: 3.1.0\nArchitecture: ${architecture}\n`);
+  await create({ file: join(directory, 'control.tar'), cwd: tree }, ['./control']);
+  const [suffix, data] = compress(await readFile(join(directory, 'control.tar')));
+  const parts = [member('debian-binary', Buffer.from('2.0\n')), member(`control.tar${suffix}`, data)];
+  return Buffer.concat([Buffer.from('!<arch>\n'), ...parts, member('data.tar', Buffer.from('x'))]);
+}
+const gzip = (tar: Buffer): [string, Buffer] => ['.gz', gzipSync(tar)];
+
+async function bareFiles(): Promise<Record<string, Content>> {
+  return {
+    'deploy.sh': '#!/bin/bash\n',
+    'utils/x.sh': '',
+    'packages/.version': '3.1.0\nhotfix1\n',
+    'packages/kaiwudb-server.deb': await deb('arm64', gzip),
+    'packages/kaiwudb-libcommon.deb': await deb('arm64', gzip),
+  };
+}
+
+async function containerFiles(): Promise<Record<string, Content>> {
+  const tree = join(directory, 'image');
+  await mkdir(tree, { recursive: true });
+  await writeFile(join(tree, 'config.json'), JSON.stringify({ architecture: 'arm64', rootfs: { type: 'layers' } }));
+  await create({ file: join(directory, 'KaiwuDB.tar'), cwd: tree }, ['config.json']);
+  const { 'packages/kaiwudb-server.deb': _s, 'packages/kaiwudb-libcommon.deb': _l, ...rest } = await bareFiles();
+  return { ...rest, 'packages/KaiwuDB.tar': await readFile(join(directory, 'KaiwuDB.tar')) };
+}
+
+const inspect = (file: string) => inspectPackage(file, 'package.tar.gz', MAX_BYTES);
+const without = (files: Record<string, Content>, ...names: string[]) =>
+  Object.fromEntries(Object.entries(files).filter(([name]) => !names.includes(name)));
+
+describe('a whole package', () => {
+  it('tells version, kind, architecture and family', async () => {
+    expect(await inspect(await pack(await bareFiles()))).toMatchObject({
+      version: '3.1.0-hotfix1',
+      kind: 'bare',
+      architecture: 'arm64',
+      family: 'deb',
+    });
+    expect(await inspect(await pack(await containerFiles()))).toMatchObject({
+      kind: 'container',
+      architecture: 'arm64',
+      family: 'any',
+    });
+  });
+
+  it('may hold links that stay inside', async () => {
+    const files = { ...(await bareFiles()), 'utils/again.sh': { link: '../deploy.sh' } };
+    await expect(inspect(await pack(files))).resolves.toBeDefined();
+  });
+});
+
+describe('refused', () => {
+  it.each([
+    ['deploy.sh', 'deploy.sh'],
+    ['utils/x.sh', 'utils/'],
+    ['packages/.version', '.version'],
+    ['packages/kaiwudb-server.deb', 'server'],
+    ['packages/kaiwudb-libcommon.deb', 'libcommon'],
+  ])('a package without %s', async (missing, named) => {
+    const file = await pack(without(await bareFiles(), missing));
+    const message = expect.stringContaining(named);
+    await expect(inspect(file)).rejects.toMatchObject({ code: 'PACKAGE_INCOMPLETE', message });
+  });
+
+  it('two server files, a version that is none, and an architecture nobody tells', async () => {
+    const files = await bareFiles();
+    const refused = { code: 'PACKAGE_INCOMPLETE' };
+    const two = { ...files, 'packages/other-server.deb': 'x' };
+    await expect(inspect(await pack(two))).rejects.toMatchObject(refused);
+    await expect(inspect(await pack({ ...files, 'packages/.version': 'new\n' }))).rejects.toMatchObject(refused);
+    await expect(inspect(await pack({ ...files, 'packages/kaiwudb-server.deb': 'x' }))).rejects.toMatchObject(refused);
+  });
+
+  it('what is no .tar.gz, or only a part of one', async () => {
+    const file = await pack(await bareFiles());
+    const bytes = await readFile(file);
+    const refused = { code: 'PACKAGE_UNREADABLE' };
+    await writeFile(file, bytes.subarray(0, bytes.length - 200));
+    await expect(inspect(file)).rejects.toMatchObject(refused);
+    await writeFile(file, 'not at all');
+    await expect(inspect(file)).rejects.toMatchObject(refused);
+    await writeFile(file, gzipSync(Buffer.alloc(4096, 'x')));
+    await expect(inspect(file)).rejects.toMatchObject(refused);
+  });
+
+  it.each([
+    ['a path that climbs', evil('kaiwudb_install/../../etc/passwd')],
+    ['an absolute path', evil('/etc/passwd')],
+    ['another folder', evil('elsewhere/deploy.sh')],
+    ['a symbolic link out', evil('kaiwudb_install/x', { type: 'SymbolicLink', linkpath: '../../etc' })],
+    ['an absolute link', evil('kaiwudb_install/x', { type: 'SymbolicLink', linkpath: '/etc/shadow' })],
+    ['a hard link out', evil('kaiwudb_install/x', { type: 'Link', linkpath: '../etc/shadow' })],
+    ['a device', evil('kaiwudb_install/x', { type: 'CharacterDevice' })],
+    ['a pipe', evil('kaiwudb_install/x', { type: 'FIFO' })],
+  ])('%s', async (_what, bytes) => {
+    const file = join(directory, 'evil.tar.gz');
+    await writeFile(file, bytes);
+    await expect(inspect(file)).rejects.toMatchObject({ code: 'PACKAGE_UNSAFE' });
+  });
+
+  it('what unpacks to more than it may', async () => {
+    const file = await pack({ ...(await bareFiles()), 'utils/zeros': Buffer.alloc(2 * 1024 * 1024) });
+    await expect(inspectPackage(file, 'x', 1024 * 1024)).rejects.toMatchObject({ code: 'PACKAGE_TOO_LARGE' });
+  });
+});
+
+describe('a .deb', () => {
+  it.each([
+    ['gzip', gzip],
+    ['zstd', (tar: Buffer): [string, Buffer] => ['.zst', zstdCompressSync(tar)]],
+    ['nothing', (tar: Buffer): [string, Buffer] => ['', tar]],
+  ])('is read when compressed by %s', async (_name, compress) => {
+    expect((await debFields(await deb('amd64', compress)))?.get('architecture')).toBe('amd64');
+  });
+
+  it('is read when compressed by xz, where the host has it', async (context) => {
+    const file = join(directory, 'control.tar');
+    await deb('amd64', gzip);
+    await run('xz', ['--keep', '--force', file]).catch(() => context.skip('this machine has no xz'));
+    const data = await readFile(`${file}.xz`);
+    expect((await debFields(await deb('amd64', () => ['.xz', data])))?.get('architecture')).toBe('amd64');
+  });
+
+  it('that is none tells nothing', async () => {
+    expect(await debFields(Buffer.from('!<arch>\nwhatever'))).toBeUndefined();
+    expect(await debFields((await deb('amd64', gzip)).subarray(0, 150))).toBeUndefined();
+  });
+});
+
+it('an .rpm tells its architecture in its header', () => {
+  const header = (tags: [number, number][], data: Buffer) => {
+    const intro = Buffer.alloc(16);
+    intro.writeUInt32BE(0x8eade801, 0);
+    intro.writeUInt32BE(tags.length, 8);
+    intro.writeUInt32BE(data.length, 12);
+    const entries = tags.map(([tag, offset]) => {
+      const entry = Buffer.alloc(16);
+      entry.writeUInt32BE(tag, 0);
+      entry.writeUInt32BE(6, 4);
+      entry.writeUInt32BE(offset, 8);
+      return entry;
+    });
+    return Buffer.concat([intro, ...entries, data]);
+  };
+  const lead = Buffer.alloc(96);
+  lead.writeUInt32BE(0xedabeedb, 0);
+  const signature = header([[1000, 0]], Buffer.from('abc'));
+  const padding = Buffer.alloc((8 - ((96 + signature.length) % 8)) % 8);
+  const main = header(
+    [
+      [1000, 0],
+      [1022, 8],
+    ],
+    Buffer.from('kaiwudb\0aarch64\0'),
+  );
+  expect(rpmArchitecture(Buffer.concat([lead, signature, padding, main]))).toBe('aarch64');
+  expect(rpmArchitecture(Buffer.concat([lead, signature]))).toBeUndefined();
+  expect(rpmArchitecture(Buffer.from('short'))).toBeUndefined();
+});
+
+describe('the registry', () => {
+  const postgres = usePostgres();
+
+  it('keeps each file once, by its hash, and nothing of what it refuses', async () => {
+    const registry = await openRegistry(directory, MAX_BYTES, await postgres.database());
+    const bytes = await readFile(await pack(await bareFiles()));
+    const add = (data: Buffer) => registry.add(Readable.from([data]), '../../Kaiwu\u0007DB.tar.gz', 'test');
+    const first = await add(bytes);
+    expect(first).toMatchObject({ added: true, package: { fileName: 'KaiwuDB.tar.gz', sizeBytes: bytes.length } });
+    expect(await add(bytes)).toEqual({ added: false, package: first.package });
+    await expect(add(bytes.subarray(0, 300))).rejects.toMatchObject({ code: 'PACKAGE_UNREADABLE' });
+    expect(await readdir(join(directory, 'packages'))).toEqual([`${first.package.id}.tar.gz`]);
+    expect(registry.pathOf('../../etc/passwd')).toBeUndefined();
+    await registry.remove(first.package.id, 'test');
+    await expect(registry.remove(first.package.id, 'test')).rejects.toMatchObject({ code: 'PACKAGE_UNKNOWN' });
+    expect(await readdir(join(directory, 'packages'))).toEqual([]);
+  });
+
+  it('stops an upload that is too large', async () => {
+    const registry = await openRegistry(directory, 1000, await postgres.database());
+    const add = registry.add(Readable.from([Buffer.alloc(600), Buffer.alloc(600)]), 'x', 'test');
+    await expect(add).rejects.toMatchObject({ code: 'PACKAGE_TOO_LARGE' });
+    expect(await readdir(join(directory, 'packages'))).toEqual([]);
+  });
+});
