@@ -107,14 +107,14 @@ describe('a run in which nothing goes wrong', () => {
 describe('a gate that says no', () => {
   const refused = () => {
     const model = after(multi(), 'fetch:n1', 'fetch:n2', 'fetch:n3');
-    model.crash('n3');
+    model.jobs = [{ id: '7', type: 'IMPORT', description: 'much', status: 'running' }];
     model.end('gate:n1');
     return model;
   };
 
   it('waits with its reason, touches nothing, and is asked again after a pause', () => {
     const model = refused();
-    expect(model.step('gate:n1')).toMatchObject({ status: 'pending', waiting: { code: 'NODE_NOT_LIVE' } });
+    expect(model.step('gate:n1')).toMatchObject({ status: 'pending', waiting: { code: 'JOBS_RUNNING' } });
     model.wait(GATE_AGAIN_MS - 1);
     model.settle();
     expect(model.running).toEqual([]);
@@ -134,16 +134,16 @@ describe('a gate that says no', () => {
     }
     expect(model.nowMs - (model.step('gate:n1').waiting?.sinceMs ?? 0)).toBeGreaterThan(GATE_PATIENCE_MS);
     expect(model.state.hold).toMatchObject({
-      code: 'NODE_NOT_LIVE',
+      code: 'JOBS_RUNNING',
       node: 'n1',
       step: 'gate:n1',
       choices: ['retry', 'abort'],
       selfClearing: false,
-      message: expect.stringContaining('node 3 is not live'),
+      message: expect.stringContaining('job 7 (IMPORT, running)'),
     });
     model.waitDeciding(10 * MINUTE);
     expect(model.state.status).toBe('held');
-    model.mend();
+    model.jobs = [];
     expect(model.request('retry')).toBe(true);
     expect(model.step('gate:n1').waiting).toBeUndefined();
     expect(after(model, 'upgrade:n1').state.status).toBe('running');
@@ -167,6 +167,20 @@ describe('a gate that says no', () => {
     model.settle();
     expect(model.state.status).toBe('running');
     expect(model.running).toEqual(['gate:n1']);
+  });
+
+  it('says no while a node is down', () => {
+    const model = after(multi(), 'fetch:n1', 'fetch:n2', 'fetch:n3');
+    model.crash('n3');
+    model.end('gate:n1');
+    expect(model.step('gate:n1')).toMatchObject({ status: 'pending', waiting: { code: 'NODE_NOT_LIVE' } });
+    model.waitDeciding(HOUR);
+    expect(model.state.status).toBe('held');
+    expect(model.step('upgrade:n1').attempt).toBe(0);
+    model.mend();
+    model.heartbeat();
+    model.request('retry');
+    expect(after(model, 'upgrade:n1').state.status).toBe('running');
   });
 
   it('says no when nobody could ask', () => {

@@ -95,6 +95,8 @@ export class Model {
   journals: { readonly node: string; readonly result: ActionResult }[] = [];
   /** Every result that was ever delivered: any of them may come again. */
   readonly delivered: ActionResult[] = [];
+  /** What the database lists as under way. */
+  jobs: NonNullable<ClusterHealth['jobs']> = [];
   readonly #ids = new Set<string>();
 
   constructor(plan: Plan) {
@@ -322,7 +324,11 @@ export class Model {
     );
     const down = this.hosts.filter(({ running }) => running === undefined).length;
     const view = { clusterId: 'c1', kwdbId: viewer.kwdbId, observedAtMs: this.nowMs, nodes: rows };
-    return health(rows, { view, rangesUnderreplicated: this.plan.topology === 'multi-replica' ? down : 0 });
+    return health(rows, {
+      view,
+      jobs: this.jobs,
+      rangesUnderreplicated: this.plan.topology === 'multi-replica' ? down : 0,
+    });
   }
 
   #reportOf(one: Host): NodeReport {
