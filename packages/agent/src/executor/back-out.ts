@@ -109,5 +109,5 @@ function startsAgain({ action }: ActionRun): boolean {
 }
 
 function told(failure: ActionFailure, what: string): ActionFailure {
-  return { ...failure, message: `${failure.message}; ${what}` };
+  return { ...failure, message: `${failure.message.replace(/[:;,.\s]+$/, '')}; ${what}` };
 }

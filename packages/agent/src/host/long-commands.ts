@@ -14,7 +14,10 @@ import type { LongCommandSpec, LongCommandState, LongCommands } from './services
  * file is there only when it is whole. $1 is the directory; the rest is the command.
  */
 const WRAPPER =
-  'd=$1; shift; echo $$ >"$d/pid"; "$@" >"$d/out" 2>&1 </dev/null; echo $? >"$d/exit.tmp"; mv "$d/exit.tmp" "$d/exit"';
+  'd=$1; shift; "$@" >"$d/out" 2>&1 </dev/null; echo $? >"$d/exit.tmp"; mv "$d/exit.tmp" "$d/exit"';
+
+/** The same, telling its process group first: an agent that dies right after the launch must find it again. */
+const GROUP_WRAPPER = `echo $$ >"$1/pid"; ${WRAPPER}`;
 
 const CHUNK_BYTES = 64 * 1024;
 const ID_PATTERN = /^[a-z0-9-]{1,180}$/;
@@ -28,7 +31,7 @@ abstract class FiledCommands implements LongCommands {
   }
 
   /** Starts the wrapper outside the agent's own process group and cgroup. */
-  protected abstract launch(id: string, argv: readonly string[], spec: LongCommandSpec): Promise<void>;
+  protected abstract launch(id: string, spec: LongCommandSpec): Promise<void>;
   protected abstract isRunning(id: string): Promise<boolean>;
   abstract kill(id: string): Promise<void>;
 
@@ -43,7 +46,7 @@ abstract class FiledCommands implements LongCommands {
     // Written before the launch: whoever finds it without anything running knows that the command was lost.
     await writeFile(this.path(id, 'argv.json'), JSON.stringify(spec.argv));
     try {
-      await this.launch(id, ['/bin/sh', '-c', WRAPPER, 'kwfleet', this.path(id), ...spec.argv], spec);
+      await this.launch(id, spec);
     } catch (error) {
       if (!(await this.isRunning(id))) await rm(this.path(id), { recursive: true, force: true });
       throw error;
@@ -107,7 +110,8 @@ export class TransientUnits extends FiledCommands {
     this.#prefix = options.sudo ? ['sudo', '-n'] : [];
   }
 
-  protected async launch(id: string, argv: readonly string[], spec: LongCommandSpec): Promise<void> {
+  protected async launch(id: string, spec: LongCommandSpec): Promise<void> {
+    const argv = ['/bin/sh', '-c', WRAPPER, 'kwfleet', this.path(id), ...spec.argv];
     const environment = Object.entries(spec.env).map(([name, value]) => `--setenv=${name}=${value}`);
     await this.#run('systemd-run', [
       `--unit=${unitOf(id)}`,
@@ -121,7 +125,8 @@ export class TransientUnits extends FiledCommands {
       `--working-directory=${spec.cwd}`,
       ...environment,
       '--',
-      ...argv,
+      // systemd replaces $NAME in a command line; two of them are one dollar sign.
+      ...argv.map((word) => word.replaceAll('$', '$$$$')),
     ]);
   }
 
@@ -148,9 +153,9 @@ const unitOf = (id: string): string => `kwfleet-cmd-${id}`;
 
 /** Each command in a session and process group of its own; for hosts without systemd (the demo, tests). */
 export class DetachedProcesses extends FiledCommands {
-  protected async launch(id: string, argv: readonly string[], spec: LongCommandSpec): Promise<void> {
-    const [file, ...args] = argv;
-    const child = spawn(file as string, args, {
+  protected async launch(id: string, spec: LongCommandSpec): Promise<void> {
+    await writeFile(this.path(id, 'boot'), await bootId());
+    const child = spawn('/bin/sh', ['-c', GROUP_WRAPPER, 'kwfleet', this.path(id), ...spec.argv], {
       cwd: spec.cwd,
       env: { PATH: process.env.PATH ?? '', ...spec.env },
       detached: true,
@@ -163,7 +168,6 @@ export class DetachedProcesses extends FiledCommands {
     child.unref();
     // The wrapper writes its own pid as well; whoever looks before it ran finds this one. They are the same.
     await writeFile(this.path(id, 'pid'), `${child.pid}\n`);
-    await writeFile(this.path(id, 'boot'), await bootId());
   }
 
   protected async isRunning(id: string): Promise<boolean> {
