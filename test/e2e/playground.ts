@@ -131,6 +131,7 @@ export class Playground {
     const playground = new Playground(rig, controller, agents, `http://127.0.0.1:${rest}`);
     try {
       controller.start();
+      await poll('the controller is ready', async () => (await fetch(`${playground.url}/readyz`)).ok, 30_000);
       for (const agent of agents) agent.start();
       await playground.healthy();
     } catch (error) {
@@ -214,7 +215,8 @@ async function controllerDaemon(rig: Rig, rest: number, grpc: number, heartbeatM
     rest: { port: rest },
     // Everything of the demo stays on this machine; a real installation has mutual TLS, see docs/installation.md.
     grpc: { port: grpc, insecure: true },
-    heartbeat_ms: heartbeatMs,
+    // Agents beat faster than that; a busy machine must not make a living agent seem lost.
+    heartbeat_ms: 5 * heartbeatMs,
   };
   await writeFile(file, stringify(settings));
   return new Daemon('controller', rig.directory, ['controller', '--config', file]);
