@@ -1,8 +1,10 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFile, rm, stat } from 'node:fs/promises';
+import { chmod, chown, mkdir, readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { execa } from 'execa';
+import pg from 'pg';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { controllerConfig, startController } from '../src/index.ts';
 import { postgresAccount } from '../src/postgres/account.ts';
@@ -105,4 +107,54 @@ it('listens on no port, in a directory that is closed to others, and belongs to 
   } finally {
     await server.stop();
   }
+});
+
+it('runs the programs that came through npm, for a database that was made by them', {
+  timeout: 90_000,
+}, async (context) => {
+  const account = postgresAccount();
+  const copyTo = join(directory, 'postgres', 'binaries');
+  await mkdir(join(directory, 'postgres'), { recursive: true });
+  await chmod(directory, 0o711);
+  if (account) await chown(join(directory, 'postgres'), account.uid, account.gid);
+  const packaged = await findBinaries(account, copyTo, 18).catch(() => undefined);
+  if (packaged === undefined) return context.skip('the npm package has no programs for this machine');
+  const data = join(directory, 'postgres', 'data');
+  const made = await execa(join(packaged.bin, 'initdb'), ['-D', data, '-U', 'kwfleet', '--no-sync', '--auth=trust'], {
+    ...(account && { uid: account.uid, gid: account.gid }),
+    env: { LC_ALL: 'C' },
+  });
+  expect(made.exitCode).toBe(0);
+  const server = await startEmbeddedPostgres(directory, log);
+  try {
+    const client = new pg.Client(server.connection);
+    await client.connect();
+    const { rows } = await client.query('SHOW server_version');
+    await client.end();
+    expect(rows[0].server_version).toMatch(/^18/);
+  } finally {
+    await server.stop();
+  }
+});
+
+it('finds a short directory for its socket when the data lies too deep', { timeout: 60_000 }, async () => {
+  const deep = join(directory, 'd'.repeat(120));
+  await chmod(directory, 0o711);
+  const server = await startEmbeddedPostgres(deep, log);
+  try {
+    expect(server.connection.host.length).toBeLessThan(90);
+    expect((await stat(server.connection.host)).mode & 0o077).toBe(0);
+  } finally {
+    await server.stop();
+    await rm(server.connection.host, { recursive: true, force: true });
+  }
+});
+
+it('says which directory keeps its account out', async (context) => {
+  if (postgresAccount() === undefined) return context.skip('only as root does it switch to another account');
+  const closed = join(directory, 'closed');
+  await chmod(directory, 0o711);
+  await mkdir(closed, { mode: 0o700 });
+  const refused = { code: 'CONFIG_INVALID', message: expect.stringContaining(closed) };
+  await expect(startEmbeddedPostgres(join(closed, 'data'), log)).rejects.toMatchObject(refused);
 });

@@ -11,13 +11,17 @@ export class Agent {
   readonly #call: grpc.ClientDuplexStream<AgentMessage, ControllerMessage>;
 
   readonly #heartbeatMs: number;
+  #report: (() => NodeReport) | undefined;
   #beats: NodeJS.Timeout | undefined;
 
   constructor(client: grpc.Client, heartbeatMs: number) {
     this.#heartbeatMs = heartbeatMs;
     const { path, requestSerialize, responseDeserialize } = agentGateway.connect;
     this.#call = client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
-    this.#call.on('data', (message: ControllerMessage) => this.received.push(message));
+    this.#call.on('data', (message: ControllerMessage) => {
+      this.received.push(message);
+      if ('reportRequest' in message && this.#report !== undefined) this.send({ report: this.#report() });
+    });
     this.#call.on('error', () => {});
     this.#call.on('status', (status) => {
       this.status = status;
@@ -40,12 +44,10 @@ export class Agent {
     return this;
   }
 
-  /** Reports now, and whenever it is asked. */
+  /** Reports now, and whenever it is asked; another time, what takes its place. */
   reporting(report: () => NodeReport): this {
+    this.#report = report;
     this.send({ report: report() });
-    this.#call.on('data', (message: ControllerMessage) => {
-      if ('reportRequest' in message) this.send({ report: report() });
-    });
     return this;
   }
 

@@ -1,9 +1,10 @@
 import 'reflect-metadata';
-import { webcrypto } from 'node:crypto';
-import { rm } from 'node:fs/promises';
+import { createHash, randomBytes, webcrypto } from 'node:crypto';
+import { rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import * as grpc from '@grpc/grpc-js';
 import type { ActionResult } from '@kwfleet/core';
-import { type EnrollResponse, enrollment, PROTOCOL } from '@kwfleet/protocol';
+import { agentGateway, type EnrollResponse, enrollment, type PackageChunk, PROTOCOL } from '@kwfleet/protocol';
 import * as x509 from '@peculiar/x509';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { type Controller, controllerConfig, startController } from '../src/index.ts';
@@ -212,6 +213,35 @@ describe('an action', () => {
       };
       return steps[action.step]?.status === 'succeeded';
     });
+  });
+});
+
+describe('a package', () => {
+  function fetchPackage(keys: Keys | undefined, sha256: string, offset: number): Promise<Buffer> {
+    const { path, requestSerialize, responseDeserialize } = agentGateway.fetchPackage;
+    const call = clientWith(keys).makeServerStreamRequest(path, requestSerialize, responseDeserialize, {
+      sha256,
+      offset,
+    });
+    const chunks: Uint8Array[] = [];
+    return new Promise((resolve, reject) => {
+      call.on('data', ({ data }: PackageChunk) => chunks.push(data));
+      call.on('end', () => resolve(Buffer.concat(chunks)));
+      call.on('error', reject);
+    });
+  }
+
+  it('is sent from any offset, to enrolled agents only', async () => {
+    const bytes = randomBytes(1_000_000);
+    const sha256 = createHash('sha256').update(bytes).digest('hex');
+    await writeFile(join(directory, 'packages', `${sha256}.tar.gz`), bytes);
+    const keys = await enrolled('fetcher');
+    expect((await fetchPackage(keys, sha256, 0)).equals(bytes)).toBe(true);
+    expect((await fetchPackage(keys, sha256, 999_000)).equals(bytes.subarray(999_000))).toBe(true);
+    expect(await fetchPackage(keys, sha256, 1_000_000)).toHaveLength(0);
+    await expect(fetchPackage(keys, sha256, 1_000_001)).rejects.toMatchObject({ code: grpc.status.OUT_OF_RANGE });
+    await expect(fetchPackage(keys, '../../pki/ca.key', 0)).rejects.toMatchObject({ code: grpc.status.NOT_FOUND });
+    await expect(fetchPackage(undefined, sha256, 0)).rejects.toMatchObject({ code: grpc.status.UNAUTHENTICATED });
   });
 });
 

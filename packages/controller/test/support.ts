@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { FleetError, initialState, type NodeReport, type Topology } from '@kwfleet/core';
 import pg from 'pg';
 import { pino } from 'pino';
-import { afterAll, beforeAll, beforeEach } from 'vitest';
+import { afterAll, beforeAll, beforeEach, vi } from 'vitest';
 import { planFor, report } from '../../core/test/builders.ts';
 import { eventually } from '../src/deadline.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../src/postgres/embedded.ts';
@@ -16,6 +16,9 @@ import { migrate } from '../src/store/migrate.ts';
 import { attachStream, storeReport } from '../src/store/nodes.ts';
 import { insertPlan } from '../src/store/plans.ts';
 import { insertRun } from '../src/store/runs.ts';
+
+// A busy machine makes everything slower; what waits for a condition has a deadline of its own.
+vi.setConfig({ testTimeout: 30_000, hookTimeout: 60_000 });
 
 export const log = pino({ level: 'silent' });
 

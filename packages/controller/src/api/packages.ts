@@ -6,6 +6,8 @@ import { findPackage, listPackages } from '../store/packages.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 
 const UPLOAD_TYPES = ['application/gzip', 'application/x-gzip', 'application/octet-stream'];
+/** Nothing moves on the connection while a large package is looked into. */
+const UPLOAD_IDLE_MS = 15 * 60_000;
 const FileName = Type.Optional(Type.String({ minLength: 1, maxLength: 500 }));
 
 export function packageRoutes(app: Api, { database, registry }: ApiParts): void {
@@ -45,6 +47,7 @@ export function packageRoutes(app: Api, { database, registry }: ApiParts): void 
       if (typeof bytes?.pipe !== 'function') {
         throw new FleetError('BAD_REQUEST', 'body: send the file itself, as application/gzip');
       }
+      request.raw.setTimeout(UPLOAD_IDLE_MS);
       const named = filename ?? fileName ?? 'package.tar.gz';
       try {
         const added = await registry.add(bytes, named, request.actor);

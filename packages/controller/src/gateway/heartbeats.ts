@@ -36,7 +36,17 @@ export function collectHeartbeats(database: Database, everyMs: number, linkMs: n
 
   return {
     heard(beat) {
-      waiting.set(beat.node, { ...waiting.get(beat.node), ...beat, atMs: performance.now() });
+      const atMs = performance.now();
+      const before = waiting.get(beat.node);
+      if (before?.stream !== beat.stream) return void waiting.set(beat.node, { ...beat, atMs });
+      // The host's clock went on since it was told.
+      const clockMs = before.clockMs === undefined ? undefined : before.clockMs + (atMs - before.atMs);
+      waiting.set(beat.node, {
+        ...before,
+        ...(clockMs !== undefined && { clockMs: Math.round(clockMs) }),
+        ...beat,
+        atMs,
+      });
     },
     async close() {
       clearInterval(timer);

@@ -23,13 +23,13 @@ export type Stored = 'stored' | 'unknown' | 'foreign';
 
 /** Stores a result once: the same one again changes nothing. Call it in a transaction. */
 export async function storeResult(sql: Sql, node: string, result: ActionResult): Promise<Stored> {
-  // The action's row is locked first, so that of two results for one action the second sees the first.
-  const [action] = await sql.query<{ run: string; node: string }>(
-    'SELECT run, node FROM actions WHERE id = $1 FOR UPDATE',
-    [result.action],
-  );
+  const [action] = await sql.query<{ run: string; node: string }>('SELECT run, node FROM actions WHERE id = $1', [
+    result.action,
+  ]);
   if (action === undefined) return 'unknown';
   if (action.node !== node) return 'foreign';
+  // Of two results for one action the second sees the first. The run before the action, as the runner's commit does.
+  await sql.execute('SELECT 1 FROM runs WHERE id = $1 FOR UPDATE', [action.run]);
   const known = await sql.query(`SELECT 1 FROM run_inputs WHERE action = $1 AND type = 'result'`, [result.action]);
   if (known.length > 0) return 'stored';
   await insertInput(sql, action.run, { type: 'result', action: result.action, body: result });

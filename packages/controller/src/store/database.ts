@@ -90,7 +90,7 @@ function sqlOn(on: pg.Pool | pg.PoolClient): Sql {
 }
 
 /** SQLSTATE classes and socket errors that say the database is away, or busy beyond a bound, rather than asked wrongly. */
-const AWAY = /^(08|53|57P|57014|55P03|25P03|ECONN|ENOENT|EPIPE|ETIMEDOUT|EAI_|ENOTFOUND|EHOST|ENET)/;
+const AWAY = /^(08|53|57P|57014|55P03|25P03|40P01|40001|ECONN|ENOENT|EPIPE|ETIMEDOUT|EAI_|ENOTFOUND|EHOST|ENET)/;
 const AWAY_WORDS = /timeout|terminated|Connection ended|not queryable|Cannot use a pool/i;
 
 function translate(error: unknown): never {

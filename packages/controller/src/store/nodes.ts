@@ -86,13 +86,17 @@ const row = ({ node, stream, ageMs, clockMs, serving, ready }: Beat) => ({
   ready,
 });
 
+const FACTS = `SELECT node, (stream IS NOT NULL AND connected_until_ms > now_ms()) AS connected,
+  last_seen_ms AS "lastSeenMs", clock_skew_ms AS "clockSkewMs", report FROM nodes WHERE report IS NOT NULL`;
+
 /** Every node that ever reported, by name. A link counts as long as it was heard of within its time. */
 export async function allNodes(sql: Sql): Promise<NodeFacts[]> {
-  return sql.query<NodeFacts>(
-    `SELECT node, (stream IS NOT NULL AND connected_until_ms > now_ms()) AS connected, last_seen_ms AS "lastSeenMs",
-       clock_skew_ms AS "clockSkewMs", report
-     FROM nodes WHERE report IS NOT NULL ORDER BY node`,
-  );
+  return sql.query<NodeFacts>(`${FACTS} ORDER BY node`);
+}
+
+/** Of these nodes, those that ever reported. */
+export async function someNodes(sql: Sql, nodes: readonly string[]): Promise<NodeFacts[]> {
+  return sql.query<NodeFacts>(`${FACTS} AND node = ANY ($1) ORDER BY node`, [nodes]);
 }
 
 export async function knowsNode(sql: Sql, node: string): Promise<boolean> {

@@ -3,7 +3,7 @@ import { type Action, ENDED, type NodeFacts, type Plan, type RunEvent, type RunS
 import type { RunInput, RunSnapshot, RunStore, RunWrite } from '../runner/run-store.ts';
 import { linkHash } from './chain.ts';
 import type { Database, Sql } from './database.ts';
-import { allNodes, databaseNow } from './nodes.ts';
+import { databaseNow, someNodes } from './nodes.ts';
 import { CHANNELS } from './notices.ts';
 import { chainedEvent } from './runs.ts';
 
@@ -64,7 +64,11 @@ async function load(sql: Sql, run: string): Promise<RunSnapshot> {
     'SELECT seq, at_ms AS "atMs", type, body FROM run_inputs WHERE run = $1 AND seq > $2 ORDER BY seq LIMIT $3',
     [run, row.appliedSeq, INPUTS_MAX],
   );
-  const nodes = await allNodes(sql);
+  // Decisions ask for the nodes of the plan only: a large fleet is not read again for every run.
+  const nodes = await someNodes(
+    sql,
+    row.plan.nodes.map(({ node }) => node),
+  );
   return {
     plan: row.plan,
     state: row.state,
