@@ -259,10 +259,10 @@ function findObstacle(
 ): Decision | 'wait' | undefined {
   switch (step.kind) {
     case 'gate':
-      return gateObstacle(state.steps[step.id], step, nowMs);
+      return gateObstacle(state.steps[step.id], step, nowMs) ?? closedByAgent(plan, state, step, facts, nowMs);
     case 'upgrade':
       assertNoneDown(plan, state, step);
-      return staleGate(plan, state, step, nowMs);
+      return staleGate(plan, state, step, nowMs) ?? unfitPeer(plan, state, step, facts, nowMs);
     case 'stop':
       return staleGates(plan, state, nowMs);
     case 'install':
@@ -307,6 +307,46 @@ function staleGate(plan: Plan, state: RunState, step: Step, nowMs: number): Deci
   // A retry of a node that this run took down already cannot be gated: the cluster misses it because of us.
   if ((state.steps[step.id]?.result?.disposition ?? 'untouched') === 'broken') return undefined;
   return record({ type: 'step-reset', step: gateStep.id, why: 'its answer is too old to act on', atMs: nowMs });
+}
+
+/**
+ * I1: a liveness record outlives its process by up to 30 s, and a node that is live may take no clients. The agents know
+ * better: while one says that its node does not serve, or says nothing, no other node of its cluster is touched.
+ */
+function unfitPeer(plan: Plan, state: RunState, step: Step, facts: EngineFacts, nowMs: number): Decision | undefined {
+  if (plan.topology !== 'multi-replica') return undefined;
+  // A retry of a node that this run took down brings it back, and takes nothing more.
+  if (state.steps[`upgrade:${step.node}`]?.result?.disposition === 'broken') return undefined;
+  for (const { node } of plan.nodes) {
+    if (node === step.node) continue;
+    const silent = heard(facts, node, nowMs) !== 'now';
+    if (!silent && facts.nodes.get(node)?.report.ready === true) continue;
+    const why = silent ? `the agent of ${node} does not report` : `${node} takes no clients, as its agent says`;
+    return record({ type: 'step-reset', step: `gate:${step.node}`, code: 'GATE_CLOSED', why, atMs: nowMs });
+  }
+  return undefined;
+}
+
+/**
+ * A gate that was closed for what an agent said stays closed until the agent says otherwise. The node before, seen to be
+ * back, may be the one that was away meanwhile: then it has to be seen again (I2).
+ */
+function closedByAgent(
+  plan: Plan,
+  state: RunState,
+  step: Step,
+  facts: EngineFacts,
+  nowMs: number,
+): Decision | undefined {
+  const gate = state.steps[step.id];
+  if (gate?.waiting?.code !== 'GATE_CLOSED') return undefined;
+  const unfit = unfitPeer(plan, state, step, facts, nowMs);
+  if (unfit !== undefined) return unfit;
+  const spoiled = step.needs.find(
+    (need) => stepOf(plan, need).kind === 'witness' && (state.steps[need]?.endedAtMs ?? 0) < (gate.endedAtMs ?? 0),
+  );
+  if (spoiled === undefined) return undefined;
+  return record({ type: 'step-reset', step: spoiled, why: `since then, ${gate.waiting.message}`, atMs: nowMs });
 }
 
 /**
