@@ -1,0 +1,31 @@
+/** I5: data is never put at risk: the old version is not put on data that the new one opened; nor is configuration left altered. */
+import { ENDED } from '@kwfleet/core';
+import type { Checker } from '../chronicle.ts';
+import { compareReleases } from '../releases.ts';
+
+export const i5: Checker = {
+  invariant: 'I5',
+  see(evidence, chronicle, fails) {
+    if (evidence.type === 'command-began') {
+      const { dataVersion } = chronicle.sim.host(evidence.node);
+      if (compareReleases(evidence.version, dataVersion) < 0) {
+        fails(`${evidence.version} is installed on ${evidence.node}, whose data ${dataVersion} has opened`);
+      }
+    }
+    if (evidence.type === 'started' && evidence.cause === 'system') {
+      const old = compareReleases(evidence.version, evidence.dataVersion) < 0;
+      // A start whose binary turns out to be another than the installed one is the host's doing.
+      const asInstalled = chronicle.sim.host(evidence.node).packages.binary === evidence.version;
+      if (old && asInstalled)
+        fails(`${evidence.version} is started on ${evidence.node}, on data of ${evidence.dataVersion}`);
+    }
+  },
+  end(chronicle, fails) {
+    const { sim } = chronicle;
+    const succeeded = [...sim.store.runs.values()].at(-1)?.state.status === 'succeeded';
+    if (![...sim.store.runs.values()].every(({ state }) => ENDED.has(state.status)) || !succeeded) return;
+    for (const { node, completesUpgrade } of sim.hosts) {
+      if (completesUpgrade) fails(`--upgrade-complete is left in the start arguments of ${node}`);
+    }
+  },
+};

@@ -1,0 +1,79 @@
+/** Links between agents and controllers: late, doubled, reordered, lost, cut one way. A stream that lost something breaks in the end. */
+import type { AgentMessage, ControllerMessage } from '@kwfleet/protocol';
+import type { Faults } from './faults.ts';
+import type { Life, World } from './world.ts';
+
+/** The way between one host and the controllers. */
+export class Wire {
+  /** From the agent up, and from a controller down. */
+  readonly cut = { up: false, down: false };
+
+  get open(): boolean {
+    return !this.cut.up && !this.cut.down;
+  }
+}
+
+type Direction = 'up' | 'down';
+type End<M> = { readonly life: Life; readonly receive: (message: M) => void; readonly closed: () => void };
+
+export class Connection {
+  readonly #world: World;
+  readonly #faults: Faults;
+  readonly #wire: Wire;
+  readonly #last = { up: 0, down: 0 };
+  #doomed = false;
+  open = true;
+  agent: End<ControllerMessage> | undefined;
+  controller: End<AgentMessage> | undefined;
+
+  constructor(world: World, faults: Faults, wire: Wire) {
+    this.#world = world;
+    this.#faults = faults;
+    this.#wire = wire;
+  }
+
+  toController(message: AgentMessage): void {
+    this.#send('up', () => this.controller, message);
+  }
+
+  toAgent(message: ControllerMessage): void {
+    this.#send('down', () => this.agent, message);
+  }
+
+  #send<M>(direction: Direction, end: () => End<M> | undefined, message: M): void {
+    if (!this.open) return;
+    if (this.#wire.cut[direction]) return this.#doom(10_000, 20_000);
+    if (this.#faults.strikes('messageLost')) return this.#doom(500, 15_000);
+    this.#carry(direction, end, message);
+    if (this.#faults.strikes('messageDoubled')) this.#carry(direction, end, message);
+  }
+
+  #carry<M>(direction: Direction, end: () => End<M> | undefined, message: M): void {
+    const { random } = this.#world;
+    let atMs = this.#world.nowMs + random.int(1, 25);
+    if (this.#faults.strikes('messageLate')) atMs += random.int(200, 8_000);
+    else atMs = Math.max(atMs, this.#last[direction]);
+    this.#last[direction] = Math.max(this.#last[direction], this.#world.nowMs + 1);
+    this.#world.after(atMs - this.#world.nowMs, () => {
+      const receiver = end();
+      // What was on its way when a stream broke may still come out of a buffer at the other side.
+      if (receiver === undefined || this.#wire.cut[direction]) return;
+      this.#world.reach(receiver.life, () => receiver.receive(message));
+    });
+  }
+
+  #doom(fromMs: number, toMs: number): void {
+    if (this.#doomed) return;
+    this.#doomed = true;
+    this.#world.after(this.#world.random.int(fromMs, toMs), () => this.close());
+  }
+
+  /** Both ends learn of it, a frozen one when it thaws. */
+  close(): void {
+    if (!this.open) return;
+    this.open = false;
+    for (const end of [this.agent, this.controller]) {
+      if (end !== undefined) this.#world.reach(end.life, end.closed);
+    }
+  }
+}

@@ -1,0 +1,143 @@
+/** The person at the console: plans, starts, presses at random while there are troubles, and sensibly when they are over. */
+import { deriveClusters, ENDED, legalChoices, makePlan, type PackageInfo, type Plan } from '@kwfleet/core';
+import { NEW, OLD } from './releases.ts';
+import type { Simulation } from './simulation.ts';
+import type { Run } from './store.ts';
+
+const LOOK_MS = 3_000;
+const RETRIES = 4;
+
+const packageOf = (version: string, digit: string): PackageInfo => ({
+  sha256: digit.repeat(64),
+  fileName: `KWDB-${version}.tar.gz`,
+  sizeBytes: 1_000_000,
+  unpackedBytes: 2_000_000,
+  version,
+  kind: 'bare',
+  architecture: 'amd64',
+  family: 'deb',
+});
+
+export class Operator {
+  readonly #sim: Simulation;
+  readonly #options: Parameters<typeof makePlan>[0]['options'];
+  readonly #packages: PackageInfo[];
+  readonly #mends: boolean;
+  readonly #runsWanted: number;
+  #retriesLeft = RETRIES;
+  #heldSinceMs: number | undefined;
+  plan: Plan | undefined;
+  /** Why no plan could be made, when none could. */
+  blocked = '';
+  /** Nothing is left to be done or waited for. */
+  done = false;
+
+  constructor(sim: Simulation) {
+    const { random } = sim.world;
+    this.#sim = sim;
+    const idleMs = random.int(40_000, 120_000);
+    this.#options = {
+      backup: { policy: 'attested', where: 'vault' },
+      route: sim.database.topology === 'multi-replica' && random.chance(0.3) ? 'online' : 'offline',
+      soakMs: random.int(30_000, 40_000),
+      sampleGapMs: random.int(1_000, 6_000),
+      concurrency: random.int(1, 3),
+      deadline: { idleMs, ceilingMs: idleMs * random.int(2, 4) },
+    };
+    this.#packages = [packageOf(NEW, 'a'), ...(random.chance(0.8) ? [packageOf(OLD, 'b')] : [])];
+    this.#mends = random.chance(0.7);
+    this.#runsWanted = random.chance(0.4) ? 3 : 1;
+    this.#look();
+    const pressEveryMs = sim.faults.plan.timed.operatorPresses;
+    if (pressEveryMs > 0) this.#pressAtRandom(pressEveryMs);
+  }
+
+  /** Longer than the run may go without news before it counts as hung. */
+  get patienceMs(): number {
+    const { ceilingMs = 0, idleMs = 0 } = this.#options.deadline ?? {};
+    return 2 * (ceilingMs + idleMs) + 400_000;
+  }
+
+  #look(): void {
+    const { world } = this.#sim;
+    this.#act();
+    if (!this.done) world.after(LOOK_MS, () => this.#look());
+  }
+
+  #act(): void {
+    const { store, faults, world } = this.#sim;
+    const run = store.activeRun;
+    if (run === undefined) return this.#plan();
+    if (faults.active) return;
+    if (this.#mends) this.#mend();
+    if (run.state.status === 'paused') return store.request(run.id, 'resume');
+    if (run.state.status === 'held') return this.#answerHold(run);
+    this.#heldSinceMs = undefined;
+    this.done = world.nowMs - run.movedAtMs > this.patienceMs;
+  }
+
+  /** Waits a while; retries a few times; then leaves it: a run that is held is a legal end, when its reason is true. */
+  #answerHold(run: Run): void {
+    const { store, world } = this.#sim;
+    this.#heldSinceMs ??= world.nowMs;
+    if (world.nowMs - this.#heldSinceMs < 20_000) return;
+    if (legalChoices(run.state).includes('retry') && this.#retriesLeft > 0) {
+      this.#retriesLeft--;
+      this.#heldSinceMs = undefined;
+      world.tell({ type: 'person', text: `retries ${run.id}` });
+      return store.request(run.id, 'retry');
+    }
+    this.done = world.nowMs - this.#heldSinceMs > 120_000;
+  }
+
+  #plan(): void {
+    const { store, world, faults, guard, hosts } = this.#sim;
+    const runs = [...store.runs.values()];
+    const last = runs.at(-1);
+    if (last !== undefined && (last.state.status === 'succeeded' || runs.length >= this.#runsWanted)) {
+      this.done = true;
+      return;
+    }
+    const nodes = store.allNodes();
+    const [cluster] = deriveClusters(nodes);
+    if (cluster === undefined || nodes.length < hosts.length) return;
+    const draft = makePlan({ cluster, to: NEW, packages: this.#packages, options: this.#options, nowMs: world.nowMs });
+    if (draft.plan === undefined || draft.blocked) {
+      this.blocked =
+        draft.checks.find(({ verdict }) => verdict === 'block' || verdict === 'unknown')?.message ?? 'no plan';
+      if (!faults.active && this.#mends) this.#mend();
+      this.done = !faults.active && world.nowMs - world.beganMs > faults.plan.untilMs + 200_000;
+      return;
+    }
+    this.plan = guard.plan(draft.plan);
+    store.createRun(this.plan);
+  }
+
+  #pressAtRandom(everyMs: number): void {
+    const { world, store, faults } = this.#sim;
+    world.after(world.random.waitMs(everyMs), () => {
+      if (!faults.active || this.done) return;
+      const run = store.activeRun;
+      if (run !== undefined && !ENDED.has(run.state.status)) {
+        const request = world.random.pick(['pause', 'resume', 'retry', 'retry', 'resume', 'abort'] as const);
+        world.tell({ type: 'person', text: `presses ${request}` });
+        store.request(run.id, request);
+      }
+      this.#pressAtRandom(everyMs);
+    });
+  }
+
+  /** What a remedy says: starts what fell by itself, and ends a deploy.sh that hangs for good. */
+  #mend(): void {
+    const { hosts, world, chronicle, database } = this.#sim;
+    for (const host of hosts) {
+      if (!host.up || host.process !== null || database.topology === 'single-replica') continue;
+      const { packages } = host;
+      const whole = !packages.half && packages.recorded === packages.binary && packages.binary === packages.package;
+      const busy = this.#sim.agents.get(host.node)?.executor?.busy === true || host.command !== null;
+      if (!whole || busy || chronicle.hosts.get(host.node)?.downSinceMs === undefined) continue;
+      world.tell({ type: 'person', text: `starts the database of ${host.node}` });
+      host.start('person');
+    }
+  }
+}

@@ -1,0 +1,284 @@
+/**
+ * PostgreSQL as the runner and the gateways use it: the tables of the controller's store, each transaction all or
+ * nothing. Reached through `io`, so that a caller can die on either side of a commit; it can be away, and an answer
+ * can be lost although the commit took effect.
+ */
+import {
+  type Action,
+  type ActionProgress,
+  type ActionResult,
+  ENDED,
+  FleetError,
+  initialState,
+  type NodeFacts,
+  type NodeReport,
+  type Plan,
+  type RunState,
+} from '@kwfleet/core';
+import type {
+  RunInput,
+  RunRequestKind,
+  RunSnapshot,
+  RunStore,
+  RunWrite,
+} from '../../packages/controller/src/runner/run-store.ts';
+import type { Faults } from './faults.ts';
+import type { Life, World } from './world.ts';
+
+export type Run = {
+  readonly id: string;
+  readonly plan: Plan;
+  readonly createdAtMs: number;
+  state: RunState;
+  epoch: number;
+  owner: string | undefined;
+  leaseUntilMs: number;
+  inputSeq: number;
+  appliedSeq: number;
+  inputs: RunInput[];
+  /** When its history last grew by more than progress. */
+  movedAtMs: number;
+};
+
+export type OrderRow = {
+  readonly action: Action;
+  readonly createdAtMs: number;
+  ended: boolean;
+  result: ActionResult | undefined;
+};
+
+type NodeRow = {
+  report: NodeReport | undefined;
+  lastSeenMs: number;
+  clockSkewMs: number;
+  stream: string | undefined;
+  connectedUntilMs: number;
+};
+
+/** `ask` for the runner; `deliver` for the gateways. */
+export type Notice = 'run' | 'action' | 'stream';
+
+export class Store {
+  readonly runs = new Map<string, Run>();
+  readonly orders = new Map<string, OrderRow>();
+  readonly nodes = new Map<string, NodeRow>();
+  readonly #world: World;
+  readonly #faults: Faults;
+  #epoch = 0;
+  down = false;
+  /** Told after each commit that others should look at; may be late, as notices are. */
+  readonly listeners = new Set<(notice: Notice) => void>();
+
+  constructor(world: World, faults: Faults) {
+    this.#world = world;
+    this.#faults = faults;
+  }
+
+  get activeRun(): Run | undefined {
+    for (const run of this.runs.values()) if (!ENDED.has(run.state.status)) return run;
+    return undefined;
+  }
+
+  /** One transaction for a process. */
+  transaction<T>(life: Life, effect: () => T): Promise<T> {
+    const { random } = this.#world;
+    return this.#world.io(life, random.int(1, 8), () => {
+      if (this.down) throw unavailable('the database does not answer');
+      const value = effect();
+      if (this.#faults.strikes('answerLost'))
+        throw unavailable('the connection broke; nobody knows whether it was committed');
+      return value;
+    });
+  }
+
+  runStore(life: Life): RunStore {
+    return {
+      activeRuns: () =>
+        this.transaction(life, () =>
+          [...this.runs.values()].filter(({ state }) => !ENDED.has(state.status)).map(({ id }) => id),
+        ),
+      lease: (run, owner, ttlMs) => this.transaction(life, () => this.#lease(run, owner, ttlMs)),
+      load: (run) => this.transaction(life, () => this.snapshot(run)),
+      commit: (run, epoch, write) => this.transaction(life, () => this.#commit(run, epoch, write, life.name)),
+    };
+  }
+
+  #lease(id: string, owner: string, ttlMs: number): number | null {
+    const run = this.#run(id);
+    const valid = run.leaseUntilMs > this.#world.nowMs;
+    if (valid && run.owner !== owner) return null;
+    if (!valid) run.epoch = ++this.#epoch;
+    run.owner = owner;
+    run.leaseUntilMs = this.#world.nowMs + ttlMs;
+    return run.epoch;
+  }
+
+  snapshot(id: string): RunSnapshot {
+    const { plan, state, inputs, appliedSeq } = this.#run(id);
+    return {
+      plan,
+      state,
+      inputs: inputs.filter(({ seq }) => seq > appliedSeq),
+      nodes: new Map(this.allNodes().map((facts) => [facts.node, facts])),
+      nowMs: this.#world.nowMs,
+    };
+  }
+
+  #commit(id: string, epoch: number, write: RunWrite, owner: string): boolean {
+    const run = this.#run(id);
+    if (run.epoch !== epoch || run.owner === undefined) return false;
+    const { nowMs } = this.#world;
+    const before = run.state;
+    run.state = write.state;
+    run.appliedSeq = Math.max(run.appliedSeq, write.appliedSeq);
+    run.inputs = run.inputs.filter(({ seq }) => seq > run.appliedSeq);
+    if (write.events.some(({ type }) => type !== 'step-progressed')) run.movedAtMs = nowMs;
+    for (const event of write.events) {
+      if (event.type === 'step-reset')
+        this.#world.tell({ type: 'event', run: id, text: `step-reset ${event.step}: ${event.why}` });
+    }
+    for (const action of write.actions) {
+      for (const row of this.orders.values()) {
+        if (row.action.run === id && row.action.step === action.step && row.action.id !== action.id) row.ended = true;
+      }
+      if (!this.orders.has(action.id)) {
+        this.orders.set(action.id, { action, createdAtMs: nowMs, ended: false, result: undefined });
+      }
+      this.#world.tell({ type: 'ordered', action: action.id, epoch, owner });
+    }
+    if (ENDED.has(write.state.status)) {
+      for (const row of this.orders.values()) if (row.action.run === id) row.ended = true;
+    }
+    if (write.actions.length > 0) this.#notify('action');
+    if (before.status !== write.state.status) this.#tellStatus(run, write);
+    return true;
+  }
+
+  #tellStatus({ id, state }: Run, { events }: RunWrite): void {
+    const end = events.find((event) => event.type === 'run-ended');
+    const reason = end?.type === 'run-ended' ? end.reason : undefined;
+    this.#world.tell({ type: 'run-changed', run: id, status: state.status, hold: state.hold, reason });
+  }
+
+  /** Throws RUN_ACTIVE when there is one already. */
+  createRun(plan: Plan): string {
+    if (this.activeRun !== undefined) throw new FleetError('RUN_ACTIVE', 'the cluster has a run that is not ended');
+    const id = `run${this.runs.size + 1}`;
+    const { nowMs } = this.#world;
+    this.runs.set(id, {
+      id,
+      plan,
+      createdAtMs: nowMs,
+      state: initialState(id, plan),
+      epoch: 0,
+      owner: undefined,
+      leaseUntilMs: 0,
+      inputSeq: 0,
+      appliedSeq: 0,
+      inputs: [],
+      movedAtMs: nowMs,
+    });
+    this.#world.tell({ type: 'run-created', run: id, plan });
+    this.#notify('run');
+    return id;
+  }
+
+  request(id: string, request: RunRequestKind): void {
+    this.#input(this.#run(id), { type: 'request', request, by: 'operator' });
+  }
+
+  attach(node: string, stream: string, linkMs: number): void {
+    const known = this.nodes.get(node);
+    const { nowMs } = this.#world;
+    const link = { stream, lastSeenMs: nowMs, connectedUntilMs: nowMs + linkMs };
+    this.nodes.set(node, { report: known?.report, clockSkewMs: known?.clockSkewMs ?? 0, ...link });
+    this.#notify('stream');
+  }
+
+  detach(node: string, stream: string): void {
+    const row = this.nodes.get(node);
+    if (row?.stream !== stream) return;
+    row.stream = undefined;
+    row.connectedUntilMs = 0;
+    this.#notify('run');
+  }
+
+  /** With `onlyNewer`, one that waited in a journal. */
+  storeReport(node: string, report: NodeReport, onlyNewer = false): void {
+    const row = this.nodes.get(node);
+    if (row === undefined) return;
+    if (onlyNewer && row.report !== undefined && row.report.observedAtMs >= report.observedAtMs) return;
+    row.report = report;
+    row.lastSeenMs = this.#world.nowMs;
+    if (!onlyNewer) row.clockSkewMs = report.host.clockMs - this.#world.nowMs;
+    this.#notify('run');
+  }
+
+  beat(node: string, stream: string, linkMs: number, pulse?: { serving: boolean; ready: boolean }): void {
+    const row = this.nodes.get(node);
+    if (row === undefined || row.stream !== stream) return;
+    row.lastSeenMs = this.#world.nowMs;
+    row.connectedUntilMs = this.#world.nowMs + linkMs;
+    if (pulse === undefined || row.report === undefined) return;
+    const turned = row.report.serving !== pulse.serving || row.report.ready !== pulse.ready;
+    if (!turned) return;
+    row.report = { ...row.report, ...pulse };
+    this.#notify('run');
+  }
+
+  pending(node: string): Action[] {
+    const due: Action[] = [];
+    for (const { action, ended } of this.orders.values()) if (!ended && action.node === node) due.push(action);
+    return due;
+  }
+
+  storeResult(node: string, result: ActionResult): void {
+    const row = this.orders.get(result.action);
+    if (row === undefined || row.action.node !== node || row.result !== undefined) return;
+    row.result = result;
+    row.ended = true;
+    const { outcome, disposition, failure } = result;
+    const why = failure === undefined ? '' : `${failure.code} in ${failure.phase}: ${failure.message}`;
+    this.#world.tell({ type: 'result', action: result.action, outcome, disposition, why });
+    this.#input(this.#run(row.action.run), { type: 'result', result });
+    this.storeReport(node, result.report, true);
+  }
+
+  storeProgress(node: string, progress: ActionProgress): void {
+    const row = this.orders.get(progress.action);
+    if (row === undefined || row.ended || row.action.node !== node) return;
+    this.#input(this.#run(row.action.run), { type: 'progress', progress });
+  }
+
+  allNodes(): NodeFacts[] {
+    const facts: NodeFacts[] = [];
+    for (const [node, { report, stream, connectedUntilMs, lastSeenMs, clockSkewMs }] of this.nodes) {
+      if (report === undefined) continue;
+      const connected = stream !== undefined && connectedUntilMs > this.#world.nowMs;
+      facts.push({ node, connected, lastSeenMs, clockSkewMs, report });
+    }
+    return facts.sort((a, b) => (a.node < b.node ? -1 : 1));
+  }
+
+  #input(run: Run, body: NewInput): void {
+    run.inputs.push({ seq: ++run.inputSeq, atMs: this.#world.nowMs, ...body });
+    this.#notify('run');
+  }
+
+  #run(id: string): Run {
+    const run = this.runs.get(id);
+    if (run === undefined) throw new Error(`there is no run ${id}`);
+    return run;
+  }
+
+  #notify(notice: Notice): void {
+    for (const listener of this.listeners) listener(notice);
+  }
+}
+
+type NewInput =
+  | { readonly type: 'result'; readonly result: ActionResult }
+  | { readonly type: 'progress'; readonly progress: ActionProgress }
+  | { readonly type: 'request'; readonly request: RunRequestKind; readonly by: string };
+
+const unavailable = (words: string) => new FleetError('UNAVAILABLE', 'PostgreSQL', { words });
