@@ -2,8 +2,8 @@
  * A copy of the installed version, made before it is exchanged and for the case that the registry has no package of
  * it: real .deb files, built again from the installed files and dpkg's own books, as dpkg-repack does.
  */
-import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
 import { INFO_DIR, readText } from '../host/mode.ts';
 import { DPKG_DIR, isServer, type PackageRecord, parseParagraphs } from '../host/package-database.ts';
@@ -76,14 +76,15 @@ async function repack(
   directory: string,
 ): Promise<void> {
   const tree = join(directory, record.name);
-  await mkdir(join(tree, 'DEBIAN'), { recursive: true });
+  await makeReadable(join(tree, 'DEBIAN'));
   const paragraph = status.find((fields) => fields.get('package') === record.name);
   const fields = [...(paragraph ?? new Map<string, string>())].filter(([name]) => !DPKG_FIELDS.has(name));
   await writeFile(join(tree, 'DEBIAN/control'), `${fields.map(([name, value]) => `${name}: ${value}`).join('\n')}\n`);
   for (const name of CONTROL_FILES) {
     const text = await bookOf(root, record, name);
-    if (text !== null)
-      await writeFile(join(tree, 'DEBIAN', name), text, { mode: /inst$|rm$/.test(name) ? 0o755 : 0o644 });
+    if (text === null) continue;
+    await writeFile(join(tree, 'DEBIAN', name), text);
+    await chmod(join(tree, 'DEBIAN', name), /inst$|rm$/.test(name) ? 0o755 : 0o644);
   }
   const listed = ((await bookOf(root, record, 'list')) ?? '')
     .split('\n')
@@ -95,6 +96,12 @@ async function repack(
     throw new FleetError('INSTALL_FAILED', `no copy of ${record.name} could be kept`, { words: wordsOf(built) });
   }
   await rm(tree, { recursive: true, force: true });
+}
+
+/** dpkg-deb refuses a control directory that others cannot read, and the agent's own umask lets them read nothing. */
+async function makeReadable(directory: string): Promise<void> {
+  await mkdir(directory, { recursive: true });
+  for (const path of [dirname(directory), directory]) await chmod(path, 0o755);
 }
 
 /** A file of dpkg's books about one package; multi-arch packages have the architecture in its name. */

@@ -13,8 +13,7 @@ import type { LongCommandSpec, LongCommandState, LongCommands } from './services
  * The one shell text: it takes the command as its arguments and writes the exit status with a rename, so that the
  * file is there only when it is whole. $1 is the directory; the rest is the command.
  */
-const WRAPPER =
-  'd=$1; shift; "$@" >"$d/out" 2>&1 </dev/null; echo $? >"$d/exit.tmp"; mv "$d/exit.tmp" "$d/exit"';
+const WRAPPER = 'd=$1; shift; "$@" >"$d/out" 2>&1 </dev/null; echo $? >"$d/exit.tmp"; mv "$d/exit.tmp" "$d/exit"';
 
 /** The same, telling its process group first: an agent that dies right after the launch must find it again. */
 const GROUP_WRAPPER = `echo $$ >"$1/pid"; ${WRAPPER}`;

@@ -1,12 +1,11 @@
 /** `controller`, `agent` and `demo`: what runs in this process. Loaded only when asked for; a client needs none of it. */
-import { type Command, InvalidArgumentError, Option } from 'commander';
+import type { Topology } from '@kwfleet/core';
+import { type Command, Option } from 'commander';
 import { parseCount } from '../arguments.ts';
 import { type Context, examples } from '../context.ts';
 import { CliError, EXIT } from '../exit.ts';
 
-type DemoFlags = { topology: string; nodes?: number; fleet?: true; clusters: number; exit?: true };
-type DemoOptions = Omit<DemoFlags, 'exit' | 'fleet'> & { exit: boolean; fleet: boolean };
-type DemoModule = { demo(options: DemoOptions): Promise<number> };
+type DemoFlags = { topology: Topology; nodes?: number; exit?: true };
 
 const AGENT_CONFIG = '/etc/kwfleet/agent.yaml';
 
@@ -44,22 +43,12 @@ function addDemo(program: Command, context: Context): void {
         .default('multi-replica'),
     )
     .option('--nodes <N>', 'how many nodes (default: 3, standalone: 1)', parseCount)
-    .option('--fleet', 'a rollout over many simulated clusters instead')
-    .option('--clusters <N>', 'with --fleet, how many clusters', parseFleetSize, 60)
     .option('--exit', 'end when the upgrade has ended, with its exit code')
     .addHelpText('after', examples('kwfleet demo', 'kwfleet demo --topology single-replica --nodes 5 --exit'))
     .action(async (flags: DemoFlags) => {
-      // Written with the whole system at hand, later than this; so it is named without being looked at.
-      const file: string = '../demo.ts';
-      const { demo } = await whole(() => import(file) as Promise<DemoModule>);
-      context.exitCode = await demo({ ...flags, exit: flags.exit === true, fleet: flags.fleet === true });
+      const { demo } = await whole(() => import('../demo.ts'));
+      context.exitCode = await demo({ ...flags, exit: flags.exit === true });
     });
-}
-
-function parseFleetSize(text: string): number {
-  const count = parseCount(text);
-  if (count > 10_000) throw new InvalidArgumentError('More than 10000 clusters are not simulated.');
-  return count;
 }
 
 async function runController(context: Context, file: string | undefined): Promise<void> {
