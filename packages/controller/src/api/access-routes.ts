@@ -100,7 +100,13 @@ type Present<T> = { [K in keyof T as null extends T[K] ? never : K]: T[K] } & {
   [K in keyof T as null extends T[K] ? K : never]?: NonNullable<T[K]>;
 };
 
-export function accessRoutes(app: Api, { database, authority }: ApiParts): void {
+export function accessRoutes(app: Api, parts: ApiParts): void {
+  tokenRoutes(app, parts);
+  enrollmentRoutes(app, parts);
+  auditRoutes(app, parts);
+}
+
+function tokenRoutes(app: Api, { database }: ApiParts): void {
   app.post(
     '/v1/tokens',
     {
@@ -139,7 +145,9 @@ export function accessRoutes(app: Api, { database, authority }: ApiParts): void 
       return reply.code(204).send(null);
     },
   );
+}
 
+function enrollmentRoutes(app: Api, { database, authority }: ApiParts): void {
   app.post(
     '/v1/enrollments',
     {
@@ -169,7 +177,9 @@ export function accessRoutes(app: Api, { database, authority }: ApiParts): void 
       return { items: items.map((row) => present<EnrollmentRow>(row)), ...rest };
     },
   );
+}
 
+function auditRoutes(app: Api, { database }: ApiParts): void {
   app.get(
     '/v1/audit',
     { config: admin, schema: { tags: ['access'], querystring: AuditQuery, response: { 200: AuditPage } } },
