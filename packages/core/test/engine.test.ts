@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, it } from 'vitest';
 import {
   type ActionResult,
   actionFor,
@@ -187,6 +187,50 @@ describe('a gate that says no', () => {
     const model = after(multi(), 'fetch:n1', 'fetch:n2', 'fetch:n3');
     model.end('gate:n1', { disposition: 'untouched', code: 'KWBASE_FAILED' });
     expect(model.step('gate:n1')).toMatchObject({ status: 'pending', waiting: { code: 'KWBASE_FAILED' } });
+  });
+});
+
+describe('an agent that speaks against', () => {
+  const PAUSE = GATE_FRESH_MS / 2;
+  const passed = () => {
+    const model = after(multi(), 'fetch:n1', 'fetch:n2', 'fetch:n3');
+    model.request('pause');
+    model.end('gate:n1');
+    model.settle();
+    model.wait(PAUSE);
+    return model;
+  };
+
+  it.each<[string, (model: Model) => void]>([
+    ['its node takes no clients', (model) => model.crash('n3')],
+    ['it is silent', (model) => model.disconnect('n3')],
+  ])('keeps a node from being touched, though the gate passed: %s', (_case, trouble) => {
+    const model = passed();
+    trouble(model);
+    model.wait(16 * SECOND);
+    model.request('resume');
+    model.settle();
+    expect(model.running).toEqual([]);
+    expect(model.step('upgrade:n1').attempt).toBe(0);
+    expect(model.step('gate:n1')).toMatchObject({ status: 'pending', waiting: { code: 'GATE_CLOSED' } });
+    model.waitDeciding(HOUR);
+    expect(model.state.hold).toMatchObject({ step: 'gate:n1', message: expect.stringContaining('n3') });
+    model.mend();
+    model.reconnect('n3');
+    model.request('retry');
+    model.settle();
+    expect(model.running).toEqual(['gate:n1']);
+  });
+
+  it('does not keep a node down that this run broke', () => {
+    const model = after(multi(), 'gate:n1');
+    model.end('upgrade:n1', { disposition: 'broken' });
+    model.settle();
+    model.disconnect('n3');
+    model.wait(MINUTE);
+    model.request('retry');
+    model.settle();
+    expect(model.running).toEqual(['upgrade:n1']);
   });
 });
 
@@ -965,7 +1009,10 @@ describe('what comes late, twice or out of order', () => {
 });
 
 describe('the order for an agent', () => {
-  const model = after(multi({ route: 'online' }), 'upgrade:n1');
+  let model: Model;
+  beforeAll(() => {
+    model = after(multi({ route: 'online' }), 'upgrade:n1');
+  });
   const order = (step: string, executor: string) =>
     actionFor(model.plan, model.state, stepOf(model.plan, step), executor, 4);
 

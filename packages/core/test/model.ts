@@ -463,10 +463,13 @@ export class Model {
     );
     if (state.hold !== undefined) this.#checkHold();
     if (plan.topology === 'multi-replica') {
-      const away = plan.nodes.filter(
-        ({ node }) =>
-          (state.steps[`upgrade:${node}`]?.attempt ?? 0) > 0 && state.steps[`witness:${node}`]?.status !== 'succeeded',
-      );
+      const away = plan.nodes.filter(({ node }) => {
+        const upgrade = state.steps[`upgrade:${node}`];
+        if (upgrade === undefined || upgrade.attempt === 0) return false;
+        if (state.steps[`witness:${node}`]?.status === 'succeeded') return false;
+        const left = upgrade.status === 'running' ? undefined : upgrade.result?.disposition;
+        return left !== 'untouched' && left !== 'backed-out';
+      });
       must(away.length <= 1, `I1: begun and not witnessed: ${away.map(({ node }) => node).join(', ')}`);
       const down = this.hosts.filter((one) => one.down === 'us');
       must(down.length <= 1, `I1: down because of us: ${down.map(({ node }) => node).join(', ')}`);
@@ -503,7 +506,13 @@ export class Model {
       plan.nodes.some((one) => (state.steps[`${prefix}:${one.node}`]?.attempt ?? 0) > 0);
     const all = (prefix: string) =>
       plan.nodes.every((one) => state.steps[`${prefix}:${one.node}`]?.status === 'succeeded');
-    if (kind === 'upgrade' && this.host(node).down !== 'us') this.#mustBeFresh(id, [`gate:${node}`]);
+    if (kind === 'upgrade' && this.host(node).down !== 'us') {
+      this.#mustBeFresh(id, [`gate:${node}`]);
+      for (const one of this.hosts) {
+        const silent = !one.connected || nowMs - one.lastSeenMs > LOST_AFTER_MS;
+        must(one.node === node || (one.report.ready && !silent), `I1: ${id} while ${one.node} is silent or not ready`);
+      }
+    }
     if (kind === 'stop' && !begun('stop')) {
       this.#mustBeFresh(
         id,
