@@ -23,6 +23,10 @@ export class FakeClock implements Clock {
     return this.nowMs;
   }
 
+  elapsed(): number {
+    return this.nowMs;
+  }
+
   async sleep(ms: number): Promise<void> {
     this.nowMs += ms;
     // Lets everything that is ready run before the sleeper does.

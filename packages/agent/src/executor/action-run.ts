@@ -142,12 +142,12 @@ export class ActionRun {
    * full disk is often emptied. Nothing is done on the host meanwhile.
    */
   async record(record: JournalRecord, patience: 'idle-limit' | 'for-ever' = 'idle-limit'): Promise<void> {
-    const untilMs = this.parts.clock.now() + this.action.deadline.idleMs;
+    const untilMs = this.parts.clock.elapsed() + this.action.deadline.idleMs;
     for (;;) {
       try {
         return await this.parts.journal.append(record);
       } catch (error) {
-        if (patience === 'idle-limit' && this.parts.clock.now() >= untilMs) throw error;
+        if (patience === 'idle-limit' && this.parts.clock.elapsed() >= untilMs) throw error;
         this.watch.detail(`waiting: ${error instanceof Error ? error.message : String(error)}`);
         await this.parts.clock.sleep(RETRY_MS);
         if (this.stopping()) throw new Stopping();

@@ -31,20 +31,20 @@ export class PhaseWatch implements Watch {
 
   constructor(options: Options) {
     this.#options = options;
-    const now = options.clock.now();
+    const { clock, deadline, startedAtMs } = options;
+    const elapsed = clock.elapsed();
+    // The host's clock is asked once, across the lives of the agent; a jump of it costs or gives no more than the limits.
+    const spentMs = Math.max(0, clock.now() - startedAtMs);
     // After a restart there is at least the idle limit left, or a long outage of the agent would fail a healthy node.
-    this.#ceilingAtMs = Math.max(
-      options.startedAtMs + options.deadline.ceilingMs,
-      now + Math.min(options.deadline.idleMs, options.deadline.ceilingMs),
-    );
-    this.#movedAtMs = now;
+    this.#ceilingAtMs = elapsed + Math.max(deadline.ceilingMs - spentMs, Math.min(deadline.idleMs, deadline.ceilingMs));
+    this.#movedAtMs = elapsed;
   }
 
   /** A new phase starts: its idle time starts anew, and it is told at once. */
   begin(phase: Phase, detail: string): void {
     this.#phase = phase;
     this.#detail = detail;
-    this.#movedAtMs = this.#options.clock.now();
+    this.#movedAtMs = this.#options.clock.elapsed();
     this.#told = '';
     this.#tell();
   }
@@ -52,14 +52,14 @@ export class PhaseWatch implements Watch {
   detail(text: string): void {
     if (text === this.#detail) return;
     this.#detail = text;
-    this.#movedAtMs = this.#options.clock.now();
+    this.#movedAtMs = this.#options.clock.elapsed();
     if (this.#movedAtMs - this.#toldAtMs >= TELL_EVERY_MS) this.#tell();
   }
 
   moved(sign: string): void {
     if (sign === this.#sign) return;
     this.#sign = sign;
-    this.#movedAtMs = this.#options.clock.now();
+    this.#movedAtMs = this.#options.clock.elapsed();
   }
 
   output(offset: number, text: string): void {
@@ -70,12 +70,12 @@ export class PhaseWatch implements Watch {
     this.#check();
     await this.#options.clock.sleep(ms);
     if (this.#options.stopping()) throw new Stopping();
-    if (this.#detail !== this.#told && this.#options.clock.now() - this.#toldAtMs >= TELL_EVERY_MS) this.#tell();
+    if (this.#detail !== this.#told && this.#options.clock.elapsed() - this.#toldAtMs >= TELL_EVERY_MS) this.#tell();
   }
 
   #check(): void {
     if (this.#options.stopping()) throw new Stopping();
-    const now = this.#options.clock.now();
+    const now = this.#options.clock.elapsed();
     const { idleMs, ceilingMs } = this.#options.deadline;
     if (now >= this.#ceilingAtMs) throw new DeadlineError('ceiling', ceilingMs, this.#detail);
     if (now - this.#movedAtMs >= idleMs) throw new DeadlineError('idle', idleMs, this.#detail);
@@ -89,7 +89,7 @@ export class PhaseWatch implements Watch {
       detail: this.#detail,
       atMs,
     };
-    this.#toldAtMs = atMs;
+    this.#toldAtMs = this.#options.clock.elapsed();
     this.#told = this.#detail;
     this.#options.send({ progress });
   }

@@ -89,7 +89,7 @@ async function interlock(run: ActionRun): Promise<void> {
     if (health.view.kwdbId !== kwdbId) return [unknown(`this node does not answer as node ${kwdbId}`)];
     return judgeSpare(health, [kwdbId, ...others]);
   });
-  run.sparedAtMs = run.parts.clock.now();
+  run.sparedAtMs = run.parts.clock.elapsed();
 }
 
 /**
@@ -99,7 +99,7 @@ async function interlock(run: ActionRun): Promise<void> {
 export async function assureSpare(run: ActionRun): Promise<void> {
   const { kwdbId, others, phases } = run.action;
   if (!phases.includes('interlock')) return;
-  const fresh = run.sparedAtMs !== undefined && run.parts.clock.now() - run.sparedAtMs <= SPARE_VALID_MS;
+  const fresh = run.sparedAtMs !== undefined && run.parts.clock.elapsed() - run.sparedAtMs <= SPARE_VALID_MS;
   if (fresh) return;
   try {
     await run.until(async () => {
@@ -112,7 +112,7 @@ export async function assureSpare(run: ActionRun): Promise<void> {
     if (error instanceof DeadlineError) throw new FleetError('INTERLOCK_REFUSED', error.message);
     throw error;
   }
-  run.sparedAtMs = run.parts.clock.now();
+  run.sparedAtMs = run.parts.clock.elapsed();
 }
 
 async function drain(run: ActionRun): Promise<void> {
@@ -265,7 +265,7 @@ async function witness(run: ActionRun): Promise<void> {
   const { clock } = run.parts;
   for (;;) {
     await run.until(() => witnessFindings(run));
-    const cleanSinceMs = clock.now();
+    const cleanSinceMs = clock.elapsed();
     const wholeMs = sampleGapMs + soakMs;
     if (await staysClean(run, cleanSinceMs, wholeMs)) return;
   }
@@ -277,13 +277,13 @@ async function staysClean(run: ActionRun, sinceMs: number, wholeMs: number): Pro
   const { sampleGapMs } = run.action;
   let samples = 1;
   for (;;) {
-    const leftMs = sinceMs + wholeMs - clock.now();
+    const leftMs = sinceMs + wholeMs - clock.elapsed();
     if (leftMs <= 0 && samples >= 2) return true;
-    const stage = clock.now() - sinceMs < sampleGapMs ? 'first sample is clean' : 'soaking';
+    const stage = clock.elapsed() - sinceMs < sampleGapMs ? 'first sample is clean' : 'soaking';
     run.watch.detail(`${stage}, ${Math.ceil(Math.max(0, leftMs) / 1000)} s to go`);
     run.watch.moved(`sample ${samples} since ${sinceMs}`);
     await run.watch.pause(Math.max(1, Math.min(1000, leftMs > 0 ? leftMs : 1)));
-    if (samples === 1 && clock.now() - sinceMs < sampleGapMs) continue;
+    if (samples === 1 && clock.elapsed() - sinceMs < sampleGapMs) continue;
     const findings = await witnessFindings(run);
     run.lastFinding = findings[0];
     if (findings.length > 0) return false;
