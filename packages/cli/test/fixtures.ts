@@ -93,6 +93,8 @@ export function runView(nodes: number, steps: Record<string, StepState>, more: P
     to: plan.to,
     status: 'running',
     pauseRequested: false,
+    abortRequested: false,
+    choices: ['pause', 'abort'],
     createdAtMs: STARTED_MS,
     createdBy: 'mei',
     startedAtMs: STARTED_MS,

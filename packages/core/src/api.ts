@@ -1,7 +1,7 @@
 /** What REST answers with. The controller documents and serves these; the command line and the console read them. */
 import Type, { type Static } from 'typebox';
 import { PackageInfo, Phase } from './action.ts';
-import { Hold, RunStatus, StepState } from './engine/state.ts';
+import { Choice, Hold, RunStatus, StepState } from './engine/state.ts';
 import { Method, NodeReport, Topology } from './facts.ts';
 import { Backup, CheckResult, Plan, PlanOptions } from './plan.ts';
 
@@ -95,11 +95,16 @@ export const RunSummary = Type.Object({
   status: RunStatus,
   hold: Type.Optional(Hold),
   pauseRequested: Type.Boolean(),
+  abortRequested: Type.Boolean(),
+  /** What may be asked of it now. */
+  choices: Type.Array(Choice),
+  /** Why it ended, in words. */
+  reason: Type.Optional(Type.String()),
   createdAtMs: Type.Integer(),
   createdBy: Type.String(),
   startedAtMs: Type.Optional(Type.Integer()),
   endedAtMs: Type.Optional(Type.Integer()),
-  /** Steps that succeeded, and all. */
+  /** Steps that succeeded, and all: of the way forward, or of the way back once an abort was asked for. */
   done: Type.Integer(),
   total: Type.Integer(),
 });
@@ -108,7 +113,7 @@ export type RunSummary = Static<typeof RunSummary>;
 export const RunView = Type.Object({
   ...RunSummary.properties,
   plan: Plan,
-  /** By step id. Results are left out here; the report has them. */
+  /** By step id; the agents' whole results are in the report. */
   steps: Type.Record(Type.String(), StepState),
 });
 export type RunView = Static<typeof RunView>;

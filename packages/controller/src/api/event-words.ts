@@ -18,22 +18,22 @@ export function stepOfEvent(event: RunEvent): { step?: string; node?: string; ph
   };
 }
 
-/** What happened, for a person. */
+/** What happened, for a person; the step it is about is told apart from it. */
 export function describeEvent(event: RunEvent): string {
   switch (event.type) {
     case 'run-started':
       return 'The run started.';
     case 'step-dispatched':
-      return `${event.step}: ordered from ${event.executor}${event.attempt > 1 ? `, attempt ${event.attempt}` : ''}`;
+      return `given to ${event.executor}${event.attempt > 1 ? `, attempt ${event.attempt}` : ''}`;
     case 'step-progressed':
-      return `${event.step}: ${event.phase}${event.detail === '' ? '' : `: ${event.detail}`}`;
+      return event.detail === '' ? event.phase : event.detail;
     case 'step-ended': {
       const { outcome, failure, disposition } = event.result;
-      if (outcome === 'succeeded') return `${event.step}: done`;
-      return `${event.step}: failed (${failure?.code ?? 'no code'}: ${failure?.message ?? 'no reason'}); node ${disposition}`;
+      if (outcome === 'succeeded') return 'done';
+      return `failed (${failure?.code ?? 'no code'}: ${failure?.message ?? 'no reason'}); node ${disposition}`;
     }
     case 'step-reset':
-      return `${event.step}: to be done again: ${event.why}`;
+      return `to be done again: ${event.why}`;
     case 'run-held':
       return `The run holds: ${event.hold.code}: ${event.hold.message}`;
     case 'hold-cleared':

@@ -104,8 +104,8 @@ function toMarkdown(report: RunReport): string {
     '## History',
     '',
     table(
-      ['#', 'When', 'What'],
-      events.map(({ seq, atMs, message }) => [String(seq), time(atMs), message]),
+      ['#', 'When', 'Step', 'What'],
+      events.map(({ seq, atMs, step, message }) => [String(seq), time(atMs), step ?? '', message]),
     ),
   ].join('\n');
 }

@@ -1,15 +1,5 @@
 /** `/v1/runs`: start an upgrade, follow it, and say what it should do. */
-import {
-  FleetError,
-  hashPlan,
-  initialState,
-  legalChoices,
-  page,
-  RunRequest,
-  RunSummary,
-  RunView,
-  type StepState,
-} from '@kwfleet/core';
+import { FleetError, hashPlan, initialState, legalChoices, page, RunRequest, RunSummary, RunView } from '@kwfleet/core';
 import Type from 'typebox';
 import type { RunRequestKind } from '../runner/run-store.ts';
 import { audit } from '../store/audit.ts';
@@ -138,7 +128,7 @@ export async function needRun(sql: Sql | Database, id: string): Promise<RunRow> 
 }
 
 export function runSummary({ id, cluster, clusterName, planId, plan, state, ...row }: RunRow): RunSummary {
-  const steps = Object.values(state.steps);
+  const course = state.abortRequested && plan.backOut.length > 0 ? plan.backOut : plan.steps;
   return {
     id,
     cluster,
@@ -149,16 +139,18 @@ export function runSummary({ id, cluster, clusterName, planId, plan, state, ...r
     status: state.status,
     ...(state.hold && { hold: state.hold }),
     pauseRequested: state.pauseRequested,
+    abortRequested: state.abortRequested,
+    choices: legalChoices(state),
+    ...(state.reason !== undefined && { reason: state.reason }),
     createdAtMs: row.createdAtMs,
     createdBy: row.createdBy,
     ...(state.startedAtMs !== undefined && { startedAtMs: state.startedAtMs }),
     ...(state.endedAtMs !== undefined && { endedAtMs: state.endedAtMs }),
-    done: steps.filter(({ status }) => status === 'succeeded').length,
-    total: steps.length,
+    done: course.filter(({ id: step }) => state.steps[step]?.status === 'succeeded').length,
+    total: course.length,
   };
 }
 
 export function runView(row: RunRow): RunView {
-  const steps = Object.entries(row.state.steps).map(([id, { result: _, ...step }]): [string, StepState] => [id, step]);
-  return { ...runSummary(row), plan: row.plan, steps: Object.fromEntries(steps) };
+  return { ...runSummary(row), plan: row.plan, steps: row.state.steps };
 }

@@ -94,7 +94,7 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
       return { ...running(state), abortRequested: true, abandoned: state.abortRequested };
     case 'run-ended': {
       const { hold: _, ...rest } = state;
-      return { ...rest, status: event.status, endedAtMs: event.atMs };
+      return { ...rest, status: event.status, endedAtMs: event.atMs, reason: event.reason };
     }
     default:
       return event satisfies never;

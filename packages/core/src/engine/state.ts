@@ -91,6 +91,8 @@ export const RunState = Type.Object({
   abandoned: Type.Boolean(),
   startedAtMs: Type.Optional(Type.Integer()),
   endedAtMs: Type.Optional(Type.Integer()),
+  /** Why it ended, in words. */
+  reason: Type.Optional(Type.String()),
 });
 export type RunState = Static<typeof RunState>;
 
