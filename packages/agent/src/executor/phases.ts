@@ -128,6 +128,8 @@ export async function stop(run: ActionRun): Promise<void> {
   installationOf(report);
   if (judgeStopped(report).length === 0) return;
   await assureSpare(run);
+  // Once it is stopped nobody can tell any more that it was the new version which a reboot had started on the data.
+  if (run.action.phases.includes('put-back') && hasTargetStarted(run, report)) await run.recordTargetStarted();
   await run.deed('stop', report);
   await run.parts.driver.stop(run.action, run.watch);
   await run.until(async () => judgeStopped(await run.observe()));
@@ -265,14 +267,20 @@ async function witness(run: ActionRun): Promise<void> {
   const { clock } = run.parts;
   for (;;) {
     await run.until(() => witnessFindings(run));
+    const process = subjectStart(run);
     const cleanSinceMs = clock.elapsed();
     const wholeMs = sampleGapMs + soakMs;
-    if (await staysClean(run, cleanSinceMs, wholeMs)) return;
+    if (await staysClean(run, cleanSinceMs, wholeMs, process)) return;
   }
 }
 
 /** The second sample after the gap, then every sample of the soak: a bad one starts the witness anew. */
-async function staysClean(run: ActionRun, sinceMs: number, wholeMs: number): Promise<boolean> {
+async function staysClean(
+  run: ActionRun,
+  sinceMs: number,
+  wholeMs: number,
+  process: number | undefined,
+): Promise<boolean> {
   const { clock } = run.parts;
   const { sampleGapMs } = run.action;
   let samples = 1;
@@ -286,9 +294,15 @@ async function staysClean(run: ActionRun, sinceMs: number, wholeMs: number): Pro
     if (samples === 1 && clock.elapsed() - sinceMs < sampleGapMs) continue;
     const findings = await witnessFindings(run);
     run.lastFinding = findings[0];
-    if (findings.length > 0) return false;
+    // A node that fell and came back was live by its record all the time.
+    if (findings.length > 0 || subjectStart(run) !== process) return false;
     samples += 1;
   }
+}
+
+/** `started_at` of the node looked at, as the last answer has it. */
+function subjectStart({ action, health }: ActionRun): number | undefined {
+  return health?.view.nodes.find(({ kwdbId }) => kwdbId === action.subject?.kwdbId)?.startedAtMs;
 }
 
 async function witnessFindings(run: ActionRun): Promise<readonly Finding[]> {
