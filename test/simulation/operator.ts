@@ -23,6 +23,8 @@ export class Operator {
   readonly #options: Parameters<typeof makePlan>[0]['options'];
   readonly #packages: PackageInfo[];
   readonly #mends: boolean;
+  /** Aborts what is held, even while there are troubles, and plans again at once. */
+  readonly #impatient: boolean;
   readonly #runsWanted: number;
   #retriesLeft = RETRIES;
   #heldSinceMs: number | undefined;
@@ -46,7 +48,8 @@ export class Operator {
     };
     this.#packages = [packageOf(NEW, 'a'), ...(random.chance(0.8) ? [packageOf(OLD, 'b')] : [])];
     this.#mends = random.chance(0.7);
-    this.#runsWanted = random.chance(0.4) ? 3 : 1;
+    this.#impatient = random.chance(0.3);
+    this.#runsWanted = this.#impatient || random.chance(0.2) ? 3 : 1;
     this.#look();
     const pressEveryMs = sim.faults.plan.timed.operatorPresses;
     if (pressEveryMs > 0) this.#pressAtRandom(pressEveryMs);
@@ -61,19 +64,26 @@ export class Operator {
   #look(): void {
     const { world } = this.#sim;
     this.#act();
-    if (!this.done) world.after(LOOK_MS, () => this.#look());
+    if (!this.done) world.after(this.#impatient ? LOOK_MS / 3 : LOOK_MS, () => this.#look());
   }
 
   #act(): void {
     const { store, faults, world } = this.#sim;
     const run = store.activeRun;
     if (run === undefined) return this.#plan();
-    if (faults.active) return;
+    if (faults.active) return this.#lookInTrouble(run);
     if (this.#mends) this.#mend();
     if (run.state.status === 'paused') return store.request(run.id, 'resume');
     if (run.state.status === 'held') return this.#answerHold(run);
     this.#heldSinceMs = undefined;
     this.done = world.nowMs - run.movedAtMs > this.patienceMs;
+  }
+
+  #lookInTrouble(run: Run): void {
+    const { store, world } = this.#sim;
+    if (!this.#impatient || run.state.status !== 'held' || !world.random.chance(0.2)) return;
+    world.tell({ type: 'person', text: `aborts ${run.id}` });
+    store.request(run.id, 'abort');
   }
 
   /** Waits a while; retries a few times; then leaves it: a run that is held is a legal end, when its reason is true. */

@@ -36,7 +36,7 @@ export class Guard {
   }
 
   plan(plan: Plan): Plan {
-    if (this.#off !== 'barrier') return plan;
+    if (this.#off !== 'barrier' || plan.topology !== 'single-replica') return plan;
     // Each node goes through its own stages and waits for no other.
     const steps = plan.steps.map((step) => ({
       ...step,

@@ -9,7 +9,8 @@ export const i3: Checker = {
   see(evidence, chronicle, fails) {
     const { sim } = chronicle;
     if (sim.database.topology !== 'single-replica') return;
-    if (evidence.type === 'command-began') {
+    // On the way back of an abort, the old version is put back under nodes of that version: nothing to keep apart.
+    if (evidence.type === 'command-began' && evidence.kind === 'install') {
       for (const host of sim.hosts) {
         if (host.process === null) continue;
         const upMs = host.clock() - host.process.startedHostMs;
