@@ -340,12 +340,10 @@ function closedByAgent(
 ): Decision | undefined {
   const gate = state.steps[step.id];
   if (gate?.waiting?.code !== 'GATE_CLOSED') return undefined;
-  const unfit = unfitPeer(plan, state, step, facts, nowMs);
-  if (unfit !== undefined) return unfit;
   const spoiled = step.needs.find(
     (need) => stepOf(plan, need).kind === 'witness' && (state.steps[need]?.endedAtMs ?? 0) < (gate.endedAtMs ?? 0),
   );
-  if (spoiled === undefined) return undefined;
+  if (spoiled === undefined) return unfitPeer(plan, state, step, facts, nowMs);
   return record({ type: 'step-reset', step: spoiled, why: `since then, ${gate.waiting.message}`, atMs: nowMs });
 }
 
