@@ -2,14 +2,16 @@
 import { type Checker, type Chronicle, DISRUPTIVE } from '../chronicle.ts';
 
 /** A node that fell by itself shortly before an order was given may not have been noticed: heartbeats, silence, the way of a report. */
-const UNSEEN_MS = 17_000;
+export const UNSEEN_MS = 17_000;
 /** A liveness record outlives its process by its time to live; the interlock's answer is good for 5 s, and asking takes a moment. */
 const AFTER_RECORD_MS = 10_000;
 
+export const orderedAtMs = (action: string, chronicle: Chronicle): number =>
+  chronicle.sim.store.orders.get(action)?.createdAtMs ?? 0;
+
 /** Whether whoever gave the order could not know yet that the node was down. */
 export function isUnseen(downSinceMs: number, action: string, chronicle: Chronicle): boolean {
-  const orderedAtMs = chronicle.sim.store.orders.get(action)?.createdAtMs ?? 0;
-  return downSinceMs > orderedAtMs - UNSEEN_MS;
+  return downSinceMs > orderedAtMs(action, chronicle) - UNSEEN_MS;
 }
 
 export const i1: Checker = {
