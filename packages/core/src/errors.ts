@@ -36,6 +36,7 @@ export const ERRORS = {
     status: 500,
     remedy: "Look into the controller's log for the request id; this is a bug worth reporting.",
   },
+  STATE_NEWER: { status: 409, remedy: 'Run the newer controller that began this run; an older one leaves it alone.' },
   UNAVAILABLE: {
     status: 503,
     remedy: 'Try again shortly; the controller is starting, stopping or without its database.',

@@ -4,6 +4,7 @@ export * from './checks.ts';
 export * from './engine/action-for.ts';
 export * from './engine/apply.ts';
 export * from './engine/decide.ts';
+export * from './engine/read-state.ts';
 export * from './engine/requests.ts';
 export * from './engine/state.ts';
 export * from './errors.ts';

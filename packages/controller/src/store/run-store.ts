@@ -1,5 +1,5 @@
 /** The runner's store in PostgreSQL: leases with epochs, and commits that only the holder of the current epoch can make. */
-import { type Action, ENDED, type NodeFacts, type Plan, type RunEvent, type RunState } from '@kwfleet/core';
+import { type Action, ENDED, type NodeFacts, type Plan, type RunEvent, readState } from '@kwfleet/core';
 import type { RunInput, RunSnapshot, RunStore, RunWrite } from '../runner/run-store.ts';
 import { linkHash } from './chain.ts';
 import type { Database, Sql } from './database.ts';
@@ -52,7 +52,7 @@ async function nextEpoch(sql: Sql, cluster: string): Promise<number> {
   return row.epoch;
 }
 
-type LoadRow = { plan: Plan; state: RunState; appliedSeq: number };
+type LoadRow = { plan: Plan; state: unknown; appliedSeq: number };
 type InputRow = { seq: number; atMs: number; type: RunInput['type']; body: Record<string, unknown> };
 
 async function load(sql: Sql, run: string): Promise<RunSnapshot> {
@@ -71,7 +71,7 @@ async function load(sql: Sql, run: string): Promise<RunSnapshot> {
   );
   return {
     plan: row.plan,
-    state: row.state,
+    state: readState(row.state, row.plan),
     inputs: inputs.map(toInput),
     nodes: new Map<string, NodeFacts>(nodes.map((facts) => [facts.node, facts])),
     nowMs: await databaseNow(sql),

@@ -1,5 +1,5 @@
 /** Runs as people see them: made, listed, asked to pause. What the runner does to them is in run-store.ts. */
-import { FleetError, type Page, type Plan, type RunEvent, type RunState } from '@kwfleet/core';
+import { FleetError, type Page, type Plan, type RunEvent, type RunState, readState } from '@kwfleet/core';
 import type { RunRequestKind } from '../runner/run-store.ts';
 import { firstBroken } from './chain.ts';
 import { type Sql, violates } from './database.ts';
@@ -70,7 +70,8 @@ export async function insertRun(
 }
 
 export async function findRun(sql: Sql, id: string): Promise<RunRow | undefined> {
-  return (await sql.query<RunRow>(`${SELECT} WHERE runs.id = $1`, [id]))[0];
+  const [row] = await sql.query<RunRow>(`${SELECT} WHERE runs.id = $1`, [id]);
+  return row && current(row);
 }
 
 export async function listRuns(
@@ -82,13 +83,10 @@ export async function listRuns(
      ORDER BY created_at_ms DESC, runs.id DESC LIMIT $4`,
     [...positionOf(request.cursor), request.cluster ?? null, rowsFor(request)],
   );
-  return pageOf(
-    rows,
-    request,
-    (row) => [row.createdAtMs, row.id],
-    (row) => row,
-  );
+  return pageOf(rows, request, (row) => [row.createdAtMs, row.id], current);
 }
+
+const current = (row: RunRow): RunRow => ({ ...row, state: readState(row.state, row.plan) });
 
 /** The runs that are not ended, by cluster. */
 export async function activeRunsByCluster(sql: Sql): Promise<Map<string, string>> {

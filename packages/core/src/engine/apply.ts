@@ -1,11 +1,11 @@
 import type { ActionResult, LedgerEntry } from '../action.ts';
 import { type Plan, stepOf } from '../plan.ts';
-import type { RunEvent, RunState, StepOutcome, StepState } from './state.ts';
+import { type RunEvent, type RunState, STATE_FORMAT, type StepOutcome, type StepState } from './state.ts';
 
 /** A run that has not begun. */
 export function initialState(run: string, plan: Plan): RunState {
   return {
-    format: 1,
+    format: STATE_FORMAT,
     run,
     status: 'planned',
     steps: Object.fromEntries(

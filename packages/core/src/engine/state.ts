@@ -78,8 +78,11 @@ export const StepState = Type.Object({
 });
 export type StepState = Static<typeof StepState>;
 
+/** Raised whenever the shape changes; read-state.ts brings older ones up. */
+export const STATE_FORMAT = 2;
+
 export const RunState = Type.Object({
-  format: Type.Literal(1),
+  format: Type.Literal(STATE_FORMAT),
   run: Type.String(),
   status: RunStatus,
   steps: Type.Record(Type.String(), StepState),
