@@ -27,6 +27,8 @@ const PLAN_OPTIONS = { backup: { policy: 'none' as const, reason: 'lab' }, soakM
 export type FleetOptions = {
   readonly topology: Topology;
   readonly nodes?: number;
+  /** So many of the hosts, the first ones, get an agent; all unless told. */
+  readonly agents?: number;
   readonly version?: string;
   readonly knobs?: Knobs;
   readonly smallDisks?: { path: string; megabytes: number }[];
@@ -59,8 +61,10 @@ export class Fleet {
       await fleet.startController();
       const forward = await lab.forward(7080, '127.0.0.1');
       fleet.client = new Client({ server: `http://127.0.0.1:${forward.port}` });
-      await Promise.all(hosts.map((host) => fleet.#enroll(host)));
-      await fleet.healthy();
+      const withAgent = hosts.slice(0, options.agents);
+      await Promise.all(withAgent.map((host) => fleet.#enroll(host)));
+      if (withAgent.length === hosts.length) await fleet.healthy();
+      else await until('the cluster is known', async () => (await fleet.client.clusters()).length > 0, 60_000);
       return fleet;
     } catch (error) {
       await lab.destroy();
