@@ -164,6 +164,8 @@ export class FakeHost implements Driver {
     this.draining = false;
   }
 
+  async quiesce(): Promise<void> {}
+
   async install(action: Action, watch: Watch): Promise<void> {
     if (this.running !== null) throw new Error('installed under a running database');
     this.deeds.push('install');

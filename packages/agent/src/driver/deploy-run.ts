@@ -100,7 +100,7 @@ async function follow(run: DeployRun, id: string, base: number): Promise<OutputV
  * Commands of other actions that still run: two deploy.sh at once would take each other's packages away. Each gets the
  * time it needs as long as it moves; a new order is the decision to end one that does not.
  */
-async function endOrphans(commands: LongCommands, action: Action, watch: Watch): Promise<void> {
+export async function endOrphans(commands: LongCommands, action: Action, watch: Watch): Promise<void> {
   for (const id of await commands.list()) {
     if (belongsTo(id, action.id)) continue;
     let size = 0;

@@ -32,6 +32,8 @@ export interface Driver {
   fetch(action: Action, watch: Watch): Promise<void>;
   drain(action: Action, watch: Watch): Promise<void>;
   stop(action: Action, watch: Watch): Promise<void>;
+  /** No long command of an earlier order is at work on this host afterwards: it was waited for, or ended. */
+  quiesce(action: Action, watch: Watch): Promise<void>;
   /** Keeps the installed version for `putBack`, then exchanges the packages. Refuses while the database runs. */
   install(action: Action, watch: Watch): Promise<void>;
   installOnline(action: Action, watch: Watch): Promise<void>;

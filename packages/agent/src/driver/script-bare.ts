@@ -15,7 +15,7 @@ import { runShort, wordsOf } from '../host/run.ts';
 import type { LongCommandSpec, LongCommands, ServiceManager } from '../host/services.ts';
 import { installDirOf, type Observer } from '../observe.ts';
 import type { PackageCache } from '../packages.ts';
-import { belongsTo, runDeploy, type Work } from './deploy-run.ts';
+import { belongsTo, endOrphans, runDeploy, type Work } from './deploy-run.ts';
 import type { Driver, Watch } from './driver.ts';
 import { findKept, keepInstalled } from './kept-version.ts';
 
@@ -81,6 +81,10 @@ export class ScriptBareDriver implements Driver {
       if ((await services.state(UNIT)).active === 'deactivating') return;
       throw new FleetError('STOP_FAILED', 'the service manager could not stop the database', { words: text(error) });
     }
+  }
+
+  quiesce(action: Action, watch: Watch): Promise<void> {
+    return endOrphans(this.#options.commands, action, watch);
   }
 
   async install(action: Action, watch: Watch): Promise<void> {

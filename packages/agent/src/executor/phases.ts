@@ -137,6 +137,8 @@ export async function stop(run: ActionRun): Promise<void> {
 
 async function install(run: ActionRun): Promise<void> {
   const { action, parts } = run;
+  // What is true now is not what an earlier order's deploy.sh, still at work, will make of it.
+  await parts.driver.quiesce(action, run.watch);
   const report = await run.observe();
   if (judgeInstalled(report, action.to).length > 0) {
     refuseWhileRunning(report);
@@ -316,6 +318,7 @@ async function witnessFindings(run: ActionRun): Promise<readonly Finding[]> {
 /** Puts the version before back. Throws VERSION_OLDER once the target was started on the data: that has no way back. */
 export async function putBack(run: ActionRun): Promise<void> {
   const { action, parts } = run;
+  await parts.driver.quiesce(action, run.watch);
   const report = await run.observe();
   if (judgeInstalled(report, action.from).length === 0) return;
   if (hasTargetStarted(run, report)) {
