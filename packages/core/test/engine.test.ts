@@ -222,6 +222,27 @@ describe('an agent that speaks against', () => {
     expect(model.running).toEqual(['gate:n1']);
   });
 
+  it('has the node before seen again, when it was the one that fell: being back once is not enough', () => {
+    const model = after(multi(), 'witness:n1');
+    expect(model.running).toEqual(['gate:n2']);
+    model.request('pause');
+    model.end('gate:n2');
+    model.settle();
+    model.crash('n1');
+    model.wait(SECOND);
+    model.request('resume');
+    model.settle();
+    expect(model.step('gate:n2')).toMatchObject({ status: 'pending', waiting: { code: 'GATE_CLOSED' } });
+    model.mend();
+    model.wait(GATE_AGAIN_MS);
+    model.settle();
+    expect(model.running).toEqual(['witness:n1']);
+    model.end('witness:n1');
+    model.wait(GATE_AGAIN_MS);
+    model.settle();
+    expect(model.running).toEqual(['gate:n2']);
+  });
+
   it('does not keep a node down that this run broke', () => {
     const model = after(multi(), 'gate:n1');
     model.end('upgrade:n1', { disposition: 'broken' });
