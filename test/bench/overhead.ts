@@ -4,7 +4,7 @@
  */
 
 import { createReadStream } from 'node:fs';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
@@ -21,6 +21,8 @@ const ACTION_MS = 1_000;
 
 export async function overhead(): Promise<Figure[]> {
   const directory = await mkdtemp(join(tmpdir(), 'kwfleet-bench-'));
+  // As root, PostgreSQL runs as a user of its own, who must get in.
+  await chmod(directory, 0o711);
   const controller = await startController(
     controllerConfig({
       data_dir: join(directory, 'data'),

@@ -1,8 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs';
-import { rm } from 'node:fs/promises';
+import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Problem } from '@kwfleet/core';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { poll } from '../standin/rig.ts';
 import { Playground } from './playground.ts';
 
@@ -10,19 +10,24 @@ import { Playground } from './playground.ts';
 let playground: Playground;
 let cluster: string;
 
-beforeEach(async () => {
+beforeAll(async () => {
   playground = await Playground.create({ topology: 'multi-replica' });
   await playground.addPackage({ version: '3.1.0' });
   cluster = (await playground.client.clusters())[0]?.name ?? '';
-});
+}, 120_000);
 
+/** Every test leaves the cluster as it found it. */
 afterEach(async (context) => {
   if (context.task.result?.state === 'fail') console.error(playground.logs());
-  const events = playground.rig.nodes.flatMap((node) =>
+  await playground.healthy();
+});
+
+afterAll(async () => {
+  const touched = playground.rig.nodes.flatMap((node) =>
     node.record().filter(({ event }) => event === 'stop' || event === 'draining'),
   );
   await playground.close();
-  expect(events, 'a refusal touched a node').toEqual([]);
+  expect(touched, 'a refusal touched a node').toEqual([]);
 });
 
 async function refusal(...args: string[]): Promise<string> {
@@ -60,6 +65,9 @@ describe('refused before anything is touched', () => {
     await playground.addPackage({ version: '3.0.0', extension: 'patch1' });
     await seen('the extension', async () => (await installationOf('n1'))?.versions.recorded?.includes('hotfix1'));
     expect(await refusal('--to', '3.0.0-patch1')).toContain('VERSION_UNSUPPORTED');
+    for (const node of playground.rig.nodes)
+      writeFileSync(join(node.installed.root, 'etc/kaiwudb/info/.version'), '3.0.0\n\n');
+    await seen('the release', async () => (await installationOf('n1'))?.versions.recorded === '3.0.0');
   });
 
   it('a package of another architecture', async () => {
@@ -90,6 +98,7 @@ describe('refused before anything is touched', () => {
     const text = await refusal('--to', '3.1.0');
     expect(text).toContain('NODE_UNREACHABLE');
     expect(text).toContain('n2');
+    playground.agents[1]?.start();
   });
 
   it('an unhealthy cluster: a node that is down', async () => {
@@ -100,6 +109,7 @@ describe('refused before anything is touched', () => {
     const text = await refusal('--to', '3.1.0');
     expect(text).toMatch(/NODE_NOT_RUNNING|NODE_NOT_LIVE/);
     expect(text).toContain('n3');
+    await playground.rig.node(3).start();
   });
 
   it('an unhealthy cluster: under-replicated ranges, a running job', async () => {
@@ -114,19 +124,25 @@ describe('refused before anything is touched', () => {
       30_000,
     );
     expect(text).toContain('77');
+    for (const node of playground.rig.nodes) node.setKnobs({});
   });
 
   it('MODE and the start command telling different topologies', async () => {
     const file = join(playground.rig.node(2).installed.root, 'etc/kaiwudb/info/MODE');
-    writeFileSync(file, readFileSync(file, 'utf8').replace('multi-replication', 'single-replication'));
+    const before = readFileSync(file, 'utf8');
+    writeFileSync(file, before.replace('multi-replication', 'single-replication'));
     await seen('the change', async () => (await installationOf('n2'))?.topology === 'single-replica');
     expect(await refusal('--to', '3.1.0')).toContain('TOPOLOGY_DISAGREES');
+    writeFileSync(file, before);
+    await seen('the old MODE', async () => (await installationOf('n2'))?.topology === 'multi-replica');
   });
 
   it('a node that is not installed any more', async () => {
-    await rm(playground.rig.node(2).installed.unitFile);
+    const { unitFile } = playground.rig.node(2).installed;
+    await rename(unitFile, `${unitFile}.away`);
     await seen('n2 without a unit', async () => (await installationOf('n2'))?.unit.exists !== true);
     expect(await refusal('--to', '3.1.0')).toContain('NOT_INSTALLED');
+    await rename(`${unitFile}.away`, unitFile);
   });
 
   it('a second run on the same cluster, a changed hash, malformed JSON', async () => {
@@ -146,5 +162,7 @@ describe('refused before anything is touched', () => {
     const second = await post('/v1/runs', JSON.stringify({ plan: plan.id, hash: plan.hash }));
     expect([second.status, ((await second.json()) as Problem).code]).toEqual([409, 'RUN_ACTIVE']);
     await playground.client.choose(first.id, 'abort');
+    for (const node of playground.rig.nodes) node.setKnobs({});
+    await seen('the run ended', async () => (await playground.client.run(first.id)).status === 'aborted');
   });
 });

@@ -26,6 +26,8 @@ const PORTS = [7080, 7090] as const;
 /** Liveness far shorter than KWDB's 30 s, so that the demo is quick; still long enough to be stale after a restart. */
 const KNOBS = { heartbeatMs: 500, livenessMs: 3_000, catchUpMs: 1_000, readyDelayMs: 500 };
 
+const INTERRUPTED = 130;
+
 const say = (text = ''): void => void process.stdout.write(`${text}\n`);
 const seconds = (ms: number): string => `${(ms / 1000).toFixed(1)} s`;
 
@@ -35,9 +37,11 @@ export async function demo({ topology, nodes, exit }: DemoOptions): Promise<numb
   const count = nodes ?? (topology === 'standalone' ? 1 : 3);
   say(color.bold(`A ${topology} cluster of ${count} stand-in KWDB node${count > 1 ? 's' : ''}, on this machine`));
   say(color.dim('KWDB itself is not here: the nodes are stand-ins that behave like it. Everything else is real.'));
+  const ended = endOnSignal();
   const ports = (await allFree(PORTS)) ? PORTS : undefined;
   const playground = await Playground.create({ topology, nodes: count, knobs: KNOBS, ...(ports ? { ports } : {}) });
   try {
+    ended.throwIfAborted();
     await Promise.all([playground.addPackage({ version: FROM }), playground.addPackage({ version: TO })]);
     const [cluster] = await playground.client.clusters();
     if (cluster === undefined) throw new Error('the controller shows no cluster');
@@ -46,13 +50,24 @@ export async function demo({ topology, nodes, exit }: DemoOptions): Promise<numb
     );
     const workload = topology === 'multi-replica' ? clients(playground) : undefined;
     const code = await upgrade(playground, cluster.name);
+    ended.throwIfAborted();
     const honest = await tell(playground, workload);
     say(`\nthe whole demo took ${seconds(Date.now() - startedMs)}`);
-    if (!exit) await stayUp(playground);
+    if (!exit) await stayUp(playground, ended);
     return code === 0 && !honest ? 1 : code;
+  } catch (error) {
+    if (!ended.aborted) throw error;
+    return INTERRUPTED;
   } finally {
     await playground.close();
   }
+}
+
+/** From before anything is started: a demo that is interrupted takes all that it started with it. */
+function endOnSignal(): AbortSignal {
+  const ended = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => ended.abort());
+  return ended.signal;
 }
 
 async function allFree(ports: readonly number[]): Promise<boolean> {
@@ -130,12 +145,9 @@ function felt(counts: WorkloadCounts): string {
   ].join('; ');
 }
 
-async function stayUp(playground: Playground): Promise<void> {
+async function stayUp(playground: Playground, ended: AbortSignal): Promise<void> {
   const server = playground.url === 'http://127.0.0.1:7080' ? '' : `KWFLEET_SERVER=${playground.url} `;
   say(`\nIt stays up. In another terminal:\n  ${server}npx kwfleet clusters\n  ${server}npx kwfleet runs`);
   say(`The REST API is described at ${playground.url}/docs. Ctrl-C ends the demo and removes all of it.`);
-  const ended = new AbortController();
-  const end = () => ended.abort();
-  process.once('SIGINT', end).once('SIGTERM', end);
-  await sleep(2 ** 31 - 1, undefined, { signal: ended.signal }).catch(() => {});
+  await sleep(2 ** 31 - 1, undefined, { signal: ended }).catch(() => {});
 }
