@@ -1,5 +1,5 @@
 /**
- * What is generated from the code: the wire's descriptor and the reference of errors. `npm run generate` writes them;
+ * What is generated from the code: the wire's descriptor, the reference of errors, the pictures of the state machines. `npm run generate` writes them;
  * without `--write`, as part of `npm run check`, it says which of them is not what the code says now.
  */
 import { execFile } from 'node:child_process';
@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { ERRORS } from '@kwfleet/core';
+import { stateMachines } from './pictures.ts';
 
 const TOP = join(import.meta.dirname, '../..');
 
@@ -56,6 +57,7 @@ async function errorReference(): Promise<string> {
 const FILES: Readonly<Record<string, () => Promise<string>>> = {
   'packages/protocol/src/generated/descriptor.json': descriptor,
   'docs/reference/errors.md': errorReference,
+  'docs/reference/state-machines.md': async () => stateMachines(),
 };
 
 const write = process.argv.includes('--write');
