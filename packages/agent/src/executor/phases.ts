@@ -376,13 +376,15 @@ function sameDuration(a: string | undefined, b: string): boolean {
 
 /** Whether the target version ever ran on this node's data, by the journal or by what is seen. */
 export function hasTargetStarted(run: ActionRun, report: NodeReport): boolean {
-  const { to } = run.action;
+  const { from, to } = run.action;
   if (run.entry.newVersionStarted) return true;
   if (run.started !== null && sameVersion(run.started, to)) return true;
   const versions = report.installation?.versions;
-  if (versions?.running !== undefined && sameVersion(versions.running, to)) return true;
-  const newBinary = versions?.binary !== undefined && sameVersion(versions.binary, to);
-  return newBinary && isActive(report) && !isSameProcess(report, run.entry.mark);
+  if (versions?.running !== undefined) return sameVersion(versions.running, to);
+  // A process that is mute and not the one from before runs what was installed when it began: after a reboot in the
+  // middle of the exchange that may be the target, though its binary is gone by now.
+  const oldBinary = versions?.binary !== undefined && sameVersion(versions.binary, from);
+  return !oldBinary && isActive(report) && !isSameProcess(report, run.entry.mark);
 }
 
 function unknown(message: string): Finding {
