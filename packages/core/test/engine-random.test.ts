@@ -102,7 +102,7 @@ function calm(model: Model): number {
 const chaos = fc.array(command, { maxLength: 80, size: 'max' });
 
 describe('whatever agents, networks, hosts and people do', () => {
-  it('the invariants hold at every event, and once the trouble is over the run succeeds', { timeout: 20_000 }, () => {
+  it('the invariants hold at every event, and once the trouble is over the run succeeds', { timeout: 60_000 }, () => {
     const seen = new Set<string>();
     fc.assert(
       fc.property(wish, chaos, (wished, commands) => {
@@ -121,7 +121,7 @@ describe('whatever agents, networks, hosts and people do', () => {
     }
   });
 
-  it('an abort ends the run, and brings a single-replica cluster back while that is legal', { timeout: 20_000 }, () => {
+  it('an abort ends the run, and brings a single-replica cluster back while that is legal', { timeout: 60_000 }, () => {
     fc.assert(
       fc.property(wish, chaos, (wished, commands) => {
         const model = modelOf(wished);
@@ -139,7 +139,7 @@ describe('whatever agents, networks, hosts and people do', () => {
     );
   });
 
-  it('an abort ends the run though no agent ever reports again, or no step ever ends', { timeout: 20_000 }, () => {
+  it('an abort ends the run though no agent ever reports again, or no step ever ends', { timeout: 60_000 }, () => {
     fc.assert(
       fc.property(wish, chaos, fc.boolean(), (wished, commands, silent) => {
         const model = modelOf(wished);

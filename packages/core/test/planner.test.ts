@@ -75,7 +75,7 @@ describe('every plan', () => {
   const forAll = (check: (plan: Plan, chosen: Wish) => void) =>
     fc.assert(
       fc.property(wish, (chosen) => check(planOfWish(chosen), chosen)),
-      { numRuns: 150 },
+      { numRuns: 60 },
     );
 
   it('is a DAG of steps with ids of their own, whose needs exist and come earlier in the list', () => {
@@ -133,7 +133,7 @@ describe('a multi-replica plan', () => {
   const forAll = (check: (plan: Plan, chosen: Wish) => void) =>
     fc.assert(
       fc.property(multi, (chosen) => check(planOfWish(chosen), chosen)),
-      { numRuns: 150 },
+      { numRuns: 60 },
     );
 
   it('finishes with one node before it so much as asks about the next', () => {
