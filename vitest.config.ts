@@ -1,6 +1,6 @@
 import { defineConfig } from 'vitest/config';
 
-// `unit` needs Node alone; `host` starts real servers and processes on this machine; `lab` boots hosts with systemd (root).
+// `unit` needs Node alone; `host` starts real servers and processes on this machine; `simulation` simulates; `lab` boots hosts with systemd (root).
 export default defineConfig({
   test: {
     projects: [
@@ -13,6 +13,7 @@ export default defineConfig({
           hookTimeout: 60_000,
         },
       },
+      { test: { name: 'simulation', include: ['test/simulation/**/*.test.ts'], testTimeout: 120_000 } },
       {
         test: {
           name: 'lab',

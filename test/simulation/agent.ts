@@ -88,7 +88,11 @@ export class Agent {
 
   #clock(): Clock {
     const { world } = this.#sim;
-    return { now: () => this.host.clock(), elapsed: () => world.nowMs, sleep: (ms) => world.io(this.life, ms, () => {}) };
+    return {
+      now: () => this.host.clock(),
+      elapsed: () => world.nowMs,
+      sleep: (ms) => world.io(this.life, ms, () => {}),
+    };
   }
 
   /** The disk as this process sees it: it can be full, and a crash leaves any prefix of a write. */

@@ -41,10 +41,27 @@ export class DeployCommand {
   #check(): void {
     const host = this.#host;
     const locked = [...host.commands.values()].some((other) => other !== this && other.orphan);
-    if (locked) return this.#end(1, 'dpkg: error: dpkg frontend lock is held by another process');
-    if (this.kind !== 'online') return this.#exchange(() => this.#end(0, '[UPGRADE COMPLETED]'));
-    if (host.process === null) return this.#end(1, 'KaiwuDB upgrade failed: the database does not answer');
-    if (!host.database.mark(host)) return this.#end(1, 'KaiwuDB change status failed: another node is not live');
+    if (locked) {
+      this.#end(1, 'dpkg: error: dpkg frontend lock is held by another process');
+      return;
+    }
+    // Only the way back goes round the version check.
+    if (this.kind !== 'put-back' && host.packages.recorded === this.version) {
+      this.#end(1, 'The upgrade conditions are not met.( --> )');
+      return;
+    }
+    if (this.kind !== 'online') {
+      this.#exchange(() => this.#end(0, '[UPGRADE COMPLETED]'));
+      return;
+    }
+    if (host.process === null) {
+      this.#end(1, 'KaiwuDB upgrade failed: the database does not answer');
+      return;
+    }
+    if (!host.database.mark(host)) {
+      this.#end(1, 'KaiwuDB change status failed: another node is not live');
+      return;
+    }
     this.#exchange(() => this.#restart());
   }
 
@@ -61,7 +78,10 @@ export class DeployCommand {
     const { world, faults } = host;
     const { random } = world;
     const course = this.#course();
-    if (course === 'early') return this.#step(300, () => this.#end(1, 'Package server does not exist.'));
+    if (course === 'early') {
+      this.#step(300, () => this.#end(1, 'Package server does not exist.'));
+      return;
+    }
     const before = host.packages.binary;
     const pause = () => {
       const hangs = faults.strikes('installHangs');

@@ -42,7 +42,10 @@ function readArguments(): Arguments {
   if (topology !== undefined && !TOPOLOGIES.includes(topology)) {
     throw new Error(`--topology takes one of ${TOPOLOGIES.join(', ')}`);
   }
-  const threads = Math.max(1, Math.min(Number(values.threads ?? availableParallelism()), Math.ceil((to - from + 1) / BATCH)));
+  const threads = Math.max(
+    1,
+    Math.min(Number(values.threads ?? availableParallelism()), Math.ceil((to - from + 1) / BATCH)),
+  );
   const keepGoing = values['keep-going'];
   return { from, to, without, topology: topology as Topology | undefined, trace: values.trace, threads, keepGoing };
 }
@@ -62,15 +65,23 @@ async function show(seed: number, wish: Arguments): Promise<void> {
   const { plan } = outcome;
   if (plan !== undefined) {
     console.log(`plan: to ${plan.to}, ${plan.options.route}, options ${JSON.stringify(plan.options)}`);
-    for (const step of plan.steps) console.log(`  ${step.id} [${step.phases.join(' ')}] needs ${step.needs.join(' ') || 'nothing'}`);
+    for (const step of plan.steps)
+      console.log(`  ${step.id} [${step.phases.join(' ')}] needs ${step.needs.join(' ') || 'nothing'}`);
     for (const step of plan.backOut) console.log(`  on abort: ${step.id} [${step.phases.join(' ')}]`);
   }
   for (const line of outcome.trace()) console.log(line);
-  for (const { invariant, message, atMs } of outcome.violations) console.log(`VIOLATION ${invariant} at ${atMs}: ${message}`);
+  for (const { invariant, message, atMs } of outcome.violations)
+    console.log(`VIOLATION ${invariant} at ${atMs}: ${message}`);
   console.log(`again: ${commandFor(seed, wish)}`);
 }
 
-type Totals = { runs: number; events: number; virtualMs: number; outcomes: Map<string, number>; failures: BatchResult['failures'][number][] };
+type Totals = {
+  runs: number;
+  events: number;
+  virtualMs: number;
+  outcomes: Map<string, number>;
+  failures: BatchResult['failures'][number][];
+};
 
 /** Gives batches to threads until all seeds are done, or one was violated. */
 async function runAll(wish: Arguments): Promise<Totals> {
@@ -86,7 +97,8 @@ async function runAll(wish: Arguments): Promise<Totals> {
         next = to + 1;
         const result = await ask(worker, { from, to, topology: wish.topology, without: wish.without });
         add(totals, result, to - from + 1);
-        if (process.stderr.isTTY) process.stderr.write(`\r${totals.runs} of ${wish.to - wish.from + 1} runs, ${rate(totals, beganMs)} `);
+        if (process.stderr.isTTY)
+          process.stderr.write(`\r${totals.runs} of ${wish.to - wish.from + 1} runs, ${rate(totals, beganMs)} `);
       }
     } finally {
       await worker.terminate();
@@ -94,7 +106,9 @@ async function runAll(wish: Arguments): Promise<Totals> {
   };
   await Promise.all(Array.from({ length: wish.threads }, work));
   if (process.stderr.isTTY) process.stderr.write('\n');
-  console.log(`${totals.runs} runs of ${Math.round(totals.virtualMs / 3_600_000)} virtual hours, ${totals.events} events, ${rate(totals, beganMs)}`);
+  console.log(
+    `${totals.runs} runs of ${Math.round(totals.virtualMs / 3_600_000)} virtual hours, ${totals.events} events, ${rate(totals, beganMs)}`,
+  );
   return totals;
 }
 
@@ -117,7 +131,8 @@ function add(totals: Totals, { events, virtualMs, outcomes, failures }: BatchRes
   totals.runs += runs;
   totals.events += events;
   totals.virtualMs += virtualMs;
-  for (const [key, count] of Object.entries(outcomes)) totals.outcomes.set(key, (totals.outcomes.get(key) ?? 0) + count);
+  for (const [key, count] of Object.entries(outcomes))
+    totals.outcomes.set(key, (totals.outcomes.get(key) ?? 0) + count);
   totals.failures.push(...failures);
 }
 

@@ -42,8 +42,14 @@ export class Connection {
 
   #send<M>(direction: Direction, end: () => End<M> | undefined, message: M): void {
     if (!this.open) return;
-    if (this.#wire.cut[direction]) return this.#doom(10_000, 20_000);
-    if (this.#faults.strikes('messageLost')) return this.#doom(500, 15_000);
+    if (this.#wire.cut[direction]) {
+      this.#doom(10_000, 20_000);
+      return;
+    }
+    if (this.#faults.strikes('messageLost')) {
+      this.#doom(500, 15_000);
+      return;
+    }
     this.#carry(direction, end, message);
     if (this.#faults.strikes('messageDoubled')) this.#carry(direction, end, message);
   }
@@ -51,13 +57,15 @@ export class Connection {
   #carry<M>(direction: Direction, end: () => End<M> | undefined, message: M): void {
     const { random } = this.#world;
     let atMs = this.#world.nowMs + random.int(1, 25);
-    if (this.#faults.strikes('messageLate')) atMs += random.chance(0.9) ? random.int(200, 8_000) : random.int(8_000, 120_000);
+    if (this.#faults.strikes('messageLate'))
+      atMs += random.chance(0.9) ? random.int(200, 8_000) : random.int(8_000, 120_000);
     else atMs = Math.max(atMs, this.#last[direction]);
     this.#last[direction] = Math.max(this.#last[direction], this.#world.nowMs + 1);
     this.#world.after(atMs - this.#world.nowMs, () => {
       const receiver = end();
       // What was on its way when a stream broke may still come out of a buffer at the other side.
-      if (receiver === undefined || this.#wire.cut[direction]) return;
+      if (this.#wire.cut[direction]) return this.#doom(10_000, 20_000);
+      if (receiver === undefined) return;
       this.#world.reach(receiver.life, () => receiver.receive(message));
     });
   }

@@ -70,11 +70,23 @@ export class Operator {
   #act(): void {
     const { store, faults, world } = this.#sim;
     const run = store.activeRun;
-    if (run === undefined) return this.#plan();
-    if (faults.active) return this.#lookInTrouble(run);
+    if (run === undefined) {
+      this.#plan();
+      return;
+    }
+    if (faults.active) {
+      this.#lookInTrouble(run);
+      return;
+    }
     if (this.#mends) this.#mend();
-    if (run.state.status === 'paused') return store.request(run.id, 'resume');
-    if (run.state.status === 'held') return this.#answerHold(run);
+    if (run.state.status === 'paused') {
+      store.request(run.id, 'resume');
+      return;
+    }
+    if (run.state.status === 'held') {
+      this.#answerHold(run);
+      return;
+    }
     this.#heldSinceMs = undefined;
     this.done = world.nowMs - run.movedAtMs > this.patienceMs;
   }
@@ -95,7 +107,8 @@ export class Operator {
       this.#retriesLeft--;
       this.#heldSinceMs = undefined;
       world.tell({ type: 'person', text: `retries ${run.id}` });
-      return store.request(run.id, 'retry');
+      store.request(run.id, 'retry');
+      return;
     }
     this.done = world.nowMs - this.#heldSinceMs > 120_000;
   }

@@ -15,6 +15,10 @@ import type { CommandKind, DeployCommand } from './deploy.ts';
 import type { Host } from './host.ts';
 import type { Life, World } from './world.ts';
 
+/** As the real driver: a killed command is started again, a quiet orphan ended. */
+const TRIES = 3;
+const ORPHAN_QUIET_MS = 60_000;
+
 const UNPACKED_BYTES = 10 * 1024 * 1024 * 1024;
 
 export class SimDriver implements Driver {
@@ -83,6 +87,25 @@ export class SimDriver implements Driver {
     }
   }
 
+  /** An earlier order's command gets the time it needs as long as it moves; then it is ended. */
+  async quiesce(action: Action, watch: Watch): Promise<void> {
+    const host = this.#host;
+    const limitMs = Math.min(ORPHAN_QUIET_MS, action.deadline.idleMs / 2);
+    let moved = -1;
+    let quietMs = 0;
+    while (host.command !== null && host.command.action !== this.#trueId(action)) {
+      watch.detail('waiting for a deploy.sh that an earlier order left running');
+      quietMs = host.command.moved === moved ? quietMs + 1_000 : 0;
+      moved = host.command.moved;
+      watch.moved(`orphan ${moved}`);
+      if (quietMs >= limitMs) await this.#io(20, () => host.command?.kill());
+      else await watch.pause();
+    }
+    for (const command of host.commands.values()) {
+      if (command.action !== this.#trueId(action)) command.kill();
+    }
+  }
+
   async install(action: Action, watch: Watch): Promise<void> {
     const host = this.#host;
     if (host.process !== null) throw new FleetError('DEPLOY_STILL_RUNNING', 'the database runs');
@@ -128,25 +151,29 @@ export class SimDriver implements Driver {
   /** Finds its own command when an earlier agent started it, waits for any other, and says how it ended. */
   async #deploy(kind: CommandKind, action: Action, version: string, watch: Watch): Promise<void> {
     const host = this.#host;
-    const id = `${kind} of ${action.id}`;
-    while (host.command !== null && host.commands.get(id) !== host.command) {
-      watch.detail('another deploy.sh is at work on this host');
-      await watch.pause();
-    }
-    if (!host.commands.has(id)) {
-      this.#deed(kind === 'online' ? 'install-online' : kind, action);
-      await this.#io(20, () => host.runDeploy(kind, id, version, this.#trueId(action)));
-    }
-    for (;;) {
+    await this.quiesce(action, watch);
+    for (let attempt = 1; attempt <= TRIES; attempt++) {
+      const id = `${kind} of ${action.id}, ${attempt}`;
+      if (!host.commands.has(id)) {
+        // deploy.sh refuses the version that is there already, and touches nothing.
+        const refused = kind !== 'put-back' && host.packages.recorded === version;
+        if (!refused) this.#deed(kind === 'online' ? 'install-online' : kind, action);
+        await this.#io(20, () => host.runDeploy(kind, id, version, this.#trueId(action)));
+      }
       const command = host.commands.get(id) as DeployCommand;
-      if (command.state === 'lost') throw new FleetError('INSTALL_LOST', 'deploy.sh was killed, or the host went down');
+      while (command.state === 'running') {
+        watch.moved(`step ${command.moved}`);
+        await watch.pause();
+      }
       if (command.state === 'exited') {
         if (command.exitCode === 0) return;
         throw new FleetError('INSTALL_FAILED', 'deploy.sh failed', { words: command.words });
       }
-      watch.moved(`step ${command.moved}`);
-      await watch.pause();
+      // Its unit's cgroup is ended whole: what a killed deploy.sh had started goes with it.
+      command.kill();
+      watch.detail('the command was killed; starting it again');
     }
+    throw new FleetError('INSTALL_LOST', `deploy.sh was killed ${TRIES} times`);
   }
 
   #deed(deed: Phase, action: Action): void {

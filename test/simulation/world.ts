@@ -85,7 +85,10 @@ export class World {
   /** Runs `then` for a process: not when it is dead, and not before it thaws. */
   reach(life: Life, then: () => void): void {
     if (!life.alive) return;
-    if (this.nowMs >= life.frozenUntilMs) return then();
+    if (this.nowMs >= life.frozenUntilMs) {
+      then();
+      return;
+    }
     this.after(life.frozenUntilMs - this.nowMs, () => this.reach(life, then));
   }
 
