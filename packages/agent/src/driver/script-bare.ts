@@ -109,10 +109,10 @@ export class ScriptBareDriver implements Driver {
   async start(_action: Action, watch: Watch): Promise<void> {
     const { services, observer } = this.#options;
     const marked = (await observer.known())?.marked === true;
-    // deploy.sh edits the unit file: without a reload systemd would start the old one.
-    await services.reload();
     if (marked) await this.#setUpgradeComplete(true);
     try {
+      // deploy.sh edits the unit file: without a reload systemd would start the old one.
+      await services.reload();
       watch.detail(marked ? 'starting, to clear the mark of an interrupted online upgrade' : 'starting');
       await services.start(UNIT, START_TIMEOUT_MS);
     } catch (error) {

@@ -39,6 +39,9 @@ export function failureOf(error: unknown, phase: Phase, run: ActionRun): ActionF
     const wrong = run.lastFinding?.code === 'VERIFY_WRONG_VERSION' && (phase === 'verify' || phase === 'witness');
     return { code: wrong ? 'VERIFY_WRONG_VERSION' : DEADLINE_CODES[phase], message: error.message, phase };
   }
+  if ((error as NodeJS.ErrnoException).code === 'ENOSPC') {
+    return { code: 'DISK_FULL', message: `no space left on this host: ${(error as Error).message}`, phase };
+  }
   return { code: 'INTERNAL', message: error instanceof Error ? error.message : String(error), phase };
 }
 
