@@ -1,6 +1,6 @@
 /** One fleet on which runs are played with faults in them, and what its hosts' own records prove afterwards. */
 import { join } from 'node:path';
-import type { Hold, Phase, RunView, StepState, Topology } from '@kwfleet/core';
+import type { Hold, Phase, RunView, StepKind, StepState, Topology } from '@kwfleet/core';
 import type { RecordLine } from '../standin/rig.ts';
 import type { WorkloadCounts } from '../standin/workload.ts';
 import type { Death, Place, Row } from './faults.ts';
@@ -110,7 +110,7 @@ export class Stage {
     };
     if (death === 'host') this.#crashes.push({ host, atMs: Date.now() });
     await STRIKES[death]({ fleet: this.fleet, host, felt });
-    if (death === 'host') await this.#operatorStarts(host, seen.phase);
+    if (death === 'host') await this.#operatorStarts(host, seen.phase ?? moment.step);
     const end = await this.#settle(run, stepOver, holds).catch((error: Error) => error);
     const seconds = (performance.now() - startedMs) / 1000;
     const codes = [...new Set(holds.map(({ code, selfClearing }) => (selfClearing ? `${code} (cleared)` : code)))];
@@ -153,11 +153,13 @@ export class Stage {
         if (done(view) || ['succeeded', 'failed', 'aborted'].includes(view.status)) return view;
         const { hold } = view;
         if (view.status !== 'held' || hold === undefined) return undefined;
-        if (!holds.some(({ sinceMs }) => sinceMs === hold.sinceMs)) holds.push(hold);
+        // A retry is taken at the run's next decision: until then the hold is still the one that was answered.
+        if (holds.some(({ sinceMs }) => sinceMs === hold.sinceMs)) return undefined;
+        holds.push(hold);
         if (hold.selfClearing) return undefined;
         if (++retries > RETRIES) throw new Error(`held again after ${RETRIES} retries: ${hold.code}: ${hold.message}`);
         await this.#mend(hold);
-        await this.fleet.client.choose(run, 'retry');
+        await this.fleet.retry(run);
         return undefined;
       },
       SETTLED_MS,
@@ -177,9 +179,9 @@ export class Stage {
   }
 
   /** KWDB's unit is not enabled: what served when the host went down is started by hand, unless the run had begun with it. */
-  async #operatorStarts(host: LabHost, phase: Phase | undefined): Promise<void> {
+  async #operatorStarts(host: LabHost, phase: Phase | StepKind): Promise<void> {
     const { event } = (await this.fleet.record(host)).at(-1) ?? { event: '' };
-    const touched = phase !== undefined && ['drain', 'stop', 'install', 'start', 'verify'].includes(phase);
+    const touched = ['drain', 'stop', 'install', 'start', 'verify'].includes(phase);
     if (!touched && event !== 'stop') await host.exec(['systemctl', 'start', 'kaiwudb']);
   }
 

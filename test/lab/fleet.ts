@@ -180,6 +180,17 @@ export class Fleet {
     );
   }
 
+  /** Asks for a retry and waits until it is taken: that is at the run's next decision. */
+  async retry(run: string): Promise<void> {
+    const { hold } = await this.client.run(run);
+    await this.client.choose(run, 'retry');
+    await until(
+      `the retry of run ${run} is taken`,
+      async () => (await this.client.run(run)).hold?.sinceMs !== hold?.sinceMs,
+      30_000,
+    );
+  }
+
   /** The stand-in's own record of its life. */
   async record(host: LabHost): Promise<RecordLine[]> {
     const lines = (await host.readFile(RECORD)).split('\n');
@@ -204,7 +215,10 @@ export class Fleet {
         return `--- ${host.name}\n${stdout}`;
       }),
     );
-    return [`--- controller\n${this.#controller?.stdout().slice(-3000)}`, ...agents].join('\n');
+    return [
+      `--- controller\n${this.#controller?.stdout().slice(-3000)}\n${this.#controller?.stderr().slice(-3000)}`,
+      ...agents,
+    ].join('\n');
   }
 
   destroy(): Promise<void> {

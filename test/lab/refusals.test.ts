@@ -10,10 +10,6 @@ const UNIT = 'kaiwudb';
 
 let fleet: Fleet | undefined;
 
-afterEach(async ({ task }) => {
-  if (task.result?.state === 'fail') console.error(await fleet?.diagnosis());
-});
-
 async function end(): Promise<void> {
   await fleet?.destroy();
   fleet = undefined;
@@ -82,14 +78,10 @@ describe.skipIf(!(await labHere()))('refused before anything is touched', () => 
   });
 
   it('a disk too full for the package', async () => {
-    const { fleet, host } = only();
-    const agentSpace = async () => (await fleet.client.nodes())[0]?.report?.host.freeBytes.agent ?? 0;
-    const spaceBefore = await agentSpace();
+    const { host } = only();
     await host.exec(['fallocate', '-l', '400M', join(STATE_DIR, 'filler')]);
-    await until('the report tells of the full disk', async () => (await agentSpace()) < spaceBefore / 2, 30_000);
     expect(lineOf(await refusal('3.1.0'), 'DISK_FULL')).toContain(host.name);
     await host.exec(['rm', join(STATE_DIR, 'filler')]);
-    await until('the report tells of the space', async () => (await agentSpace()) > spaceBefore / 2, 30_000);
   });
 
   it('an agent without privileges', async () => {
@@ -104,13 +96,16 @@ describe.skipIf(!(await labHere()))('refused before anything is touched', () => 
 });
 
 describe.skipIf(!(await labHere()))('refused because of another node', () => {
-  afterEach(end);
+  afterEach(async ({ task }) => {
+    if (task.result?.state === 'fail') console.error(await fleet?.diagnosis());
+    await end();
+  });
 
   it('a node that the database lists and on which no agent ever reported', async () => {
     fleet = await Fleet.create({ topology: 'multi-replica', nodes: 2, agents: 1 });
     await fleet.addPackage({ version: '3.1.0' });
     const text = await refusal('3.1.0');
-    expect(lineOf(text, 'NODE_MISSING')).toContain(fleet.hosts[1]?.address);
+    expect(text).toMatch(new RegExp(`NODE_MISSING\\s.*${fleet.hosts[1]?.address}`, 's'));
   });
 
   it('a database that somebody starts after all were stopped: nothing is installed beside it', async () => {
@@ -135,7 +130,7 @@ describe.skipIf(!(await labHere()))('refused because of another node', () => {
     const started = (await Promise.all(fleet.hosts.map((host) => fleet?.record(host)))).flat();
     expect(started.filter((line) => line?.version !== '3.0.0')).toEqual([]);
     await other.exec(['systemctl', 'stop', UNIT]);
-    await fleet.client.choose(run, 'retry');
+    await fleet.retry(run);
     expect((await fleet.settled(run)).status).toBe('succeeded');
   });
 });
