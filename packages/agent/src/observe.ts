@@ -12,7 +12,7 @@ import {
   isVersion,
   type LedgerEntry,
   type NodeReport,
-  sameVersion,
+  tellsVersion,
 } from '@kwfleet/core';
 import Type, { type Static } from 'typebox';
 import Value from 'typebox/value';
@@ -378,10 +378,10 @@ export function conditionOf(versions: Installation['versions'], records: readonl
   const { recorded, binary, running } = versions;
   if (binary === undefined)
     return { condition: 'binary-missing', conditionDetail: 'kwbase is gone, or tells no version' };
-  if (recorded !== undefined && !sameVersion(recorded, binary)) {
+  if (recorded !== undefined && !tellsVersion(binary, recorded)) {
     return { condition: 'version-file-behind', conditionDetail: `.version says ${recorded}, kwbase says ${binary}` };
   }
-  if (running !== undefined && !sameVersion(running, binary)) {
+  if (running !== undefined && !tellsVersion(running, binary) && !tellsVersion(binary, running)) {
     return {
       condition: 'process-behind',
       conditionDetail: `the process is ${running}, the installed kwbase ${binary}`,

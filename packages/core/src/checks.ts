@@ -66,6 +66,13 @@ function checkPackage({ package: pkg, to }: CheckInput): CheckResult[] {
 }
 
 function checkMembership(cluster: Cluster): CheckResult[] {
+  const claims = Map.groupBy(cluster.nodes, ({ report }) => report.identity?.kwdbId);
+  const copies = [...claims].filter(([, nodes]) => nodes.length > 1);
+  if (copies.length > 0) {
+    return copies.map(([kwdbId, nodes]) =>
+      block('NODE_DUPLICATE', `${nodes.map(({ node }) => node).join(' and ')} both say that they are node ${kwdbId}`),
+    );
+  }
   if (cluster.missing.length > 0) {
     return cluster.missing.map(({ kwdbId, address }) =>
       block(

@@ -54,6 +54,11 @@ export const ERRORS = {
 
   // Checks before the start and at each gate
   NODE_MISSING: { status: 422, remedy: 'Install the agent on that node, or decommission the node in the database.' },
+  NODE_DUPLICATE: {
+    status: 422,
+    remedy:
+      'Two agents speak for one node of the database: one of them is a copy; give it an identity of its own or remove it.',
+  },
   NODE_UNREACHABLE: {
     status: 422,
     remedy: "Bring the node's agent back (systemctl status kwfleet-agent), then plan again.",
@@ -183,7 +188,8 @@ export const ERRORS = {
   // Holding
   STEP_STALLED: {
     status: 409,
-    remedy: 'Nothing moved for longer than the deadline; look at the host, then retry or wait.',
+    remedy:
+      'Nothing moved for longer than the deadline: look at the host. The run goes on by itself when the step moves or ends.',
   },
   AGENT_LOST: { status: 409, remedy: "Bring the node's agent back; the run goes on by itself when it reports." },
   GATE_CLOSED: {

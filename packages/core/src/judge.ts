@@ -5,7 +5,7 @@
  */
 import type { ErrorCode } from './errors.ts';
 import type { ClusterHealth, NodeReport, NodeRow } from './facts.ts';
-import { isVersion, sameVersion } from './version.ts';
+import { isVersion, sameVersion, tellsVersion } from './version.ts';
 
 export type Finding = {
   readonly code: ErrorCode;
@@ -21,9 +21,6 @@ const block = (code: ErrorCode, message: string, kwdbId?: number): Finding => ({
   message,
   ...(kwdbId === undefined ? {} : { kwdbId }),
 });
-
-/** Whether a host or a database tells this version; what is no version at all is not it, and no reason to throw. */
-const tells = (told: string, target: string): boolean => isVersion(told) && sameVersion(told, target);
 
 /** A node the database has finished removing is no member any more; every other row is. */
 export function members(rows: readonly NodeRow[]): NodeRow[] {
@@ -137,7 +134,7 @@ export function judgeServing(report: NodeReport, target: string, before: Process
   if (!report.serving) return [block('VERIFY_TIMEOUT', '/health does not answer')];
   if (!report.ready) return [block('VERIFY_TIMEOUT', '/health?ready=1 does not say that the node takes clients')];
   if (versions.running === undefined) return [block('VERSION_UNKNOWN', 'the node does not tell its build yet')];
-  if (!tells(versions.running, target)) {
+  if (!tellsVersion(versions.running, target)) {
     return [block('VERIFY_WRONG_VERSION', `the running process is ${versions.running}, not ${target}`)];
   }
   return [];
@@ -154,7 +151,9 @@ export function judgeInstalled(report: NodeReport, target: string): Finding[] {
   const places = { '.version': versions.recorded, package: versions.package, binary: versions.binary };
   return Object.entries(places).flatMap(([place, version]) => {
     if (version === undefined) return [block('VERSION_UNKNOWN', `${place} tells no version`)];
-    return tells(version, target) ? [] : [block('VERIFY_WRONG_VERSION', `${place} says ${version}, not ${target}`)];
+    const fits =
+      place === '.version' ? isVersion(version) && sameVersion(version, target) : tellsVersion(version, target);
+    return fits ? [] : [block('VERIFY_WRONG_VERSION', `${place} says ${version}, not ${target}`)];
   });
 }
 
@@ -189,7 +188,7 @@ export function judgeRejoined(
     return waiting(`node ${kwdbId} is listed with its old start; it is not back yet`);
   if (row.updatedAtMs <= row.startedAtMs) return waiting(`node ${kwdbId} has not renewed its record since it started`);
   if (row.build === undefined) return [block('VERSION_UNKNOWN', `node ${kwdbId} is listed without a build`, kwdbId)];
-  if (!tells(row.build, target)) {
+  if (!tellsVersion(row.build, target)) {
     return [block('VERIFY_WRONG_VERSION', `node ${kwdbId} came back as ${row.build}, not ${target}`, kwdbId)];
   }
   return judgeSpare(health, expected);

@@ -39,6 +39,18 @@ export const isVersion = (text: string): boolean => PATTERN.test(text.trim());
 /** Parses and formats: the one spelling that is stored and compared. */
 export const normalVersion = (text: string): string => formatVersion(parseVersion(text));
 
+/**
+ * Whether what a binary, a package or a database tells fits this version: the same basic version, and the same extension
+ * where it tells one. Build tags are known to be basic (`V3.1.0`); only `.version` always has the extension. A text
+ * that is no version fits none. Source: KWDB facts, `kwbase version` and `build`.
+ */
+export function tellsVersion(told: string, version: string): boolean {
+  if (!isVersion(told) || !isVersion(version)) return false;
+  const [what, wanted] = [parseVersion(told), parseVersion(version)];
+  if (compareNumbers(what.basic, wanted.basic) !== 0) return false;
+  return what.extensions.length === 0 || formatVersion(what) === formatVersion(wanted);
+}
+
 /** Whether two spellings name one version. */
 export function sameVersion(a: string, b: string): boolean {
   return normalVersion(a) === normalVersion(b);

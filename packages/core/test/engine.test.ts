@@ -761,7 +761,15 @@ describe('the end of a run', () => {
     model.settle();
     expect(model.state.status).toBe('running');
     model.waitDeciding(2 * MINUTE);
-    expect(model.state.hold).toMatchObject({ node: 'n2', message: expect.stringContaining('does not report') });
+    expect(model.state.hold).toMatchObject({
+      code: 'AGENT_LOST',
+      node: 'n2',
+      selfClearing: true,
+      message: expect.stringContaining('does not report'),
+    });
+    model.reconnect('n2');
+    model.settle();
+    expect(model.state.status).toBe('succeeded');
   });
 });
 

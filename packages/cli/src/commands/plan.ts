@@ -1,5 +1,5 @@
 /** `plan` and `upgrade`: what would happen, and making it happen. */
-import type { PlanRequest, PlanView, Route } from '@kwfleet/core';
+import { DEFAULT_OPTIONS, type PlanRequest, type PlanView, type Route } from '@kwfleet/core';
 import { type Command, Option } from 'commander';
 import { parseBackup, parseCount, parseDuration, shellQuote, writeDuration } from '../arguments.ts';
 import type { Client } from '../client.ts';
@@ -15,6 +15,8 @@ type PlanFlags = {
   backup?: NonNullable<NonNullable<PlanRequest['options']>['backup']>;
   bypassVersionCheck?: true;
   soak?: number;
+  idle?: number;
+  ceiling?: number;
   sampleGap?: number;
   concurrency?: number;
   json?: true;
@@ -79,6 +81,12 @@ function withPlanOptions(command: Command): Command {
     .option('--soak <DURATION>', 'how long the cluster must stay healthy after each node (default: 30s)', parseDuration)
     .option('--sample-gap <DURATION>', 'time between the two looks at the ranges (default: 5s)', parseDuration)
     .option('--concurrency <N>', 'single-replica clusters: nodes that install at once (default: 8)', parseCount)
+    .option('--idle <DURATION>', 'hold when nothing moves on a node for so long (default: 15m)', parseDuration)
+    .option(
+      '--ceiling <DURATION>',
+      'hold when a step is not done after so long, however it moves (default: 6h)',
+      parseDuration,
+    )
     .option('--bypass-version-check', "step between versions that deploy.sh does not know; with the vendor's consent");
 }
 
@@ -91,9 +99,15 @@ export function requestOf(cluster: string, flags: PlanFlags): PlanRequest {
     ...(flags.soak === undefined ? {} : { soakMs: flags.soak }),
     ...(flags.sampleGap === undefined ? {} : { sampleGapMs: flags.sampleGap }),
     ...(flags.concurrency === undefined ? {} : { concurrency: flags.concurrency }),
+    ...(flags.idle === undefined && flags.ceiling === undefined ? {} : { deadline: deadlineOf(flags) }),
   };
   return { cluster, to: flags.to, ...(Object.keys(options).length === 0 ? {} : { options }) };
 }
+
+const deadlineOf = ({ idle, ceiling }: PlanFlags) => ({
+  idleMs: idle ?? DEFAULT_OPTIONS.deadline.idleMs,
+  ceilingMs: ceiling ?? DEFAULT_OPTIONS.deadline.ceilingMs,
+});
 
 /** The command that starts what `plan` showed, with the same options. */
 export function upgradeCommand(cluster: string, flags: PlanFlags): string {
@@ -106,6 +120,8 @@ export function upgradeCommand(cluster: string, flags: PlanFlags): string {
   if (flags.soak !== undefined) words.push('--soak', writeDuration(flags.soak));
   if (flags.sampleGap !== undefined) words.push('--sample-gap', writeDuration(flags.sampleGap));
   if (flags.concurrency !== undefined) words.push('--concurrency', String(flags.concurrency));
+  if (flags.idle !== undefined) words.push('--idle', writeDuration(flags.idle));
+  if (flags.ceiling !== undefined) words.push('--ceiling', writeDuration(flags.ceiling));
   if (flags.bypassVersionCheck) words.push('--bypass-version-check');
   return [...words, '--watch'].map(shellQuote).join(' ');
 }

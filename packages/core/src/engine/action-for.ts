@@ -1,4 +1,5 @@
-import type { Action, ActionResult, LedgerEntry } from '../action.ts';
+import Schema from 'typebox/schema';
+import { type Action, type ActionResult, LedgerEntry } from '../action.ts';
 import { judgeGate } from '../checks.ts';
 import { type Plan, type Step, stepOf } from '../plan.ts';
 import { sameVersion } from '../version.ts';
@@ -96,4 +97,5 @@ function tellsStart(plan: Plan, { node }: Step, { health }: ActionResult): boole
 }
 
 const hasLedger = ({ health }: ActionResult): boolean =>
-  health?.settings?.some(({ name }) => name === 'server.time_until_store_dead') === true;
+  health?.settings?.some((entry) => isLedgerEntry.Check(entry)) === true;
+const isLedgerEntry = Schema.Compile(LedgerEntry);

@@ -157,11 +157,12 @@ function decideHeld(plan: Plan, state: RunState, facts: EngineFacts, nowMs: numb
   return [record({ type: 'hold-cleared', why: `what it waited for came true (${state.hold.code})`, atMs: nowMs })];
 }
 
-/** Held because the agent that is due next is gone: nothing is running, so the step it concerns is asked directly. */
+/** Held because the agent that is due next, or to be seen at the end, is gone: nothing is running, so it is asked for directly. */
 function waitsForAgent(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): boolean {
   const { hold: held } = state;
-  if (held?.code !== 'AGENT_LOST' || held.step === undefined || state.steps[held.step]?.status !== 'pending')
-    return false;
+  if (held?.code !== 'AGENT_LOST') return false;
+  if (held.step === undefined) return heard(facts, held.node, nowMs) !== 'now';
+  if (state.steps[held.step]?.status !== 'pending') return false;
   return chooseExecutor(plan, stepOf(plan, held.step), facts, nowMs) === undefined;
 }
 
@@ -205,9 +206,10 @@ function pauseWhenIdle(state: RunState, nowMs: number): Decision[] {
 function finish(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
   const unmet = plan.nodes.flatMap(({ node }) => {
     const known = facts.nodes.get(node);
-    if (known === undefined || heard(facts, node, nowMs) !== 'now')
-      return [{ node, message: 'its agent does not report' }];
-    return judgeServing(known.report, plan.to, {}).map(({ message }) => ({ node, message }));
+    if (known === undefined || heard(facts, node, nowMs) !== 'now') {
+      return [{ node, silent: true, message: 'its agent does not report' }];
+    }
+    return judgeServing(known.report, plan.to, {}).map(({ message }) => ({ node, silent: false, message }));
   });
   const first = unmet[0];
   if (first === undefined) {
@@ -218,9 +220,15 @@ function finish(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number):
   const lastEndMs = Math.max(0, ...Object.values(state.steps).map((step) => step.endedAtMs ?? 0));
   if (nowMs - lastEndMs <= REPORT_LAG_MS) return [];
   return [
-    hold('VERIFY_TIMEOUT', `${first.node} is not at ${plan.to} at the end: ${first.message}`, nowMs, {
-      node: first.node,
-    }),
+    hold(
+      first.silent ? 'AGENT_LOST' : 'VERIFY_TIMEOUT',
+      `${first.node} is not at ${plan.to} at the end: ${first.message}`,
+      nowMs,
+      {
+        node: first.node,
+        selfClearing: first.silent,
+      },
+    ),
   ];
 }
 

@@ -48,7 +48,7 @@ export function makePlan({ cluster, to, packages, options: chosen, nowMs }: Plan
   const [from] = new Set(nodes.map((node) => node.from).filter((version) => version !== target));
   const previousPackage = from === undefined ? undefined : packages.find((candidate) => fitsLike(candidate, pkg, from));
   const procedure = PROCEDURES[cluster.topology];
-  const input: PlannerInput = { nodes, to: target, options };
+  const input: PlannerInput = { nodes, to: target, options, packageBytes: pkg.sizeBytes };
   const plan: Plan = {
     format: 1,
     cluster: cluster.id,

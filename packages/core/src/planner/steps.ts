@@ -1,11 +1,30 @@
-import type { Phase } from '../action.ts';
+import type { Deadline, Phase } from '../action.ts';
 import type { PlanNode, PlanOptions, Step, StepKind } from '../plan.ts';
 
 export type PlannerInput = {
   readonly nodes: readonly PlanNode[];
   readonly to: string;
   readonly options: PlanOptions;
+  readonly packageBytes: number;
 };
+
+const MINUTE_MS = 60_000;
+/** The slowest line that is waited for: 1 MiB a second. */
+const FETCH_BYTES_PER_MS = (1024 * 1024) / 1000;
+
+/**
+ * Looking and fetching are bounded by what they take; everything that waits for a node by what the plan was told,
+ * because a node with much data is slow to drain, to start and to heal, and shows progress all the while.
+ */
+function deadlineOf(kind: StepKind, { options, packageBytes }: PlannerInput): Deadline {
+  const within = (idleMs: number, ceilingMs: number): Deadline => ({
+    idleMs: Math.min(idleMs, options.deadline.idleMs),
+    ceilingMs: Math.min(ceilingMs, options.deadline.ceilingMs),
+  });
+  if (kind === 'fetch') return within(5 * MINUTE_MS, 10 * MINUTE_MS + Math.ceil(packageBytes / FETCH_BYTES_PER_MS));
+  if (kind === 'gate') return within(2 * MINUTE_MS, 10 * MINUTE_MS);
+  return options.deadline;
+}
 
 type StepText = { readonly title: string; readonly changes?: readonly string[]; readonly executor?: Step['executor'] };
 
@@ -15,7 +34,7 @@ export function step(
   node: PlanNode,
   phases: readonly Phase[],
   needs: readonly string[],
-  { options }: PlannerInput,
+  input: PlannerInput,
   { title, changes = [], executor = 'self' }: StepText,
 ): Step {
   return {
@@ -25,7 +44,7 @@ export function step(
     executor,
     needs: [...needs],
     phases: [...phases],
-    deadline: options.deadline,
+    deadline: deadlineOf(kind, input),
     title,
     changes: [...changes],
   };
