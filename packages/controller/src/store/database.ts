@@ -49,17 +49,17 @@ export const clientConfig = (settings: ConnectionSettings): pg.ClientConfig => (
 export function openDatabase(settings: ConnectionSettings, log: Logger): Database {
   const pool = new pg.Pool({ ...clientConfig(settings), max: POOL_SIZE });
   pool.on('error', (error) => log.warn({ err: error }, 'a connection to the database was lost'));
+  // From its first moment: a server that dies right after it let us in says both in one breath, before anybody has the client.
+  pool.on('connect', (client) => client.on('error', ignore));
   return {
     ...sqlOn(pool),
     async transaction(work, isolation = 'READ COMMITTED') {
       const client = await pool.connect().catch(translate);
-      client.on('error', ignoreOnce);
       try {
         const sql = sqlOn(client);
         await sql.execute(`BEGIN ISOLATION LEVEL ${isolation}`);
         const answer = await work(sql);
         await sql.execute('COMMIT');
-        client.off('error', ignoreOnce);
         client.release();
         return answer;
       } catch (error) {
@@ -68,7 +68,6 @@ export function openDatabase(settings: ConnectionSettings, log: Logger): Databas
           () => false,
           () => true,
         );
-        client.off('error', ignoreOnce);
         client.release(broken);
         throw error;
       }
@@ -78,7 +77,7 @@ export function openDatabase(settings: ConnectionSettings, log: Logger): Databas
 }
 
 /** The failing query itself reports the loss; without a listener the same error would end the process. */
-const ignoreOnce = () => {};
+const ignore = () => {};
 
 function sqlOn(on: pg.Pool | pg.PoolClient): Sql {
   const run = (text: string, values: readonly unknown[] = []) => on.query(text, [...values]).catch(translate);
