@@ -58,7 +58,11 @@ export async function runDeploy(run: DeployRun): Promise<OutputVerdict> {
   for (let attempt = 1; attempt <= TRIES; attempt++) {
     const id = commandId(action.id, work, attempt);
     const before = await commands.state(id);
-    if (before.status === 'absent') await commands.start(id, spec);
+    if (before.status === 'absent') {
+      // Orders may have come since the first start, which the executor let pass.
+      watch.fence();
+      await commands.start(id, spec);
+    }
     const ended = before.status === 'lost' ? null : await follow(run, id, outputBase(work, attempt));
     // The progress bar outlives a deploy.sh that failed; a killed wrapper leaves the script itself.
     await commands.kill(id);

@@ -64,6 +64,7 @@ export class ActionRun {
       clock,
       send,
       stopping: this.stopping,
+      fence: (phase) => this.fence(phase),
     });
   }
 
@@ -110,6 +111,8 @@ export class ActionRun {
     const action = this.action.id;
     if (this.entry.mark === null) await this.#mark(report);
     if (!this.entry.deeds.includes(phase)) await this.record({ type: 'deed', action, phase });
+    // The journal may have been busy with the order of a later controller.
+    this.fence(phase);
   }
 
   async #mark(report: NodeReport): Promise<void> {

@@ -16,6 +16,8 @@ type Options = {
   readonly clock: Clock;
   readonly send: (message: AgentMessage) => void;
   readonly stopping: () => boolean;
+  /** Throws when the phase may not change the host any more. */
+  readonly fence: (phase: Phase) => void;
 };
 
 /** Measures the time an action has, and tells how it goes. */
@@ -60,6 +62,10 @@ export class PhaseWatch implements Watch {
     if (sign === this.#sign) return;
     this.#sign = sign;
     this.#movedAtMs = this.#options.clock.elapsed();
+  }
+
+  fence(): void {
+    this.#options.fence(this.#phase);
   }
 
   output(offset: number, text: string): void {
