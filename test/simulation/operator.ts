@@ -110,7 +110,7 @@ export class Operator {
       store.request(run.id, 'retry');
       return;
     }
-    this.done = world.nowMs - this.#heldSinceMs > 120_000;
+    this.done = world.nowMs - this.#heldSinceMs > 60_000;
   }
 
   #plan(): void {

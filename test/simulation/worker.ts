@@ -44,6 +44,9 @@ export async function simulateBatch({ from, to, topology, without }: Batch): Pro
   return { from, events, virtualMs, outcomes, failures };
 }
 
+// A simulated world throws a great many errors, and nobody reads where from.
+if (parentPort !== null) Error.stackTraceLimit = 0;
+
 parentPort?.on('message', (batch: Batch) => {
   void simulateBatch(batch).then((result) => parentPort?.postMessage(result));
 });
