@@ -57,7 +57,7 @@ async function runController(context: Context, file: string | undefined): Promis
   await context.untilInterrupted(async (signal) => {
     const controller = await startController(loadControllerConfig(file));
     context.errors.lines([
-      `kwfleet controller: REST and console ${controller.restUrl}, agents ${controller.grpcAddress}`,
+      `kwfleet controller: REST ${controller.restUrl}, agents ${controller.grpcAddress}`,
       'Ctrl-C ends it; upgrades that run are taken up again at the next start.',
     ]);
     await aborted(signal);
