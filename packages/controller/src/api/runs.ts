@@ -56,7 +56,7 @@ export function runRoutes(app: Api, { database }: ApiParts): void {
       {
         schema: {
           tags: ['runs'],
-          description: 'Answers at once; the run does it at its next decision.',
+          description: 'The run does it at its next decision. A retry asks the agents first how things are.',
           params: IdParams,
           // Nothing to say beyond the address; an empty object is taken too.
           body: Type.Optional(Type.Union([Type.Object({}, { additionalProperties: false }), Type.Null()])),
@@ -64,6 +64,9 @@ export function runRoutes(app: Api, { database }: ApiParts): void {
         },
       },
       async ({ params, actor }, reply) => {
+        // A retry says that something was mended: the run decides on what the agents see now, not on what they said last.
+        const held = request === 'retry' ? await findRun(database, params.id) : undefined;
+        if (held?.state.status === 'held') await freshen(database, held.cluster);
         const row = await database.transaction((sql) => askOfRun(sql, params.id, request, actor));
         return reply.code(202).send(runSummary(row));
       },
