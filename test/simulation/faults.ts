@@ -4,6 +4,7 @@ import type { Random } from './random.ts';
 /** Troubles that come by themselves; the value is the mean time between two, 0 for never. */
 const TIMED = {
   agentCrash: [8_000, 90_000],
+  agentAway: [8_000, 80_000],
   agentRestart: [20_000, 120_000],
   hostCrash: [40_000, 300_000],
   controllerCrash: [10_000, 120_000],

@@ -93,7 +93,7 @@ export class Operator {
 
   #lookInTrouble(run: Run): void {
     const { store, world } = this.#sim;
-    if (!this.#impatient || run.state.status !== 'held' || !world.random.chance(0.2)) return;
+    if (!this.#impatient || run.state.status !== 'held' || !world.random.chance(0.4)) return;
     world.tell({ type: 'person', text: `aborts ${run.id}` });
     store.request(run.id, 'abort');
   }

@@ -82,13 +82,13 @@ export class Simulation {
   }
 
   /** The process is gone at once; its unit starts it again after a while. */
-  crashAgent(agent: Agent): void {
+  crashAgent(agent: Agent, forMs?: number): void {
     if (!agent.life.alive) return;
     agent.life.alive = false;
     agent.hangUp();
     const { random } = this.world;
-    const delayMs = random.chance(0.8) ? random.int(500, 5_000) : random.int(5_000, 90_000);
-    this.world.after(delayMs, () => this.startAgent(agent.host));
+    const delayMs = random.chance(0.65) ? random.int(500, 5_000) : random.int(5_000, 120_000);
+    this.world.after(forMs ?? delayMs, () => this.startAgent(agent.host));
   }
 
   crashHost(host: Host, downMs: number): void {

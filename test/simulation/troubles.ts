@@ -14,6 +14,13 @@ const TROUBLES: Readonly<Record<Exclude<TimedFault, 'operatorPresses'>, Trouble>
     sim.crashAgent(agent);
     return `${agent.life.name} crashes`;
   },
+  agentAway(sim) {
+    const agent = sim.agents.get(someHost(sim).node);
+    if (agent?.life.alive !== true) return undefined;
+    const forMs = sim.world.random.int(30_000, 90_000);
+    sim.crashAgent(agent, forMs);
+    return `${agent.life.name} is gone for ${forMs} ms`;
+  },
   agentRestart(sim) {
     const agent = sim.agents.get(someHost(sim).node);
     if (agent?.life.alive !== true || agent.executor === undefined) return undefined;
