@@ -48,7 +48,7 @@ export const clientConfig = (settings: ConnectionSettings): pg.ClientConfig => (
 /** Opens a pool; connections are made when needed, so that a database that is away now is no error yet. */
 export function openDatabase(settings: ConnectionSettings, log: Logger): Database {
   const pool = new pg.Pool({ ...clientConfig(settings), max: POOL_SIZE });
-  pool.on('error', (error) => log.warn({ err: error }, 'a connection to the database was lost'));
+  pool.on('error', (error) => log.warn({ reason: error.message }, 'a connection to the database was lost'));
   // From its first moment: a server that dies right after it let us in says both in one breath, before anybody has the client.
   pool.on('connect', (client) => client.on('error', ignore));
   return {

@@ -32,7 +32,8 @@ export function planSingleReplica(input: PlannerInput): Step[] {
     }),
   );
   const verifies = nodes.map((node) =>
-    step('verify', node, ['verify'], ids(starts), input, { title: `see that ${node.node} serves ${to}` }),
+    // A host that died since is started again: every node has the target by now.
+    step('verify', node, ['start', 'verify'], ids(starts), input, { title: `see that ${node.node} serves ${to}` }),
   );
   return [...fetched, ...gates, ...stops, ...installs, ...starts, ...verifies];
 }
