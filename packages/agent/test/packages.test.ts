@@ -7,7 +7,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { Watch } from '../src/driver/driver.ts';
 import { PackageCache, unsafeEntry } from '../src/packages.ts';
 
-const WATCH: Watch = { detail() {}, moved() {}, fence() {}, output() {}, async pause() {} };
+const WATCH: Watch = { detail() {}, moved() {}, async fence() {}, output() {}, async pause() {} };
 
 async function packed() {
   const directory = await mkdtemp(join(tmpdir(), 'kwfleet-packages-'));

@@ -60,7 +60,7 @@ export async function runDeploy(run: DeployRun): Promise<OutputVerdict> {
     const before = await commands.state(id);
     if (before.status === 'absent') {
       // Orders may have come since the first start, which the executor let pass.
-      watch.fence();
+      await watch.fence();
       await commands.start(id, spec);
     }
     const ended = before.status === 'lost' ? null : await follow(run, id, outputBase(work, attempt));

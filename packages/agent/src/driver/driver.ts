@@ -6,8 +6,11 @@ export interface Watch {
   detail(text: string): void;
   /** A sign of life that is not worth telling (bytes, a package's state); a changed one counts as progress. */
   moved(sign: string): void;
-  /** Throws EPOCH_STALE when a later controller is in charge: asked before a driver changes the host once more by itself. */
-  fence(): void;
+  /**
+   * Asked before a command that changes the host is started, also once more by the driver itself. Rejects when a later
+   * controller is in charge, or the cluster cannot spare the node now.
+   */
+  fence(): Promise<void>;
   /** Cleaned output of a long command; `offset` counts cleaned bytes from its start. */
   output(offset: number, text: string): void;
   /**

@@ -43,6 +43,8 @@ export class ActionRun {
   sparedAtMs: number | undefined;
   #lastReport: NodeReport | undefined;
   lastFinding: Finding | undefined;
+  /** What the phase in hand asks before each start of a command; an outage of the agent may lie between two. */
+  beforeCommand: (() => Promise<void>) | undefined;
 
   constructor(parts: Parts, entry: ActionState, stopping: () => boolean) {
     this.parts = parts;
@@ -64,7 +66,10 @@ export class ActionRun {
       clock,
       send,
       stopping: this.stopping,
-      fence: (phase) => this.fence(phase),
+      fence: async (phase) => {
+        await this.beforeCommand?.();
+        this.fence(phase);
+      },
     });
   }
 

@@ -16,8 +16,8 @@ type Options = {
   readonly clock: Clock;
   readonly send: (message: AgentMessage) => void;
   readonly stopping: () => boolean;
-  /** Throws when the phase may not change the host any more. */
-  readonly fence: (phase: Phase) => void;
+  /** Rejects when the phase may not change the host any more. */
+  readonly fence: (phase: Phase) => Promise<void>;
 };
 
 /** Measures the time an action has, and tells how it goes. */
@@ -64,8 +64,8 @@ export class PhaseWatch implements Watch {
     this.#movedAtMs = this.#options.clock.elapsed();
   }
 
-  fence(): void {
-    this.#options.fence(this.#phase);
+  fence(): Promise<void> {
+    return this.#options.fence(this.#phase);
   }
 
   output(offset: number, text: string): void {

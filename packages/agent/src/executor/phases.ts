@@ -198,11 +198,16 @@ async function installOnline(run: ActionRun): Promise<void> {
     }
     await assureSpareOnce(run);
     await run.deed('install-online', report);
+    run.beforeCommand = async () => {
+      if (isActive(await run.observe())) await assureSpare(run);
+    };
     try {
       await finishedOrThrow(run, action.to, () => parts.driver.installOnline(action, run.watch));
     } catch (error) {
       if (!(error instanceof Stopping)) await noteStarted(run);
       throw error;
+    } finally {
+      run.beforeCommand = undefined;
     }
   }
   await run.recordTargetStarted();
