@@ -323,8 +323,9 @@ function staleGate(plan: Plan, state: RunState, step: Step, nowMs: number): Deci
  */
 function unfitPeer(plan: Plan, state: RunState, step: Step, facts: EngineFacts, nowMs: number): Decision | undefined {
   if (plan.topology !== 'multi-replica') return undefined;
-  // A retry of a node that this run took down brings it back, and takes nothing more.
-  if (state.steps[`upgrade:${step.node}`]?.result?.disposition === 'broken') return undefined;
+  // A retry of a node that this run took down brings it back, and takes nothing more; one that serves again is taken down.
+  const broken = state.steps[`upgrade:${step.node}`]?.result?.disposition === 'broken';
+  if (broken && facts.nodes.get(step.node)?.report.ready !== true) return undefined;
   for (const { node } of plan.nodes) {
     if (node === step.node) continue;
     const silent = heard(facts, node, nowMs) !== 'now';
