@@ -27,6 +27,7 @@ export class Agent {
   #health: ClusterHealth | undefined;
   #healthAtMs = Number.NEGATIVE_INFINITY;
   #told = '';
+  #latest: NodeReport | undefined;
 
   constructor(sim: Simulation, host: Host, wire: Wire) {
     this.#sim = sim;
@@ -69,9 +70,10 @@ export class Agent {
       send: (message) => this.#send(message),
     });
     this.executor.resume();
+    await this.#look();
     this.#connect();
     world.every(HEARTBEAT_MS, this.life, () => this.#beat());
-    world.every(REPORT_LOOK_MS, this.life, () => void this.#report(false));
+    world.every(REPORT_LOOK_MS, this.life, () => void this.#look());
     world.every(RESEND_MS, this.life, () => this.#resend());
   }
 
@@ -147,8 +149,9 @@ export class Agent {
     controller.open(connection);
     const inHand = this.#sim.guard.inHand(this.executor?.inHand() ?? []);
     connection.toController({ hello: { node: this.host.node, agentVersion: '0.1.0', protocol: 1, inHand } });
+    // What is true now goes first: a result that waited in the journal tells of a time that may be long past.
+    if (this.#latest !== undefined) this.#send({ report: this.#latest });
     this.#resend();
-    void this.#report(true);
   }
 
   #receive(message: ControllerMessage, connection: Connection): void {
@@ -186,9 +189,8 @@ export class Agent {
     this.#send({ heartbeat: { clockMs: this.host.clock(), ...pulse } });
   }
 
-  /** A full report when something changed, or the cluster's health is due to be asked again. */
-  async #report(always: boolean): Promise<void> {
-    if (this.#connection === undefined) return;
+  /** Looks at the node, also while nobody listens; tells what changed, and the cluster's health when it is due again. */
+  async #look(): Promise<void> {
     const { world, faults } = this.#sim;
     const due = world.nowMs - this.#healthAtMs >= HEALTH_EVERY_MS;
     if (due) {
@@ -196,11 +198,12 @@ export class Agent {
       this.#health = await this.driver.health('all').catch(() => this.#health);
     }
     const report = await this.driver.observe();
-    const sign = signOf(report);
-    if (!always && !due && sign === this.#told) return;
     if (faults.strikes('reportLate')) await world.io(this.life, world.random.int(1_000, 20_000), () => {});
+    this.#latest = this.#health === undefined ? report : { ...report, health: this.#health };
+    const sign = signOf(report);
+    if (this.#connection === undefined || (!due && sign === this.#told)) return;
     this.#told = sign;
-    this.#send({ report: this.#health === undefined ? report : { ...report, health: this.#health } });
+    this.#send({ report: this.#latest });
   }
 }
 

@@ -57,9 +57,12 @@ export class Connection {
   #carry<M>(direction: Direction, end: () => End<M> | undefined, message: M): void {
     const { random } = this.#world;
     let atMs = this.#world.nowMs + random.int(1, 25);
-    if (this.#faults.strikes('messageLate'))
-      atMs += random.chance(0.9) ? random.int(200, 8_000) : random.int(8_000, 120_000);
-    else atMs = Math.max(atMs, this.#last[direction]);
+    if (this.#faults.strikes('messageLate')) {
+      const veryLate = random.chance(0.1);
+      atMs += veryLate ? random.int(8_000, 120_000) : random.int(200, 8_000);
+      // A stream that stands still that long is given up; what was in it may come out much later all the same.
+      if (veryLate) this.#doom(5_000, 15_000);
+    } else atMs = Math.max(atMs, this.#last[direction]);
     this.#last[direction] = Math.max(this.#last[direction], this.#world.nowMs + 1);
     this.#world.after(atMs - this.#world.nowMs, () => {
       const receiver = end();

@@ -110,7 +110,8 @@ export class Operator {
       store.request(run.id, 'retry');
       return;
     }
-    this.done = world.nowMs - this.#heldSinceMs > 60_000;
+    const back = this.#sim.hosts.every(({ node }) => this.#sim.agents.get(node)?.connected === true);
+    this.done = world.nowMs - this.#heldSinceMs > (back ? 60_000 : 300_000);
   }
 
   #plan(): void {

@@ -155,7 +155,7 @@ export class SimDriver implements Driver {
     for (let attempt = 1; attempt <= TRIES; attempt++) {
       const id = `${kind} of ${action.id}, ${attempt}`;
       if (!host.commands.has(id)) {
-        watch.fence();
+        await watch.fence();
         // deploy.sh refuses the version that is there already, and touches nothing.
         const refused = kind !== 'put-back' && host.packages.recorded === version;
         if (!refused) this.#deed(kind === 'online' ? 'install-online' : kind, action);

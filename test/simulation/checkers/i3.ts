@@ -1,7 +1,8 @@
 /** I3: single-replica: nothing is installed before all are stopped, nothing started before all are installed at one version. */
 import type { Checker } from '../chronicle.ts';
+import { orderedAtMs } from './i1.ts';
 
-/** A host that came up by itself (a reboot, its unit enabled) this short a time ago may not have been noticed. */
+/** A host that came up by itself (a reboot, its unit enabled) this short a time before the order may not have been noticed. */
 const UNSEEN_MS = 30_000;
 
 export const i3: Checker = {
@@ -14,7 +15,8 @@ export const i3: Checker = {
       for (const host of sim.hosts) {
         if (host.process === null) continue;
         const upMs = host.clock() - host.process.startedHostMs;
-        if (upMs > UNSEEN_MS)
+        const orderAgeMs = chronicle.nowMs - orderedAtMs(evidence.action, chronicle);
+        if (upMs > orderAgeMs + UNSEEN_MS)
           fails(`${evidence.kind} on ${evidence.node} while ${host.node} has been running for ${upMs} ms`);
       }
     }

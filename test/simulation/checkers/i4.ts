@@ -1,5 +1,5 @@
 /** I4: no destructive deed under an old epoch, without a step of a plan, or on facts older than their limit. */
-import type { Phase } from '@kwfleet/core';
+import type { Action, Phase } from '@kwfleet/core';
 import { type Checker, type Chronicle, DISRUPTIVE } from '../chronicle.ts';
 
 /** What a failed order may do to get its host back, although the plan does not list it. */
@@ -42,10 +42,21 @@ function checkJobs(deed: Phase, id: string, chronicle: Chronicle, fails: (messag
   if (row === undefined || order === undefined || !DISRUPTIVE.has(deed)) return;
   // A node that was touched already has to be brought to an end; a way back after an abort does not ask for jobs.
   const isWayBack = chronicle.plan(order.run)?.backOut.some((step) => step.id === order.step) === true;
-  if (order.attempt > 1 || isWayBack) return;
+  if (order.attempt > 1 || isWayBack || hasBegunToStop(order, chronicle)) return;
   for (const job of chronicle.sim.database.jobs) {
     if (job.sinceMs < row.createdAtMs - GATE_FRESH_MS && job.untilMs > chronicle.nowMs) {
       fails(`job ${job.id} was running since ${row.createdAtMs - job.sinceMs} ms before the order was given`);
     }
   }
+}
+
+/** In a single-replica cluster there is nobody to ask once the first node was stopped, and no way but on. */
+function hasBegunToStop(order: Action, chronicle: Chronicle): boolean {
+  if (order.topology !== 'single-replica') return false;
+  const { store } = chronicle.sim;
+  const orderedAtMs = store.orders.get(order.id)?.createdAtMs ?? 0;
+  return [...store.orders.values()].some(
+    ({ action, createdAtMs }) =>
+      action.run === order.run && action.step.startsWith('stop:') && createdAtMs < orderedAtMs,
+  );
 }
