@@ -103,7 +103,10 @@ export class Fleet {
       enrollment: { token_file: '/etc/kwfleet/token', authority_sha256: fingerprint },
       heartbeat_ms: 1000,
     };
-    await host.exec(['mkdir', '-p', '/etc/kwfleet']);
+    await host.exec(['mkdir', '-p', '/etc/kwfleet', '/etc/systemd/system/kwfleet-agent.service.d']);
+    // The unit has a /tmp of its own, in which a checkout under /tmp would be missing.
+    const checkout = `[Service]\nBindReadOnlyPaths=${TOP}\n`;
+    await host.writeFile('/etc/systemd/system/kwfleet-agent.service.d/checkout.conf', checkout);
     await host.writeFile('/etc/kwfleet/token', `${token}\n`, 0o600);
     await host.writeFile('/etc/kwfleet/agent.yaml', stringify(config), 0o600);
     await host.shell('systemctl daemon-reload; systemctl enable --now kwfleet-agent', { timeoutMs: 120_000 });
