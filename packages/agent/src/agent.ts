@@ -4,7 +4,7 @@ import { mkdir, realpath, stat } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import * as grpc from '@grpc/grpc-js';
-import { FleetError } from '@kwfleet/core';
+import { FleetError, type NodeReport } from '@kwfleet/core';
 import { type Logger, pino } from 'pino';
 import manifest from '../package.json' with { type: 'json' };
 import { systemClock } from './clock.ts';
@@ -124,7 +124,8 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
   });
   const { heartbeatMs } = config;
   const busy = () => executor.busy;
-  const reporter: Reporter = new Reporter({ observer, link, heartbeatMs, busy, now: systemClock.now, log });
+  const seen = (report: NodeReport) => void executor.saw(report);
+  const reporter: Reporter = new Reporter({ observer, link, heartbeatMs, busy, seen, now: systemClock.now, log });
   link.whenWelcomed((everyMs) => reporter.welcomed(everyMs));
   return { executor, link, reporter, storage };
 }

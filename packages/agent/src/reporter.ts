@@ -9,6 +9,8 @@ export type ReporterOptions = {
   readonly link: Link;
   readonly heartbeatMs: number;
   readonly busy: () => boolean;
+  /** Told of every full look. */
+  readonly seen: (report: NodeReport) => void;
   readonly now: () => number;
   readonly log: Logger;
 };
@@ -47,6 +49,7 @@ export class Reporter {
   async prepare(): Promise<void> {
     this.#latest = await this.#options.observer.observe();
     this.#pulse = { serving: this.#latest.serving, ready: this.#latest.ready };
+    this.#options.seen(this.#latest);
   }
 
   /** A new stream has the latest report already; the controller's heartbeat is kept when it is shorter. */
@@ -93,6 +96,7 @@ export class Reporter {
         const health = this.#health === undefined ? {} : { health: this.#health };
         this.#latest = { ...(await observer.observe()), ...health };
         this.#pulse = { serving: this.#latest.serving, ready: this.#latest.ready };
+        this.#options.seen(this.#latest);
         this.#tell(this.#latest, wanted);
       } catch (error) {
         log.error({ err: error }, 'the node could not be observed');

@@ -2,7 +2,15 @@
  * The agent's state machine: takes orders, carries them out one at a time, survives being killed between any two
  * steps. It touches the world only through its parts, so that a simulator can drive this very class.
  */
-import { type Action, type ActionFailure, type ActionResult, FleetError, type Phase } from '@kwfleet/core';
+import {
+  type Action,
+  type ActionFailure,
+  type ActionResult,
+  FleetError,
+  type NodeReport,
+  type Phase,
+  sameVersion,
+} from '@kwfleet/core';
 import { Stopping } from '../driver/driver.ts';
 import { type ActionState, BACK_OUT } from '../journal/records.ts';
 import { ActionRun, type Parts } from './action-run.ts';
@@ -49,6 +57,18 @@ export class Executor {
   inHand(): string[] {
     const { inHand } = this.#parts.journal.state;
     return [...inHand.keys(), ...this.unacknowledged().map((result) => result.action)];
+  }
+
+  /**
+   * Whoever looks at the node tells what runs on it: a version that a reboot started on the data, and that fell again
+   * before the next order looked, would be unknown otherwise. A journal that cannot be written loses this look only.
+   */
+  async saw({ installation }: NodeReport): Promise<void> {
+    const { journal } = this.#parts;
+    const running = installation?.versions.running;
+    const known = journal.state.startedVersion;
+    if (running === undefined || (known !== null && sameVersion(known, running))) return;
+    await journal.append({ type: 'started', action: '', version: running }).catch(() => {});
   }
 
   /** Whether anything is being carried out. */
