@@ -138,7 +138,8 @@ export class Session {
     const { database, heartbeats } = this.#context;
     if ('heartbeat' in message) return heartbeats.heard({ node, stream: this.stream, ...message.heartbeat });
     heartbeats.heard({ node, stream: this.stream });
-    if ('report' in message) return database.transaction((sql) => storeReport(sql, node, message.report));
+    if ('report' in message)
+      return database.transaction((sql) => storeReport(sql, node, message.report, false, this.stream));
     if ('progress' in message) return database.transaction((sql) => storeProgress(sql, node, message.progress));
     if ('output' in message) return database.transaction((sql) => storeOutput(sql, node, message.output));
     return this.#result(node, message);

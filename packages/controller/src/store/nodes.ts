@@ -13,13 +13,15 @@ export type Beat = {
   readonly ready?: boolean;
 };
 
-/** The new stream speaks for the node from now on; older ones, here or at another controller, are told by a notice. */
+/**
+ * The new stream speaks for the node from now on; older ones, here or at another controller, are told by a notice. What
+ * is known of the node stays as old as it is until the first report: a link is no news of the database.
+ */
 export async function attachStream(sql: Sql, node: string, stream: string, linkMs: number): Promise<void> {
   await sql.execute(
     `INSERT INTO nodes (node, first_seen_ms, last_seen_ms, stream, connected_until_ms)
      VALUES ($1, now_ms(), now_ms(), $2, now_ms() + $3)
-     ON CONFLICT (node) DO UPDATE SET stream = excluded.stream, last_seen_ms = excluded.last_seen_ms,
-       connected_until_ms = excluded.connected_until_ms`,
+     ON CONFLICT (node) DO UPDATE SET stream = excluded.stream, connected_until_ms = excluded.connected_until_ms`,
     [node, stream, linkMs],
   );
   await sql.execute('SELECT pg_notify($1, $2)', [CHANNELS.stream, `${node} ${stream}`]);
@@ -44,15 +46,25 @@ export async function currentStreams(sql: Sql, nodes: readonly string[]): Promis
   return new Map(rows.map(({ node, stream }) => [node, stream]));
 }
 
-/** Stores a report that came over the node's own stream, or, with `onlyNewer`, one that waited in a journal. */
-export async function storeReport(sql: Sql, node: string, report: NodeReport, onlyNewer = false): Promise<void> {
+/**
+ * Stores a report that came over the node's own stream, or, with `onlyNewer`, one that waited in a journal. One of a
+ * stream that another has taken over is late, however new it looks, and is dropped.
+ */
+export async function storeReport(
+  sql: Sql,
+  node: string,
+  report: NodeReport,
+  onlyNewer = false,
+  stream?: string,
+): Promise<void> {
   const clusterId = report.identity?.clusterId;
   if (clusterId !== undefined) await sql.execute(NEW_CLUSTER, [clusterId, `kwdb-${clusterId.slice(0, 8)}`]);
   await sql.execute(
-    `UPDATE nodes SET report = $2, last_seen_ms = now_ms(),
+    `UPDATE nodes SET report = $2, last_seen_ms = CASE WHEN $3 THEN last_seen_ms ELSE now_ms() END,
        clock_skew_ms = CASE WHEN $3 THEN clock_skew_ms ELSE ($2::jsonb #>> '{host,clockMs}')::bigint - now_ms() END
-     WHERE node = $1 AND (NOT $3 OR report IS NULL OR (report ->> 'observedAtMs')::bigint < ($2::jsonb ->> 'observedAtMs')::bigint)`,
-    [node, JSON.stringify(report), onlyNewer],
+     WHERE node = $1 AND (NOT $3 OR report IS NULL OR (report ->> 'observedAtMs')::bigint < ($2::jsonb ->> 'observedAtMs')::bigint)
+       AND ($4::text IS NULL OR stream = $4)`,
+    [node, JSON.stringify(report), onlyNewer, stream ?? null],
   );
   await wakeRunner(sql);
 }
