@@ -198,6 +198,7 @@ export class Agent {
       this.#health = await this.driver.health('all').catch(() => this.#health);
     }
     const report = await this.driver.observe();
+    void this.executor?.saw(report);
     if (faults.strikes('reportLate')) await world.io(this.life, world.random.int(1_000, 20_000), () => {});
     this.#latest = this.#health === undefined ? report : { ...report, health: this.#health };
     const sign = signOf(report);

@@ -38,6 +38,8 @@ export class HostRecord {
   takenAtMs = 0;
   /** The longest time it took clients without a break since then. */
   #spellMs = 0;
+  #memberSinceMs: number | undefined;
+  #memberMs = 0;
   spellVersion: string | undefined;
   /** When it last served the version it serves, or served. */
   lastServedMs = 0;
@@ -47,6 +49,22 @@ export class HostRecord {
     this.takenAtMs = nowMs;
     this.#spellMs = 0;
     this.spellVersion = undefined;
+    this.#memberMs = 0;
+  }
+
+  joined(nowMs: number): void {
+    this.#memberSinceMs = nowMs;
+  }
+
+  left(nowMs: number): void {
+    this.#memberMs = this.memberMs(nowMs);
+    this.#memberSinceMs = undefined;
+  }
+
+  /** The longest time the database counted it in without a break, since it was taken down. */
+  memberMs(nowMs: number): number {
+    if (this.#memberSinceMs === undefined || this.#memberSinceMs < this.takenAtMs) return this.#memberMs;
+    return Math.max(this.#memberMs, nowMs - this.#memberSinceMs);
   }
 
   ready(version: string, nowMs: number): void {
@@ -113,6 +131,8 @@ export class Chronicle {
   #record(evidence: Evidence): void {
     if (!('node' in evidence)) return;
     const record = this.hosts.get(evidence.node) as HostRecord;
+    if (evidence.type === 'joined') record.joined(this.nowMs);
+    if (evidence.type === 'left') record.left(this.nowMs);
     if (evidence.type === 'ready') record.ready(evidence.version, this.nowMs);
     if (evidence.type === 'unready') record.unready(this.nowMs);
     if (evidence.type === 'deed' && DISRUPTIVE.has(evidence.deed) && record.readySinceMs !== undefined) {

@@ -189,7 +189,7 @@ class Session {
     if ('heartbeat' in message)
       return store.transaction(life, () => store.beat(node, stream, LINK_MS, message.heartbeat));
     store.beat(node, stream, LINK_MS);
-    if ('report' in message) return store.transaction(life, () => store.storeReport(node, message.report));
+    if ('report' in message) return store.transaction(life, () => store.storeReport(node, message.report, stream));
     if ('progress' in message) return store.transaction(life, () => store.storeProgress(node, message.progress));
     if (!('result' in message)) return;
     const { result } = message;

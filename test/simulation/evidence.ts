@@ -32,6 +32,8 @@ export type Evidence =
       readonly action: string | undefined;
       readonly dataVersion: string;
     }
+  /** The database counts it in, whether it takes clients or not; and no more. */
+  | { readonly type: 'joined' | 'left'; readonly node: string }
   | { readonly type: 'ready'; readonly node: string; readonly version: string }
   | {
       readonly type: 'unready';

@@ -61,14 +61,21 @@ function draw<K extends string>(random: Random, table: Readonly<Record<K, readon
   ) as Record<K, number>;
 }
 
-/** One seed in ten has no trouble at all; in the others a kind is in with a chance that is itself drawn. */
+/**
+ * One seed in ten has no trouble at all; in the others a kind is in with a chance that is itself drawn. Half of the
+ * seeds have two that come by themselves as often as they ever do: much needs two at the right moment.
+ */
 export function drawFaults(random: Random): FaultPlan {
   const share = random.chance(0.1) ? 0 : 0.06 + random.float() * 0.3;
-  return {
-    untilMs: random.int(20_000, 320_000),
-    timed: draw(random, TIMED, share),
-    chances: draw(random, CHANCES, share),
-  };
+  const timed = draw(random, TIMED, share);
+  if (share > 0 && random.chance(0.5)) {
+    const kinds = Object.keys(TIMED) as TimedFault[];
+    for (let pair = 0; pair < 2; pair++) {
+      const kind = random.pick(kinds);
+      timed[kind] = TIMED[kind][0] * 2;
+    }
+  }
+  return { untilMs: random.int(20_000, 320_000), timed, chances: draw(random, CHANCES, share) };
 }
 
 /** The faults of one run as it goes: they stop when their time is over. */

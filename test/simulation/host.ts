@@ -20,6 +20,8 @@ export type DatabaseProcess = {
   readonly pid: number;
   readonly version: string;
   readonly startedHostMs: number;
+  /** The same in true time. */
+  readonly startedMs: number;
   joinedAtMs: number | undefined;
   joined: boolean;
   canBeReady: boolean;
@@ -94,6 +96,7 @@ export class Host {
       pid: this.#pids++,
       version,
       startedHostMs,
+      startedMs,
       joinedAtMs: startedMs + 3_000,
       joined: true,
       canBeReady: true,
@@ -128,6 +131,7 @@ export class Host {
       pid: this.#pids++,
       version,
       startedHostMs,
+      startedMs: this.world.nowMs,
       joinedAtMs: undefined,
       joined: false,
       canBeReady: !this.faults.strikes('neverReady'),
@@ -151,6 +155,7 @@ export class Host {
     if (process?.pid !== pid) return;
     process.joined = true;
     process.joinedAtMs = world.nowMs;
+    world.tell({ type: 'joined', node: this.node });
     const slow = this.faults.strikes('healsSlowly');
     this.healedAtMs = world.nowMs + (slow ? world.random.int(20_000, 200_000) : world.random.int(0, 8_000));
     this.record = {
@@ -205,6 +210,7 @@ export class Host {
 
   #gone(cause: Cause, why: string, action: string | undefined): void {
     const wasReady = this.process?.ready === true;
+    if (this.process?.joined === true) this.world.tell({ type: 'left', node: this.node });
     this.database.isLive(this);
     this.process = null;
     if (wasReady) this.world.tell({ type: 'unready', node: this.node, cause, why, action });

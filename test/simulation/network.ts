@@ -21,6 +21,7 @@ export class Connection {
   readonly #faults: Faults;
   readonly #wire: Wire;
   readonly #last = { up: 0, down: 0 };
+  readonly #broken = { up: false, down: false };
   #doomed = false;
   open = true;
   agent: End<ControllerMessage> | undefined;
@@ -41,13 +42,13 @@ export class Connection {
   }
 
   #send<M>(direction: Direction, end: () => End<M> | undefined, message: M): void {
-    if (!this.open) return;
+    if (!this.open || this.#broken[direction]) return;
     if (this.#wire.cut[direction]) {
-      this.#doom(10_000, 20_000);
+      this.#break(direction, 10_000, 20_000);
       return;
     }
     if (this.#faults.strikes('messageLost')) {
-      this.#doom(500, 15_000);
+      this.#break(direction, 500, 15_000);
       return;
     }
     this.#carry(direction, end, message);
@@ -63,14 +64,24 @@ export class Connection {
       // A stream that stands still that long is given up; what was in it may come out much later all the same.
       if (veryLate) this.#doom(5_000, 15_000);
     } else atMs = Math.max(atMs, this.#last[direction]);
-    this.#last[direction] = Math.max(this.#last[direction], this.#world.nowMs + 1);
+    // What is true now stays ahead of what is told after it, results above all; the rest may overtake each other.
+    const isReport = typeof message === 'object' && message !== null && 'report' in message;
+    this.#last[direction] = Math.max(this.#last[direction], isReport ? atMs : this.#world.nowMs + 1);
     this.#world.after(atMs - this.#world.nowMs, () => {
-      const receiver = end();
       // What was on its way when a stream broke may still come out of a buffer at the other side.
-      if (this.#wire.cut[direction]) return this.#doom(10_000, 20_000);
-      if (receiver === undefined) return;
-      this.#world.reach(receiver.life, () => receiver.receive(message));
+      if (this.#wire.cut[direction]) {
+        this.#break(direction, 10_000, 20_000);
+        return;
+      }
+      const receiver = end();
+      if (receiver !== undefined) this.#world.reach(receiver.life, () => receiver.receive(message));
     });
+  }
+
+  /** A stream loses nothing without breaking: what comes after is lost as well. */
+  #break(direction: Direction, fromMs: number, toMs: number): void {
+    this.#broken[direction] = true;
+    this.#doom(fromMs, toMs);
   }
 
   #doom(fromMs: number, toMs: number): void {

@@ -28,6 +28,8 @@ export class Operator {
   readonly #runsWanted: number;
   #retriesLeft = RETRIES;
   #heldSinceMs: number | undefined;
+  /** Since when all agents are connected. */
+  #backSinceMs: number | undefined;
   plan: Plan | undefined;
   /** Why no plan could be made, when none could. */
   blocked = '';
@@ -111,7 +113,9 @@ export class Operator {
       return;
     }
     const back = this.#sim.hosts.every(({ node }) => this.#sim.agents.get(node)?.connected === true);
-    this.done = world.nowMs - this.#heldSinceMs > (back ? 60_000 : 300_000);
+    this.#backSinceMs = back ? (this.#backSinceMs ?? world.nowMs) : undefined;
+    const stillMs = world.nowMs - Math.max(this.#heldSinceMs, this.#backSinceMs ?? world.nowMs);
+    this.done = stillMs > 60_000 || world.nowMs - this.#heldSinceMs > 600_000;
   }
 
   #plan(): void {

@@ -190,8 +190,10 @@ export class Store {
   attach(node: string, stream: string, linkMs: number): void {
     const known = this.nodes.get(node);
     const { nowMs } = this.#world;
-    const link = { stream, lastSeenMs: nowMs, connectedUntilMs: nowMs + linkMs };
-    this.nodes.set(node, { report: known?.report, clockSkewMs: known?.clockSkewMs ?? 0, ...link });
+    const link = { stream, connectedUntilMs: nowMs + linkMs };
+    // What is known of the node is as old as before, until it says something new.
+    const lastSeenMs = known?.lastSeenMs ?? nowMs;
+    this.nodes.set(node, { report: known?.report, clockSkewMs: known?.clockSkewMs ?? 0, lastSeenMs, ...link });
     this.#notify('stream');
   }
 
@@ -203,13 +205,14 @@ export class Store {
     this.#notify('run');
   }
 
-  /** With `onlyNewer`, one that waited in a journal. */
-  storeReport(node: string, report: NodeReport, onlyNewer = false): void {
+  /** Over the node's own stream; without one, it waited in a journal. */
+  storeReport(node: string, report: NodeReport, stream: string | undefined): void {
     const row = this.nodes.get(node);
-    if (row === undefined) return;
+    const onlyNewer = stream === undefined;
+    if (row === undefined || (!onlyNewer && row.stream !== stream)) return;
     if (onlyNewer && row.report !== undefined && row.report.observedAtMs >= report.observedAtMs) return;
     row.report = report;
-    row.lastSeenMs = this.#world.nowMs;
+    if (!onlyNewer) row.lastSeenMs = this.#world.nowMs;
     if (!onlyNewer) row.clockSkewMs = report.host.clockMs - this.#world.nowMs;
     this.#notify('run');
   }
@@ -241,7 +244,7 @@ export class Store {
     const why = failure === undefined ? '' : `${failure.code} in ${failure.phase}: ${failure.message}`;
     this.#world.tell({ type: 'result', action: result.action, outcome, disposition, why });
     this.#input(this.#run(row.action.run), { type: 'result', result });
-    this.storeReport(node, result.report, true);
+    this.storeReport(node, result.report, undefined);
   }
 
   storeProgress(node: string, progress: ActionProgress): void {

@@ -22,6 +22,11 @@ export const i1: Checker = {
     if (sim.database.topology !== 'multi-replica') return;
     if (chronicle.hosts.get(evidence.node)?.readySinceMs === undefined) return;
     const soakMs = chronicle.plan(chronicle.order(evidence.action)?.run ?? '')?.options.soakMs ?? 0;
+    for (const { node, process, healedAtMs } of sim.hosts) {
+      const healingMs = process?.joinedAtMs === undefined || healedAtMs < nowMs ? 0 : nowMs - process.joinedAtMs;
+      if (healingMs > UNSEEN_MS)
+        fails(`${evidence.deed} on ${evidence.node} while ranges of ${node} lack replicas for ${healingMs} ms`);
+    }
     for (const [node, other] of chronicle.hosts) {
       if (node === evidence.node || other.downSinceMs === undefined) continue;
       const downMs = nowMs - other.downSinceMs;

@@ -14,7 +14,7 @@ export const i3: Checker = {
     if (evidence.type === 'command-began' && evidence.kind === 'install') {
       for (const host of sim.hosts) {
         if (host.process === null) continue;
-        const upMs = host.clock() - host.process.startedHostMs;
+        const upMs = chronicle.nowMs - host.process.startedMs;
         const orderAgeMs = chronicle.nowMs - orderedAtMs(evidence.action, chronicle);
         if (upMs > orderAgeMs + UNSEEN_MS)
           fails(`${evidence.kind} on ${evidence.node} while ${host.node} has been running for ${upMs} ms`);
