@@ -50,7 +50,7 @@ export class Operator {
     };
     this.#packages = [packageOf(NEW, 'a'), ...(random.chance(0.8) ? [packageOf(OLD, 'b')] : [])];
     this.#mends = random.chance(0.7);
-    this.#impatient = random.chance(0.3);
+    this.#impatient = random.chance(0.5);
     this.#runsWanted = this.#impatient || random.chance(0.2) ? 3 : 1;
     this.#look();
     const pressEveryMs = sim.faults.plan.timed.operatorPresses;
@@ -66,7 +66,7 @@ export class Operator {
   #look(): void {
     const { world } = this.#sim;
     this.#act();
-    if (!this.done) world.after(this.#impatient ? LOOK_MS / 3 : LOOK_MS, () => this.#look());
+    if (!this.done) world.after(this.#impatient ? LOOK_MS / 6 : LOOK_MS, () => this.#look());
   }
 
   #act(): void {
@@ -95,7 +95,7 @@ export class Operator {
 
   #lookInTrouble(run: Run): void {
     const { store, world } = this.#sim;
-    if (!this.#impatient || run.state.status !== 'held' || !world.random.chance(0.4)) return;
+    if (!this.#impatient || run.state.status !== 'held' || !world.random.chance(0.7)) return;
     world.tell({ type: 'person', text: `aborts ${run.id}` });
     store.request(run.id, 'abort');
   }

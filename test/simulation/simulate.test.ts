@@ -7,6 +7,7 @@ const run = (wish: Wish): Promise<Outcome> => fromEventLoop(() => withoutRealTim
 
 /** Where a safeguard works on one topology only, the others need not be walked through. */
 const TOPOLOGY: Partial<Record<Safeguard, Wish['topology']>> = {
+  epoch: 'standalone',
   interlock: 'multi-replica',
   gate: 'multi-replica',
   witness: 'multi-replica',
