@@ -181,6 +181,10 @@ export const ERRORS = {
     remedy: 'The node could not be marked upgrading: another node is down or marked.',
   },
   DEPLOY_PASSWORD: { status: 422, remedy: "Give the agent's user sudo without a password, or run the agent as root." },
+  SERVICE_MANAGER_SILENT: {
+    status: 500,
+    remedy: 'systemd does not answer on the node: see whether the host is going down, then retry.',
+  },
   HOST_REBOOTED: { status: 500, remedy: 'The host went down in the middle; a retry looks at it first and goes on.' },
   FETCH_FAILED: { status: 500, remedy: 'The package could not be brought to the node; see the reason and retry.' },
   KWBASE_FAILED: { status: 500, remedy: 'A question to the database failed: see its own words.' },

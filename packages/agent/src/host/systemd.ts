@@ -1,7 +1,11 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { FleetError } from '@kwfleet/core';
 import { runShort, wordsOf } from './run.ts';
 import type { ServiceManager, UnitState } from './services.ts';
 
 const QUERY_TIMEOUT_MS = 10_000;
+const QUERY_TRIES = 6;
+const QUERY_PAUSE_MS = 1_000;
 const ACTIVE_STATES = ['active', 'inactive', 'failed', 'activating', 'deactivating'] as const;
 
 /** Parses `systemctl show`: `Name=value` lines. */
@@ -42,12 +46,18 @@ export class Systemd implements ServiceManager {
 
   async state(unit: string): Promise<UnitState> {
     const properties = 'LoadState,ActiveState,UnitFileState,MainPID,ExecMainStartTimestamp';
-    const ended = await runShort('systemctl', ['show', `--property=${properties}`, `${unit}.service`], {
-      timeoutMs: QUERY_TIMEOUT_MS,
-      env: { TZ: 'UTC' },
-    });
-    if (ended.exitCode !== 0) throw new Error(`systemctl show ${unit}: ${wordsOf(ended)}`);
-    return parseUnit(ended.stdout);
+    let words = '';
+    for (let tries = 0; tries < QUERY_TRIES; tries++) {
+      // Silent for a moment while it re-executes itself, and for good while the host goes down with this agent.
+      if (tries > 0) await sleep(QUERY_PAUSE_MS);
+      const ended = await runShort('systemctl', ['show', `--property=${properties}`, `${unit}.service`], {
+        timeoutMs: QUERY_TIMEOUT_MS,
+        env: { TZ: 'UTC' },
+      });
+      if (ended.exitCode === 0) return parseUnit(ended.stdout);
+      words = wordsOf(ended);
+    }
+    throw new FleetError('SERVICE_MANAGER_SILENT', `systemd does not tell the state of ${unit}`, { words });
   }
 
   start(unit: string, timeoutMs: number): Promise<void> {
