@@ -8,6 +8,7 @@ import {
   type LedgerEntry,
   type NodeReport,
   type Phase,
+  packageOf,
 } from '@kwfleet/core';
 import type { Driver, Watch } from '../../packages/agent/src/driver/driver.ts';
 import { CLUSTER_ID } from './database.ts';
@@ -63,7 +64,7 @@ export class SimDriver implements Driver {
       watch.moved(`part ${part}`);
       await watch.pause(500);
     }
-    await this.#io(50, () => host.fetched.add(action.package.sha256));
+    await this.#io(50, () => host.fetched.add(packageOf(action).sha256));
   }
 
   async drain(action: Action, watch: Watch): Promise<void> {

@@ -3,6 +3,7 @@
  * repeat. There is no phase that carries a command line.
  */
 import Type, { type Static } from 'typebox';
+import { FleetError } from './errors.ts';
 import { ClusterHealth, NodeReport, Topology } from './facts.ts';
 
 /**
@@ -95,7 +96,8 @@ export const Action = Type.Object({
   /** Versions before and after, for this node. */
   from: Type.String(),
   to: Type.String(),
-  package: PackageInfo,
+  /** What `fetch` and the installing phases install; absent in an order that installs nothing. */
+  package: Type.Optional(PackageInfo),
   /** The package of the version before, where the registry has it: what `put-back` installs. */
   previousPackage: Type.Optional(PackageInfo),
   bypassVersionCheck: Type.Boolean(),
@@ -112,6 +114,12 @@ export const Action = Type.Object({
   deadline: Deadline,
 });
 export type Action = Static<typeof Action>;
+
+/** The package that an order installs. Throws ACTION_INVALID when it has none, which its controller must not have sent. */
+export function packageOf(action: Action): PackageInfo {
+  if (action.package === undefined) throw new FleetError('ACTION_INVALID', `${action.id} names no package to install`);
+  return action.package;
+}
 
 /** How the node was left. */
 export const Disposition = Type.Union([

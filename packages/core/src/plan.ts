@@ -8,6 +8,18 @@ import { Method, Topology } from './facts.ts';
 export const Route = Type.Union([Type.Literal('offline'), Type.Literal('online')]);
 export type Route = Static<typeof Route>;
 
+/**
+ * What a plan is for. `backup`: a cold copy of the whole cluster, all nodes stopped. `restore`: such a copy put back
+ * under the version that made it. `downgrade`: the version before installed again, and its copy put back.
+ */
+export const PlanKind = Type.Union([
+  Type.Literal('upgrade'),
+  Type.Literal('backup'),
+  Type.Literal('restore'),
+  Type.Literal('downgrade'),
+]);
+export type PlanKind = Static<typeof PlanKind>;
+
 /** What stands in for a backup. The manual asks for one before every upgrade; `none` needs a reason that goes on record. */
 export const Backup = Type.Union([
   Type.Object({ policy: Type.Literal('attested'), where: Type.String({ minLength: 1, maxLength: 500 }) }),
@@ -96,10 +108,13 @@ export type CheckResult = Static<typeof CheckResult>;
 
 export const Plan = Type.Object({
   format: Type.Literal(1),
+  /** Absent in plans that were stored before there were others: an upgrade. `kindOf` says it. */
+  kind: Type.Optional(PlanKind),
   cluster: Type.String(),
   topology: Topology,
   to: Type.String(),
-  package: PackageInfo,
+  /** What is installed; absent where a plan installs nothing. */
+  package: Type.Optional(PackageInfo),
   previousPackage: Type.Optional(PackageInfo),
   options: PlanOptions,
   nodes: Type.Array(PlanNode),
@@ -108,6 +123,9 @@ export const Plan = Type.Object({
   backOut: Type.Array(Step),
 });
 export type Plan = Static<typeof Plan>;
+
+/** What the plan is for; one that was stored before there were other kinds is an upgrade. */
+export const kindOf = ({ kind }: Pick<Plan, 'kind'>): PlanKind => kind ?? 'upgrade';
 
 /** SHA-256 over the canonical JSON (RFC 8785) of the plan: what an approval is bound to. */
 export function hashPlan(plan: Plan): string {

@@ -8,6 +8,7 @@ import {
   type LedgerEntry,
   type NodeReport,
   type PackageInfo,
+  packageOf,
 } from '@kwfleet/core';
 import { ENV_FILE, INFO_DIR, readText, UNIT } from '../host/mode.ts';
 import { dpkgRecords, PACKAGE_NAMES } from '../host/package-database.ts';
@@ -55,7 +56,7 @@ export class ScriptBareDriver implements Driver {
   /** Brings everything an installation and its way back need, while the database still serves. */
   async fetch(action: Action, watch: Watch): Promise<void> {
     await this.#requireMethod();
-    await this.#options.packages.ensure(action.package, watch);
+    await this.#options.packages.ensure(packageOf(action), watch);
     if (action.previousPackage !== undefined) await this.#options.packages.ensure(action.previousPackage, watch);
     else await this.#keep(action, watch);
   }
@@ -91,7 +92,7 @@ export class ScriptBareDriver implements Driver {
     await this.#requireMethod();
     await this.#requireRights();
     await this.#requireStopped();
-    const directory = await this.#options.packages.ensure(action.package, watch);
+    const directory = await this.#options.packages.ensure(packageOf(action), watch);
     if (action.previousPackage === undefined) await this.#keep(action, watch);
     const bypass = action.bypassVersionCheck;
     await this.#deploy(action, 'install', this.#deploySpec(directory, bypass), watch);
@@ -100,7 +101,7 @@ export class ScriptBareDriver implements Driver {
   async installOnline(action: Action, watch: Watch): Promise<void> {
     await this.#requireMethod();
     await this.#requireRights();
-    const directory = await this.#options.packages.ensure(action.package, watch);
+    const directory = await this.#options.packages.ensure(packageOf(action), watch);
     if (action.previousPackage === undefined) await this.#keep(action, watch);
     const bypass = action.bypassVersionCheck;
     await this.#deploy(action, 'online', this.#deploySpec(directory, bypass), watch);

@@ -42,16 +42,24 @@ function unplanned(view: PlanView, { theme }: Page): string[] {
 function head(view: PlanView, plan: Plan, page: Page): string[] {
   const { colors, glyphs } = page.theme;
   const from = [...new Set(plan.nodes.map((node) => node.from))].join(', ');
-  const { package: pkg, options } = plan;
-  const facts = [pkg.kind, pkg.architecture, pkg.family, bytes(pkg.sizeBytes)].join(', ');
-  const previous = plan.previousPackage?.fileName ?? 'not in the registry: a failed install cannot be put back';
+  const { options } = plan;
   return [
     `${colors.bold(oneLine(view.clusterName))}  ${plan.topology}  ${from} ${glyphs.arrow} ${colors.bold(plan.to)}`,
     '',
-    ...labelled('package', `${oneLine(pkg.fileName)} (${facts})`, proseWidth(page)),
-    ...labelled('before', oneLine(previous), proseWidth(page)),
+    ...packageLines(plan, page),
     ...labelled('backup', backupWords(options), proseWidth(page)),
     ...labelled('options', optionWords(plan), proseWidth(page)),
+  ];
+}
+
+/** What is installed and what could be put back; nothing where a plan installs nothing. */
+function packageLines({ package: pkg, previousPackage }: Plan, page: Page): string[] {
+  if (pkg === undefined) return [];
+  const facts = [pkg.kind, pkg.architecture, pkg.family, bytes(pkg.sizeBytes)].join(', ');
+  const previous = previousPackage?.fileName ?? 'not in the registry: a failed install cannot be put back';
+  return [
+    ...labelled('package', `${oneLine(pkg.fileName)} (${facts})`, proseWidth(page)),
+    ...labelled('before', oneLine(previous), proseWidth(page)),
   ];
 }
 

@@ -78,7 +78,7 @@ function toMarkdown(report: RunReport): string {
   const facts = [
     ['Cluster', `${run.clusterName} (${run.cluster}), ${run.topology}`],
     ['Nodes', plan.nodes.map(({ node, from }) => `${node} (from ${from})`).join(', ')],
-    ['Target', `${run.to}, package ${plan.package.fileName}, SHA-256 ${plan.package.sha256}`],
+    ['Target', targetOf(plan)],
     ['Status', `**${run.status}**${run.hold ? `: ${run.hold.code}: ${run.hold.message}` : ''}`],
     ['Started by', `${run.createdBy}, ${time(run.createdAtMs)}`],
     ['Began, ended', `${time(run.startedAtMs)}, ${time(run.endedAtMs)}`],
@@ -108,6 +108,10 @@ function toMarkdown(report: RunReport): string {
       events.map(({ seq, atMs, step, message }) => [String(seq), time(atMs), step ?? '', message]),
     ),
   ].join('\n');
+}
+
+function targetOf({ to, package: pkg }: RunReport['plan']): string {
+  return pkg === undefined ? to : `${to}, package ${pkg.fileName}, SHA-256 ${pkg.sha256}`;
 }
 
 function table(head: readonly string[], rows: readonly (readonly string[])[]): string {

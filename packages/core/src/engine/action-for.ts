@@ -36,7 +36,7 @@ export function actionFor(plan: Plan, state: RunState, step: Step, executor: str
     topology: plan.topology,
     from,
     to,
-    package: plan.package,
+    ...(plan.package === undefined ? {} : { package: plan.package }),
     // Where nodes had different versions before, the one package is the right one for some of them only.
     ...(previous === undefined || !sameVersion(previous.version, about.from) ? {} : { previousPackage: previous }),
     bypassVersionCheck: plan.options.bypassVersionCheck,

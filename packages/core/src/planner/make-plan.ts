@@ -51,6 +51,7 @@ export function makePlan({ cluster, to, packages, options: chosen, nowMs }: Plan
   const input: PlannerInput = { nodes, to: target, options, packageBytes: pkg.sizeBytes };
   const plan: Plan = {
     format: 1,
+    kind: 'upgrade',
     cluster: cluster.id,
     topology: cluster.topology,
     to: target,
