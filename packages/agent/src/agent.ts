@@ -9,6 +9,8 @@ import { type Logger, pino } from 'pino';
 import manifest from '../package.json' with { type: 'json' };
 import { systemClock } from './clock.ts';
 import type { AgentConfig } from './config.ts';
+import { ScriptFinder } from './deployment/script.ts';
+import { HostDriver } from './driver/host-driver.ts';
 import { ScriptBareDriver } from './driver/script-bare.ts';
 import { enrolledIdentity, readIdentity } from './enroll.ts';
 import { Executor } from './executor/executor.ts';
@@ -74,25 +76,22 @@ type AgentParts = {
 
 async function assemble(config: AgentConfig, credentials: grpc.ChannelCredentials, log: Logger): Promise<AgentParts> {
   const { services, commands, sudo } = await hostOf(config);
+  const { root, stateDir, statusTimeoutMs } = config;
+  const { now } = systemClock;
   const observer = new Observer({
-    root: config.root,
-    stateDir: config.stateDir,
-    services,
-    now: systemClock.now,
-    statusTimeoutMs: config.statusTimeoutMs,
+    root,
+    stateDir,
+    now,
     agentVersion: AGENT_VERSION,
-    sudo,
+    finders: [new ScriptFinder({ root, services, now, statusTimeoutMs, sudo })],
   });
-  const packages = new PackageCache(config.stateDir, (sha256, offset) => link.fetchPackage(sha256, offset));
-  const driver = new ScriptBareDriver({
-    root: config.root,
-    stateDir: config.stateDir,
-    services,
-    commands,
+  const packages = new PackageCache(stateDir, (sha256, offset) => link.fetchPackage(sha256, offset));
+  const shared = { root, stateDir, services, commands, observer, packages, sudo, environment: environmentOf(config) };
+  const driver = new HostDriver({
     observer,
+    commands,
     packages,
-    sudo,
-    environment: environmentOf(config),
+    methods: { 'script-bare': new ScriptBareDriver(shared) },
   });
   const storage = new FileStorage(join(config.stateDir, 'journal'));
   const journal = await Journal.open(storage);

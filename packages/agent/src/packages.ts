@@ -6,8 +6,8 @@ import { dirname, join, normalize, posix } from 'node:path';
 import { FleetError, type PackageInfo } from '@kwfleet/core';
 import * as tar from 'tar';
 import { DeadlineError, Stopping, type Watch } from './driver/driver.ts';
+import { freeBytes } from './host/host-facts.ts';
 import { syncDirectory } from './journal/file-storage.ts';
-import { freeBytes } from './observe.ts';
 
 /** Streams a package's bytes from `offset`. Rejects with FETCH_FAILED when it cannot be had at all. */
 export type PackageSource = (sha256: string, offset: number) => AsyncIterable<Uint8Array>;

@@ -4,11 +4,14 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { versionIn } from '../src/deployment/deployment.ts';
+import { conditionOf, ScriptFinder } from '../src/deployment/script.ts';
+import { parseOsRelease } from '../src/host/host-facts.ts';
 import { parseMode, parsePeers, parseVersionFile } from '../src/host/mode.ts';
 import type { PackageRecord } from '../src/host/package-database.ts';
 import { dpkgRecords } from '../src/host/package-database.ts';
 import type { ServiceManager, UnitState } from '../src/host/services.ts';
-import { conditionOf, Observer, parseOsRelease, versionIn } from '../src/observe.ts';
+import { Observer } from '../src/observe.ts';
 import { lasting } from '../src/reporter.ts';
 
 const MODE =
@@ -83,11 +86,9 @@ async function host(options: { unit?: UnitState; server?: string; available?: bo
     new Observer({
       root,
       stateDir: join(root, 'state'),
-      services,
       now: () => 5,
-      statusTimeoutMs: 10_000,
       agentVersion: '0',
-      sudo: false,
+      finders: [new ScriptFinder({ root, services, now: () => 5, statusTimeoutMs: 10_000, sudo: false })],
     });
   return { root, make, http };
 }

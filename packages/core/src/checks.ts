@@ -5,7 +5,7 @@
 import type { PackageInfo } from './action.ts';
 import { ERRORS, type ErrorCode } from './errors.ts';
 import type { Method, NodeFacts, Topology } from './facts.ts';
-import { type Finding, judgeCluster, judgeJobs, members } from './judge.ts';
+import { type Finding, installedVersion, judgeCluster, judgeJobs, members } from './judge.ts';
 import type { CheckResult, PlanOptions } from './plan.ts';
 import { type Cluster, freshestHealth, LOST_AFTER_MS, topologyOf } from './topology.ts';
 import { formatVersion, isVersion, parseVersion, sameVersion, transition } from './version.ts';
@@ -95,7 +95,7 @@ function checkTopology(cluster: Cluster): CheckResult[] {
   const topologies = new Set(witnesses.map((witness) => (witness.verdict === 'agreed' ? witness.topology : '')));
   if (topologies.size !== 1) return [block('TOPOLOGY_DISAGREES', `nodes disagree: ${[...topologies].join(', ')}`)];
   const methods = new Set(cluster.nodes.map(({ report }) => report.installation?.method));
-  const checks = [pass('TOPOLOGY_DISAGREES', `${[...topologies][0]}, by MODE and by the running start command`)];
+  const checks = [pass('TOPOLOGY_DISAGREES', `${[...topologies][0]}, by its host and by the running start command`)];
   if (methods.size > 1) checks.push(block('METHODS_MIXED', `methods found: ${[...methods].join(', ')}`));
   if (cluster.topology === 'multi-replica' && cluster.nodes.length < 3) {
     checks.push(block('CLUSTER_TOO_SMALL', `${cluster.nodes.length} nodes cannot keep a quorum while one is down`));
@@ -169,15 +169,20 @@ function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefined): Ch
 }
 
 function checkVersion({ node, report }: NodeFacts, { to, options }: CheckInput): CheckResult[] {
-  const recorded = report.installation?.versions.recorded;
-  if (recorded === undefined) return [result('unknown', 'VERSION_UNKNOWN', '.version tells no version', node)];
-  if (!isVersion(recorded)) {
+  const version = report.installation === undefined ? undefined : installedVersion(report.installation);
+  if (version === undefined) return [result('unknown', 'VERSION_UNKNOWN', 'the installation tells no version', node)];
+  if (!isVersion(version)) {
     return [
-      result('unknown', 'VERSION_UNKNOWN', `.version tells "${recorded.slice(0, 60)}", which is no version`, node),
+      result(
+        'unknown',
+        'VERSION_UNKNOWN',
+        `the installation tells "${version.slice(0, 60)}", which is no version`,
+        node,
+      ),
     ];
   }
-  const step = transition(parseVersion(recorded), parseVersion(to));
-  if (step.verdict === 'legal') return [pass('VERSION_REFUSED', `${recorded} → ${to} is a step that KWDB takes`, node)];
+  const step = transition(parseVersion(version), parseVersion(to));
+  if (step.verdict === 'legal') return [pass('VERSION_REFUSED', `${version} → ${to} is a step that KWDB takes`, node)];
   if (step.verdict === 'unsupported') {
     const verdict = options.bypassVersionCheck ? 'warn' : 'block';
     return [result(verdict, 'VERSION_UNSUPPORTED', step.reason, node)];
@@ -223,8 +228,8 @@ function checkSpace(node: string, free: { agent: number; install: number }, pkg:
 
 function checkTarget({ cluster, to }: CheckInput): CheckResult[] {
   const all = cluster.nodes.every(({ report }) => {
-    const recorded = report.installation?.versions.recorded;
-    return recorded !== undefined && isVersion(recorded) && sameVersion(recorded, to);
+    const version = report.installation === undefined ? undefined : installedVersion(report.installation);
+    return version !== undefined && isVersion(version) && sameVersion(version, to);
   });
   return all ? [block('VERSION_EQUAL', `every node has ${formatVersion(parseVersion(to))} already`)] : [];
 }

@@ -62,7 +62,7 @@ export type HostFacts = Static<typeof HostFacts>;
 
 export const Installation = Type.Object({
   method: Method,
-  /** From `MODE` line 2; absent where the deployment method keeps no `MODE`. */
+  /** From `MODE` line 2, or from the command of the container or process; absent when that does not tell it. */
   topology: Type.Optional(Topology),
   installDir: Type.String(),
   dataDir: Type.String(),
@@ -89,9 +89,9 @@ export const Installation = Type.Object({
   }),
   /** The four places that tell a version; they can all disagree after an interrupted upgrade. */
   versions: Type.Object({
-    /** `.version`: basic version, and the extension after a space where there is one (`3.1.0 hotfix1`). */
+    /** `.version` of a script's installation: basic version, and the extension after a space (`3.1.0 hotfix1`). */
     recorded: Type.Optional(Type.String()),
-    /** The package manager's version of the server package. */
+    /** The package manager's version of the server package; for a container, what its image tells. */
     package: Type.Optional(Type.String()),
     /** `kwbase version`. */
     binary: Type.Optional(Type.String()),

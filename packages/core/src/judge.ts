@@ -4,7 +4,7 @@
  * returns what speaks against; an empty list means yes. What is unknown speaks against.
  */
 import type { ErrorCode } from './errors.ts';
-import type { ClusterHealth, NodeReport, NodeRow } from './facts.ts';
+import type { ClusterHealth, Installation, Method, NodeReport, NodeRow } from './facts.ts';
 import { isVersion, sameVersion, tellsVersion } from './version.ts';
 
 export type Finding = {
@@ -140,21 +140,50 @@ export function judgeServing(report: NodeReport, target: string, before: Process
   return [];
 }
 
-/** Whether `target` is installed whole: `.version`, the package manager and the binary say so, and nothing is half done. */
+type Place = 'recorded' | 'package' | 'binary';
+type Versions = Installation['versions'];
+
+const PLACE_NAMES: Readonly<Record<Place, string>> = { recorded: '.version', package: 'package', binary: 'binary' };
+
+/**
+ * Where a deployment method must tell its version without the database. What else it tells must fit too.
+ * Source: KWDB facts, "Files a script installation leaves on a host", "Containers by hand", "Source builds".
+ */
+const REQUIRED: Readonly<Record<Method, readonly Place[]>> = {
+  'script-bare': ['recorded', 'package', 'binary'],
+  'script-container': ['recorded', 'binary'],
+  compose: ['binary'],
+  'docker-run': ['binary'],
+  source: ['binary'],
+};
+
+/** The version that counts as this installation's: what its method's most exact place tells; it may be no version at all. */
+export function installedVersion({ method, versions }: Pick<Installation, 'method' | 'versions'>): string | undefined {
+  if (REQUIRED[method].includes('recorded')) return versions.recorded;
+  return versions.package ?? versions.binary;
+}
+
+/** Whether `target` is installed whole: each place that its method keeps says so, and nothing is half done. */
 export function judgeInstalled(report: NodeReport, target: string): Finding[] {
   const installation = report.installation;
   if (installation === undefined) return [block('NOT_INSTALLED', 'KWDB is not installed')];
-  const { versions, condition, conditionDetail } = installation;
+  const { method, versions, condition, conditionDetail } = installation;
   if (condition === 'package-half-installed' || condition === 'binary-missing' || condition === 'version-file-behind') {
     return [block('INSTALLATION_HALF_DONE', `${condition}: ${conditionDetail}`)];
   }
-  const places = { '.version': versions.recorded, package: versions.package, binary: versions.binary };
-  return Object.entries(places).flatMap(([place, version]) => {
-    if (version === undefined) return [block('VERSION_UNKNOWN', `${place} tells no version`)];
-    const fits =
-      place === '.version' ? isVersion(version) && sameVersion(version, target) : tellsVersion(version, target);
-    return fits ? [] : [block('VERIFY_WRONG_VERSION', `${place} says ${version}, not ${target}`)];
-  });
+  return (['recorded', 'package', 'binary'] as const).flatMap((place) =>
+    judgePlace(place, versions, target, REQUIRED[method].includes(place)),
+  );
+}
+
+function judgePlace(place: Place, versions: Versions, target: string, required: boolean): Finding[] {
+  const version = versions[place];
+  if (version === undefined) {
+    return required ? [block('VERSION_UNKNOWN', `${PLACE_NAMES[place]} tells no version`)] : [];
+  }
+  const fits =
+    place === 'recorded' ? isVersion(version) && sameVersion(version, target) : tellsVersion(version, target);
+  return fits ? [] : [block('VERIFY_WRONG_VERSION', `${PLACE_NAMES[place]} says ${version}, not ${target}`)];
 }
 
 /** Whether the database is stopped: the unit is not active, no process is left, nothing serves. */

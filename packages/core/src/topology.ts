@@ -17,16 +17,19 @@ export type TopologyWitness =
   | { readonly verdict: 'agreed'; readonly topology: Topology }
   | { readonly verdict: 'disagreed' | 'unknown'; readonly message: string };
 
-/** Asks both witnesses of one node: `MODE`, and `start_mode` in the node status. Either alone is not enough to plan on. */
+/** Asks both witnesses of one node: its host (`MODE`, or the command of its container or process), and `start_mode` in the node status. Either alone is not enough to plan on. */
 export function topologyOf(report: NodeReport): TopologyWitness {
   const recorded = report.installation?.topology;
   const row = report.view?.nodes.find((candidate) => candidate.kwdbId === report.identity?.kwdbId);
   const running = row?.startMode === undefined ? undefined : START_MODES.get(row.startMode);
-  if (recorded === undefined) return { verdict: 'unknown', message: 'MODE does not tell the topology' };
+  if (recorded === undefined) return { verdict: 'unknown', message: 'the host does not tell the topology' };
   if (row?.startMode === undefined) return { verdict: 'unknown', message: 'the database does not tell its start mode' };
   if (running === undefined) return { verdict: 'unknown', message: `start mode "${row.startMode}" is not known` };
   if (running === recorded) return { verdict: 'agreed', topology: recorded };
-  return { verdict: 'disagreed', message: `MODE says ${recorded}, the start mode "${row.startMode}" says ${running}` };
+  return {
+    verdict: 'disagreed',
+    message: `the host says ${recorded}, the start mode "${row.startMode}" says ${running}`,
+  };
 }
 
 export type MissingNode = { readonly kwdbId: number; readonly address?: string };

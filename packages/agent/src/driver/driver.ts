@@ -25,7 +25,24 @@ export interface Watch {
  * earlier agent process left running, and rejects with a FleetError whose code says what went wrong. None of them
  * decides whether it may: that is the executor's, which looks first, fences and judges afterwards.
  */
-export interface Driver {
+export interface MethodDriver {
+  /** The package lies unpacked on this host afterwards, and what its way back needs. */
+  fetch(action: Action, watch: Watch): Promise<void>;
+  stop(action: Action, watch: Watch): Promise<void>;
+  /** Keeps the installed version for `putBack`, then exchanges the packages. Refuses while the database runs. */
+  install(action: Action, watch: Watch): Promise<void>;
+  installOnline(action: Action, watch: Watch): Promise<void>;
+  start(action: Action, watch: Watch): Promise<void>;
+  /** Installs the version before again; legal only while the new one never started on the data. */
+  putBack(action: Action, watch: Watch): Promise<void>;
+  /** Whether the database starts with the host: put back as it was, after package scripts may have changed it. */
+  restoreEnabled(enabled: boolean): Promise<void>;
+  /** The action has its result: what this method kept for it alone may go. */
+  release(action: Action): Promise<void>;
+}
+
+/** All that the executor does to its host. */
+export interface Driver extends MethodDriver {
   /** Everything this agent can see of its node now. Bounded; a database that does not answer is absent from it. */
   observe(): Promise<NodeReport>;
   /**
@@ -33,24 +50,11 @@ export interface Driver {
    * does not answer. `ranges` asks only what decides whether a node can be spared. Rejects with KWBASE_FAILED.
    */
   health(questions: 'ranges' | 'all'): Promise<ClusterHealth>;
-  /** The package lies unpacked on this host afterwards. */
-  fetch(action: Action, watch: Watch): Promise<void>;
   drain(action: Action, watch: Watch): Promise<void>;
-  stop(action: Action, watch: Watch): Promise<void>;
   /** No long command of an earlier order is at work on this host afterwards: it was waited for, or ended. */
   quiesce(action: Action, watch: Watch): Promise<void>;
-  /** Keeps the installed version for `putBack`, then exchanges the packages. Refuses while the database runs. */
-  install(action: Action, watch: Watch): Promise<void>;
-  installOnline(action: Action, watch: Watch): Promise<void>;
-  start(action: Action, watch: Watch): Promise<void>;
-  /** Installs the version before again; legal only while the new one never started on the data. */
-  putBack(action: Action, watch: Watch): Promise<void>;
   /** Sets one cluster setting, through any node that answers. Rejects with KWBASE_FAILED. */
   setSetting(entry: LedgerEntry): Promise<void>;
-  /** Whether the unit starts with the host: put back as it was, after package scripts may have changed it. */
-  restoreEnabled(enabled: boolean): Promise<void>;
-  /** The action has its result: what was kept for it alone may go. */
-  release(action: Action): Promise<void>;
 }
 
 /** Nothing moved for the idle limit, or the ceiling is reached. */

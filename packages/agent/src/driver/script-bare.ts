@@ -1,23 +1,16 @@
 /** KWDB installed by its own scripts from .deb packages: upgraded by the new package's deploy.sh. */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import {
-  type Action,
-  type ClusterHealth,
-  FleetError,
-  type LedgerEntry,
-  type NodeReport,
-  type PackageInfo,
-  packageOf,
-} from '@kwfleet/core';
+import { type Action, FleetError, type PackageInfo, packageOf } from '@kwfleet/core';
+import { packageFamily } from '../host/host-facts.ts';
 import { ENV_FILE, INFO_DIR, readText, UNIT } from '../host/mode.ts';
 import { dpkgRecords, PACKAGE_NAMES } from '../host/package-database.ts';
 import { runShort, wordsOf } from '../host/run.ts';
 import type { LongCommandSpec, LongCommands, ServiceManager } from '../host/services.ts';
-import { installDirOf, type Observer } from '../observe.ts';
+import type { Observer } from '../observe.ts';
 import type { PackageCache } from '../packages.ts';
-import { belongsTo, endOrphans, runDeploy, type Work } from './deploy-run.ts';
-import type { Driver, Watch } from './driver.ts';
+import { runDeploy, type Work } from './deploy-run.ts';
+import type { MethodDriver, Watch } from './driver.ts';
 import { findKept, keepInstalled } from './kept-version.ts';
 
 export type ScriptBareOptions = {
@@ -34,42 +27,22 @@ export type ScriptBareOptions = {
 
 const START_TIMEOUT_MS = 120_000;
 const STOP_TIMEOUT_MS = 300_000;
-const DRAIN_TIMEOUT_MS = 600_000;
 const EDIT_TIMEOUT_MS = 20_000;
 const KEPT_VERSIONS = 2;
 
-export class ScriptBareDriver implements Driver {
+export class ScriptBareDriver implements MethodDriver {
   readonly #options: ScriptBareOptions;
 
   constructor(options: ScriptBareOptions) {
     this.#options = options;
   }
 
-  observe(): Promise<NodeReport> {
-    return this.#options.observer.observe();
-  }
-
-  health(questions: 'ranges' | 'all'): Promise<ClusterHealth> {
-    return this.#options.observer.health(questions);
-  }
-
   /** Brings everything an installation and its way back need, while the database still serves. */
   async fetch(action: Action, watch: Watch): Promise<void> {
-    await this.#requireMethod();
+    await this.#requireFamily();
     await this.#options.packages.ensure(packageOf(action), watch);
     if (action.previousPackage !== undefined) await this.#options.packages.ensure(action.previousPackage, watch);
     else await this.#keep(action, watch);
-  }
-
-  async drain(action: Action, watch: Watch): Promise<void> {
-    const kwbase = await this.#options.observer.kwbase();
-    watch.detail('draining: leases and clients move to the other nodes');
-    try {
-      await kwbase.drain(Math.min(action.deadline.idleMs, DRAIN_TIMEOUT_MS));
-    } catch (error) {
-      if (!(error instanceof FleetError)) throw error;
-      throw new FleetError('DRAIN_FAILED', 'the node could not be drained', { words: error.words, cause: error });
-    }
   }
 
   async stop(action: Action, watch: Watch): Promise<void> {
@@ -84,12 +57,8 @@ export class ScriptBareDriver implements Driver {
     }
   }
 
-  quiesce(action: Action, watch: Watch): Promise<void> {
-    return endOrphans(this.#options.commands, action, watch);
-  }
-
   async install(action: Action, watch: Watch): Promise<void> {
-    await this.#requireMethod();
+    await this.#requireFamily();
     await this.#requireRights();
     await this.#requireStopped();
     const directory = await this.#options.packages.ensure(packageOf(action), watch);
@@ -99,7 +68,7 @@ export class ScriptBareDriver implements Driver {
   }
 
   async installOnline(action: Action, watch: Watch): Promise<void> {
-    await this.#requireMethod();
+    await this.#requireFamily();
     await this.#requireRights();
     const directory = await this.#options.packages.ensure(packageOf(action), watch);
     if (action.previousPackage === undefined) await this.#keep(action, watch);
@@ -139,12 +108,8 @@ export class ScriptBareDriver implements Driver {
     await this.#command(action, 'back-install', [...dpkg, '-i', ...kept.packages], watch, 'zero');
     const { root } = this.#options;
     await this.#edit(['cp', '-f', kept.versionFile, join(root, INFO_DIR, '.version')]);
-    const mode = await this.#options.observer.mode();
-    if (root === '/' && mode !== undefined) await this.#edit(['chown', '-R', `${mode.user}:`, installDirOf(mode)]);
-  }
-
-  setSetting(entry: LedgerEntry): Promise<void> {
-    return this.#options.observer.setSetting(entry);
+    const site = (await this.#options.observer.deployment())?.site;
+    if (root === '/' && site !== undefined) await this.#edit(['chown', '-R', `${site.user}:`, site.installDir]);
   }
 
   async restoreEnabled(enabled: boolean): Promise<void> {
@@ -152,12 +117,7 @@ export class ScriptBareDriver implements Driver {
   }
 
   async release(action: Action): Promise<void> {
-    const { commands, packages, stateDir } = this.#options;
-    for (const id of await commands.list()) {
-      // One that still runs was left alone on purpose; the next order finds it.
-      if (belongsTo(id, action.id) && (await commands.state(id)).status !== 'running') await commands.remove(id);
-    }
-    await packages.tidy();
+    const { stateDir } = this.#options;
     const kept = (await readdir(join(stateDir, 'kept')).catch(() => [])).filter((name) => name !== action.from);
     for (const name of kept.slice(0, -KEPT_VERSIONS)) {
       await rm(join(stateDir, 'kept', name), { recursive: true, force: true });
@@ -215,7 +175,7 @@ export class ScriptBareDriver implements Driver {
   async #keep(action: Action, watch: Watch): Promise<void> {
     const directory = this.#keptDirectory(action.from);
     if ((await findKept(directory)) !== undefined) return;
-    const report = await this.observe();
+    const report = await this.#options.observer.observe();
     // Half exchanged already by an earlier attempt: what there is now is not the version before.
     if (
       report.installation?.versions.package === undefined ||
@@ -232,14 +192,8 @@ export class ScriptBareDriver implements Driver {
     return join(this.#options.stateDir, 'kept', version.replace(/[^\w.-]/g, '_'));
   }
 
-  async #requireMethod(): Promise<void> {
-    const report = await this.observe();
-    const method = report.installation?.method;
-    if (method === undefined) throw new FleetError('NOT_INSTALLED', 'KWDB is not installed on this host');
-    if (method !== 'script-bare') {
-      throw new FleetError('METHOD_UNSUPPORTED', `this agent does not upgrade ${method} installations`);
-    }
-    if (report.host.distribution.family === 'rpm') {
+  async #requireFamily(): Promise<void> {
+    if ((await packageFamily(this.#options.root)) === 'rpm') {
       throw new FleetError('METHOD_UNSUPPORTED', 'this agent does not upgrade hosts with rpm packages');
     }
   }

@@ -1,28 +1,23 @@
 import { readFile } from 'node:fs/promises';
 import { request as httpRequest } from 'node:http';
 import { request as httpsRequest } from 'node:https';
-import { join } from 'node:path';
-import type { Mode } from './mode.ts';
-import { CERTS_DIR } from './mode.ts';
 
 /** Whether the process serves, and whether the node takes clients. */
 export type HttpHealth = { readonly serving: boolean; readonly ready: boolean };
 
 const BODY_LIMIT_BYTES = 64 * 1024;
 
+/** Where a node's HTTP is asked; `authority` is the file of the cluster's own certificate authority, where it speaks TLS. */
+export type Endpoint = { readonly host: string; readonly port: number; readonly authority?: string };
+
 /**
  * Asks `/health` and `/health?ready=1` on the node's HTTP port. Over TLS the certificate must come from the cluster's own
  * authority; whether it names the address is not asked, since the request never leaves the host. TLCP has no client
  * in Node: there `ready` stays what `node status` proves, see observe.ts.
  */
-export async function httpHealth(
-  root: string,
-  mode: Pick<Mode, 'address' | 'httpPort' | 'security'>,
-  timeoutMs: number,
-): Promise<HttpHealth> {
-  const host = root === '/' ? '127.0.0.1' : mode.address;
-  const authority = mode.security === 'tls' ? await readFile(join(root, CERTS_DIR, 'ca.crt')) : undefined;
-  const ask = (path: string) => isOk({ host, port: mode.httpPort, path, timeoutMs, authority });
+export async function httpHealth({ host, port, authority }: Endpoint, timeoutMs: number): Promise<HttpHealth> {
+  const trusted = authority === undefined ? undefined : await readFile(authority);
+  const ask = (path: string) => isOk({ host, port, path, timeoutMs, authority: trusted });
   const [serving, ready] = await Promise.all([ask('/health'), ask('/health?ready=1')]);
   return { serving, ready: serving && ready };
 }

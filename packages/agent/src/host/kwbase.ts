@@ -2,12 +2,17 @@
  * Questions to the database through `kwbase`, the one client that speaks every secure mode. Statements are constants
  * of this file: nothing from outside becomes SQL or an argument but addresses the database itself named.
  */
-import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
-import { type ClusterHealth, type ClusterView, FleetError, isVersion, LedgerEntry, type NodeRow } from '@kwfleet/core';
+import {
+  type ClusterHealth,
+  type ClusterView,
+  FleetError,
+  isVersion,
+  LedgerEntry,
+  type NodeRow,
+  type Security,
+} from '@kwfleet/core';
 import Value from 'typebox/value';
 import { csvRecords, parseCsv } from './csv.ts';
-import { CERTS_DIR, type Mode } from './mode.ts';
 import { type Ended, runShort, wordsOf } from './run.ts';
 
 const VERSION_TIMEOUT_MS = 10_000;
@@ -23,15 +28,38 @@ const SQL = {
 
 const SETTINGS = ['version', 'server.time_until_store_dead', 'cluster.preserve_downgrade_option'] as const;
 
+/** Runs `kwbase` with arguments of this file's making, for `timeoutMs` at most. Never rejects. */
+export type KwbaseRunner = (args: readonly string[], timeoutMs: number) => Promise<Ended>;
+
 export type KwbaseOptions = {
-  readonly root: string;
-  readonly installDir: string;
-  readonly mode: Pick<Mode, 'security' | 'port' | 'address'>;
+  readonly run: KwbaseRunner;
+  /** `HOST:PORT` where this node's own database is asked. */
+  readonly host: string;
+  /** See securityArguments. */
+  readonly security: readonly string[];
   readonly clock: () => number;
   /** How long one question may take; then it counts as not answered. */
   readonly timeoutMs: number;
-  readonly sudo: boolean;
 };
+
+/** A binary on this host. */
+export function localRunner(binary: {
+  readonly file: string;
+  /** The directory of the libraries that belong to it. */
+  readonly libraries: string;
+  readonly sudo: boolean;
+}): KwbaseRunner {
+  const library = `LD_LIBRARY_PATH=${binary.libraries}`;
+  // sudo drops the variable from its environment; env sets it behind sudo's back.
+  const [file, ...before] = binary.sudo ? ['sudo', '-n', 'env', library, binary.file] : ['env', library, binary.file];
+  return (args, timeoutMs) => runShort(file as string, [...before, ...args], { timeoutMs, cwd: '/' });
+}
+
+/** How `kwbase` is told to speak; `certificates` is the directory as the one who runs it sees it. */
+export function securityArguments(security: Security, certificates: string): string[] {
+  if (security === 'insecure') return ['--insecure'];
+  return [`--certs-dir=${certificates}`, ...(security === 'tlcp' ? ['--tlcp'] : [])];
+}
 
 /** One node's `kwbase`. Every question rejects with KWBASE_FAILED and kwbase's own words. */
 export class Kwbase {
@@ -41,28 +69,13 @@ export class Kwbase {
     this.#options = options;
   }
 
-  get file(): string {
-    return join(this.#options.root, this.#options.installDir, 'bin/kwbase');
-  }
-
-  /** Where this node's own database listens, as deploy.sh itself asks it. */
   get host(): string {
-    const { root, mode } = this.#options;
-    // Several nodes that share a machine have an address each; a real host listens on all of its own.
-    return `${root === '/' ? '127.0.0.1' : mode.address}:${mode.port}`;
-  }
-
-  /** Whether the binary is there: while packages are exchanged it is not. */
-  async exists(): Promise<boolean> {
-    return stat(this.file).then(
-      (found) => found.isFile(),
-      () => false,
-    );
+    return this.#options.host;
   }
 
   /** The version the installed binary tells of itself, `V3.1.0`; undefined when it tells none. */
   async version(): Promise<string | undefined> {
-    const ended = await this.#run(['version'], VERSION_TIMEOUT_MS);
+    const ended = await this.#options.run(['version'], VERSION_TIMEOUT_MS);
     if (ended.exitCode !== 0) return undefined;
     return /^KaiwuDB Version:\s*(\S+)/m.exec(ended.stdout)?.[1];
   }
@@ -157,24 +170,10 @@ export class Kwbase {
   }
 
   async #ask(args: readonly string[], host: string, timeoutMs = this.#options.timeoutMs): Promise<string> {
-    const ended = await this.#run([...args, `--host=${host}`, ...this.#security()], timeoutMs);
+    const ended = await this.#options.run([...args, `--host=${host}`, ...this.#options.security], timeoutMs);
     if (ended.exitCode === 0) return ended.stdout;
     const question = args.slice(0, 2).join(' ');
     throw new FleetError('KWBASE_FAILED', `kwbase ${question} through ${host} failed`, { words: wordsOf(ended) });
-  }
-
-  #security(): string[] {
-    const { root, mode } = this.#options;
-    if (mode.security === 'insecure') return ['--insecure'];
-    return [`--certs-dir=${join(root, CERTS_DIR)}`, ...(mode.security === 'tlcp' ? ['--tlcp'] : [])];
-  }
-
-  #run(args: readonly string[], timeoutMs: number): Promise<Ended> {
-    const { root, installDir, sudo } = this.#options;
-    const library = `LD_LIBRARY_PATH=${join(root, installDir, 'lib')}`;
-    // sudo drops the variable from its environment; env sets it behind sudo's back.
-    const [file, ...before] = sudo ? ['sudo', '-n', 'env', library, this.file] : ['env', library, this.file];
-    return runShort(file as string, [...before, ...args], { timeoutMs, cwd: '/' });
   }
 }
 

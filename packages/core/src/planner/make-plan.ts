@@ -2,6 +2,7 @@
 import type { PackageInfo } from '../action.ts';
 import { packageKind, runChecks } from '../checks.ts';
 import type { Topology } from '../facts.ts';
+import { installedVersion } from '../judge.ts';
 import { type CheckResult, DEFAULT_OPTIONS, type Plan, type PlanNode, type PlanOptions, type Step } from '../plan.ts';
 import type { Cluster } from '../topology.ts';
 import { isVersion, normalVersion, sameVersion } from '../version.ts';
@@ -90,10 +91,9 @@ const fitsLike = (candidate: PackageInfo, pkg: PackageInfo, version: string): bo
 function planNodes(cluster: Cluster): PlanNode[] | undefined {
   const nodes = cluster.nodes.flatMap(({ node, report }): PlanNode[] => {
     const { installation, identity } = report;
-    const recorded = installation?.versions.recorded;
-    if (installation === undefined || recorded === undefined || !isVersion(recorded) || identity === undefined)
-      return [];
-    const from = normalVersion(recorded);
+    const version = installation === undefined ? undefined : installedVersion(installation);
+    if (installation === undefined || version === undefined || !isVersion(version) || identity === undefined) return [];
+    const from = normalVersion(version);
     const address = `${installation.address}:${installation.port}`;
     return [{ node, kwdbId: identity.kwdbId, address, method: installation.method, from }];
   });

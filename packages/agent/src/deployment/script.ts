@@ -1,0 +1,162 @@
+/** KWDB deployed by the vendor's scripts: found by what deploy.sh wrote under /etc/kaiwudb. */
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type Installation, tellsVersion } from '@kwfleet/core';
+import { packageFamily } from '../host/host-facts.ts';
+import type { Endpoint } from '../host/http-health.ts';
+import { Kwbase, localRunner, securityArguments } from '../host/kwbase.ts';
+import {
+  CERTS_DIR,
+  certificateSecurity,
+  ENV_FILE,
+  INFO_DIR,
+  type Mode,
+  parseMode,
+  parsePeers,
+  parseVersionFile,
+  readText,
+  UNIT,
+} from '../host/mode.ts';
+import { dpkgRecords, isServer, type PackageRecord, rpmRecords } from '../host/package-database.ts';
+import type { ServiceManager, UnitState } from '../host/services.ts';
+import {
+  CLEAN,
+  type Deployment,
+  type Finder,
+  type HostedVersions,
+  type Judged,
+  known,
+  versionIn,
+} from './deployment.ts';
+
+export type ScriptFinderOptions = {
+  readonly root: string;
+  readonly services: ServiceManager;
+  readonly now: () => number;
+  /** How long one question to the database may take. */
+  readonly statusTimeoutMs: number;
+  /** Whether commands that need root go through `sudo -n`. */
+  readonly sudo: boolean;
+};
+
+const DEFAULT_INSTALL_DIR = '/usr/local/kaiwudb';
+
+/** A binary that told its version, by its file's identity: it is asked again only when the file changed. */
+type ToldBinary = { readonly stamp: string; readonly version: string | undefined };
+
+export class ScriptFinder implements Finder {
+  readonly #options: ScriptFinderOptions;
+  readonly #told: { binary: ToldBinary | undefined } = { binary: undefined };
+
+  constructor(options: ScriptFinderOptions) {
+    this.#options = options;
+  }
+
+  /** Throws TOPOLOGY_UNKNOWN or METHOD_UNSUPPORTED for a MODE that is not as KWDB writes it. */
+  async find(): Promise<Deployment | undefined> {
+    const { root } = this.#options;
+    const text = await readText(root, `${INFO_DIR}/MODE`);
+    if (text === null) return undefined;
+    const mode = parseMode(text, await certificateSecurity(root));
+    const peers = parsePeers((await readText(root, `${INFO_DIR}/NODE`)) ?? '');
+    return new ScriptDeployment(this.#options, mode, peers, this.#told);
+  }
+}
+
+class ScriptDeployment implements Deployment {
+  readonly site: Deployment['site'];
+  readonly kwbase: Kwbase;
+  readonly endpoint: Endpoint;
+  readonly #options: ScriptFinderOptions;
+  readonly #told: { binary: ToldBinary | undefined };
+  readonly #binary: string;
+
+  constructor(options: ScriptFinderOptions, mode: Mode, peers: string[], told: { binary: ToldBinary | undefined }) {
+    const { root, now, statusTimeoutMs, sudo } = options;
+    const { place: _, ...rest } = mode;
+    const installDir = mode.method === 'script-bare' && mode.place !== '' ? mode.place : DEFAULT_INSTALL_DIR;
+    // Several nodes that share a machine have an address each; a real host listens on all of its own.
+    const host = root === '/' ? '127.0.0.1' : mode.address;
+    const certificates = join(root, CERTS_DIR);
+    this.site = { ...rest, installDir, peers };
+    this.#options = options;
+    this.#told = told;
+    this.#binary = join(root, installDir, 'bin/kwbase');
+    this.kwbase = new Kwbase({
+      run: localRunner({ file: this.#binary, libraries: join(root, installDir, 'lib'), sudo }),
+      host: `${host}:${mode.port}`,
+      security: securityArguments(mode.security, certificates),
+      clock: now,
+      timeoutMs: statusTimeoutMs,
+    });
+    this.endpoint = {
+      host,
+      port: mode.httpPort,
+      ...(mode.security === 'tls' ? { authority: join(certificates, 'ca.crt') } : {}),
+    };
+  }
+
+  state(): Promise<UnitState> {
+    return this.#options.services.state(UNIT);
+  }
+
+  async versions(): Promise<HostedVersions> {
+    const recorded = parseVersionFile((await readText(this.#options.root, `${INFO_DIR}/.version`)) ?? '');
+    const isBare = this.site.method === 'script-bare';
+    return known({
+      recorded: versionIn(recorded),
+      package: isBare ? versionIn((await this.#packages()).find(isServer)?.version) : undefined,
+      binary: isBare ? versionIn(await this.#binaryVersion()) : undefined,
+    });
+  }
+
+  async judge(versions: Installation['versions']): Promise<Judged> {
+    return this.site.method === 'script-bare' ? conditionOf(versions, await this.#packages()) : CLEAN;
+  }
+
+  async startArguments(): Promise<string> {
+    const environment = (await readText(this.#options.root, ENV_FILE)) ?? '';
+    return /^KAIWUDB_START_ARG=(.*)$/m.exec(environment)?.[1] ?? '';
+  }
+
+  async #packages(): Promise<PackageRecord[]> {
+    const { root } = this.#options;
+    return (await packageFamily(root)) === 'rpm' ? rpmRecords(root) : dpkgRecords(root);
+  }
+
+  async #binaryVersion(): Promise<string | undefined> {
+    const found = await stat(this.#binary, { bigint: true }).catch(() => null);
+    if (found === null) return undefined;
+    const stamp = `${found.ino} ${found.size} ${found.mtimeNs} ${found.ctimeNs}`;
+    if (this.#told.binary?.stamp !== stamp || this.#told.binary.version === undefined) {
+      this.#told.binary = { stamp, version: await this.kwbase.version() };
+    }
+    return this.#told.binary.version;
+  }
+}
+
+/** The half-done states an interrupted deploy.sh leaves. Source: KWDB facts, "what is left where". */
+export function conditionOf(versions: Installation['versions'], records: readonly PackageRecord[]): Judged {
+  const half = records.filter((record) => record.state !== 'ii');
+  if (half.length > 0) {
+    const detail = half.map(({ name, version, state }) => `${name} ${version} is ${state}`).join(', ');
+    return { condition: 'package-half-installed', conditionDetail: detail };
+  }
+  if (!records.some(isServer)) {
+    return { condition: 'binary-missing', conditionDetail: 'the package manager holds no server package' };
+  }
+  const { recorded, binary } = versions;
+  if (binary === undefined)
+    return { condition: 'binary-missing', conditionDetail: 'kwbase is gone, or tells no version' };
+  if (recorded !== undefined && !tellsVersion(binary, recorded)) {
+    return { condition: 'version-file-behind', conditionDetail: `.version says ${recorded}, kwbase says ${binary}` };
+  }
+  return processBehind(versions);
+}
+
+/** The running process is another version than what is installed: it was not restarted since. */
+export function processBehind({ running, binary }: Installation['versions']): Judged {
+  if (running === undefined || binary === undefined) return CLEAN;
+  if (tellsVersion(running, binary) || tellsVersion(binary, running)) return CLEAN;
+  return { condition: 'process-behind', conditionDetail: `the process is ${running}, the installed kwbase ${binary}` };
+}
