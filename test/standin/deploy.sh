@@ -175,15 +175,23 @@ package_tool() {
   as_root dpkg "${options[@]}" "$@"
 }
 
+remove_package() { if [ "$tool" = rpm ]; then as_root rpm -e "$1"; else package_tool -r "$1"; fi; }
+
+install_package() { if [ "$tool" = rpm ]; then as_root rpm -ivh "$1"; else package_tool -i "$1"; fi; }
+
+# What the host is called does not count: a host that has dpkg takes .deb files.
+find_package_tool() { if dpkg --help >/dev/null 2>&1; then tool=dpkg; else tool=rpm; fi; }
+
 exchange_packages() {
   local name out
+  find_package_tool
   for name in kaiwudb-server kaiwudb-libcommon kwdb-server kwdb-libcommon; do
-    package_tool -r "$name" >/dev/null 2>&1
+    remove_package "$name" >/dev/null 2>&1
   done
   # The host has no kwbase meanwhile.
   [ -z "$(knob install_delay)" ] || sleep "$(knob install_delay)"
   for name in libcommon server; do
-    out=$(package_tool -i "$here"/packages/*"$name"* 2>&1) || { echo "$out"; return 1; }
+    out=$(install_package "$here"/packages/*"$name"* 2>&1) || { echo "$out"; return 1; }
   done
   [ -n "$root" ] || as_root chown -R "$(mode_line 7):$(mode_line 7)" /usr/local/kaiwudb >/dev/null 2>&1
   renew_unit
@@ -349,8 +357,9 @@ uninstall_node() {
   is_running && error 'KaiwuDB is running, please stop KaiwuDB first.'
   read -r -p 'When uninstalling KaiwuDB, you can either delete or keep all user data. Please confirm your choice: Do you want to delete the data? (y/N): ' answer
   data=$root$(mode_line 4)
-  package_tool -r kaiwudb-server >/dev/null 2>&1
-  package_tool -r kaiwudb-libcommon >/dev/null 2>&1
+  find_package_tool
+  remove_package kaiwudb-server >/dev/null 2>&1
+  remove_package kaiwudb-libcommon >/dev/null 2>&1
   as_root rm -rf "$root/usr/local/kaiwudb" "$unit_file" "$root/usr/bin/kw-status" "$root/usr/bin/kw-sql"
   case $answer in y | yes) as_root rm -rf "$data" "$root/etc/kaiwudb" ;; esac
   completed 'UNINSTALL COMPLETED' 'KaiwuDB has been uninstalled successfully.'

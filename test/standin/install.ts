@@ -7,6 +7,7 @@ import { chmod, mkdir, mkdtemp, readdir, rm, stat, symlink, writeFile } from 'no
 import { tmpdir, userInfo } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
+import { makeCertificates } from './certificates.ts';
 import type { Knobs } from './kwbase.ts';
 import { buildPackage, unpackPackage } from './package.ts';
 
@@ -33,12 +34,16 @@ export type InstallOptions = {
   /** Owner of data and process; `kaiwudb` on a real host (created), the caller in process mode. */
   readonly user?: string;
   readonly secure?: 'insecure' | 'tls' | 'tlcp';
+  /** For tls: what `makeCertificates` made for the cluster; made for this node alone when absent. */
+  readonly certificates?: Readonly<Record<string, string>>;
   /** Written to the host's `standin.json`. */
   readonly knobs?: Knobs;
   /** `Restart=` of the unit; KWDB's own unit has none. */
   readonly restart?: string;
   /** Write line 9 of MODE, as newer installs do. True unless told. */
   readonly encryptedLine?: boolean;
+  /** What line 9 says. */
+  readonly encrypted?: boolean;
 };
 
 /** Where an installed node's things lie on this machine. */
@@ -100,7 +105,7 @@ export function describeNode(options: InstallOptions): InstalledNode {
     recordFile: join(dirname(dataRoot), 'standin-record.jsonl'),
     unitFile: at('/etc/systemd/system/kaiwudb.service'),
     host: `${options.address}:${options.port}`,
-    httpUrl: `http://${options.address}:${options.httpPort}`,
+    httpUrl: `${options.secure === 'tls' ? 'https' : 'http'}://${options.address}:${options.httpPort}`,
     env: isRealHost(options) ? {} : { KW_STANDIN_ROOT: options.root, PATH: `${at('/usr/bin')}:${process.env.PATH}` },
   };
 }
@@ -137,7 +142,9 @@ async function installPackages(options: InstallOptions): Promise<void> {
     for (const part of ['libcommon', 'server']) {
       const file = names.find((name) => name.includes(part));
       if (file === undefined) throw new Error(`${source} has no ${part} package`);
-      await run('dpkg', [...dpkgOptions(options), '-i', join(directory, 'packages', file)]);
+      const path = join(directory, 'packages', file);
+      if (file.endsWith('.rpm')) await run('rpm', ['-ivh', path]);
+      else await run('dpkg', [...dpkgOptions(options), '-i', path]);
     }
     await run('cp', [join(directory, 'packages/.version'), join(options.root, 'etc/kaiwudb/info/.version')]);
   } finally {
@@ -159,12 +166,17 @@ async function writeInfo(options: InstallOptions, user: string): Promise<void> {
   const secure = options.secure ?? 'insecure';
   const lines = ['bare', options.mode, '/usr/local/kaiwudb', options.dataRoot ?? '/var/lib/kaiwudb'];
   lines.push(String(options.port), String(options.httpPort), user, secure);
-  if (options.encryptedLine !== false) lines.push('false');
+  if (options.encryptedLine !== false) lines.push(String(options.encrypted === true));
   await writeFile(at('info/MODE'), `${[...lines, options.address].join('\n')}\n`);
   if (options.mode !== 'single') await writeFile(at('info/NODE'), `${options.peers.join(' ')}\n22\nroot\n`);
   await writeFile(at('script/kaiwudb_env'), 'KAIWUDB_START_ARG=""\n');
-  // One authority for all: two installations of one secure mode trust each other, others do not.
-  if (secure === 'tls') await writeFile(at('certs/ca.crt'), 'stand-in authority\n');
+  if (secure === 'tls') {
+    const certificates = options.certificates ?? (await makeCertificates([options.address]));
+    for (const [name, text] of Object.entries(certificates)) {
+      await writeFile(at(`certs/${name}`), text, { mode: name.endsWith('.key') ? 0o700 : 0o644 });
+    }
+  }
+  // One authority for all: two installations with TLCP trust each other.
   if (secure === 'tlcp') await writeFile(at('certs/tlcp_ca.crt'), 'stand-in authority\n');
 }
 

@@ -1,6 +1,7 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { makeCertificates } from './certificates.ts';
 import { cluster, type Node, poll, runToEnd } from './rig.ts';
 
 const rowOf = async (asked: Node, id: number): Promise<Record<string, string>> => {
@@ -85,7 +86,9 @@ describe.concurrent('command line', () => {
   test('client and server must agree on the secure mode', async (context) => {
     const node = (await cluster(context, { mode: 'single' })).node(1);
     const certs = join(node.installed.root, 'etc/kaiwudb/certs');
-    await writeFile(join(certs, 'ca.crt'), 'some authority\n');
+    for (const [name, text] of Object.entries(await makeCertificates(['127.0.0.1']))) {
+      await writeFile(join(certs, name), text);
+    }
     const asked = await runToEnd(node.installed.kwbase, [
       'node',
       'status',

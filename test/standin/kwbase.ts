@@ -10,9 +10,11 @@
 import { createHash, randomUUID } from 'node:crypto';
 import * as fs from 'node:fs';
 import * as http from 'node:http';
+import * as https from 'node:https';
 import * as net from 'node:net';
 import * as os from 'node:os';
 import * as path from 'node:path';
+import * as tls from 'node:tls';
 import { fileURLToPath } from 'node:url';
 
 // ---------------------------------------------------------------------------------------------------------- types
@@ -118,6 +120,8 @@ const REPLICAS = 3;
 const STORE_DEAD_DEFAULT = '30m0s';
 const STORE_DEAD_UPGRADING = '3h0m0s';
 const PEER_TIMEOUT_MS = 1500;
+/** The first byte of a TLS connection. */
+const TLS_HANDSHAKE = 0x16;
 /** A statement that finds no lease holder or no quorum waits so long before it fails; KWDB waits for ever. */
 const STATEMENT_TIMEOUT_MS = 5000;
 
@@ -270,16 +274,28 @@ function splitAddress(address: string, defaultPort: number): { host: string; por
   return { host: address.slice(0, colon) || '0.0.0.0', port: Number(address.slice(colon + 1)) };
 }
 
+/** How a process speaks to others, as `--insecure` or `--certs-dir` tell it. */
+type Security = {
+  /** What both sides must hold alike: `insecure`, or a digest of the authority's certificate. */
+  readonly auth: string;
+  /** Absent where nothing is encrypted: insecure, and TLCP, which the stand-in cannot speak. */
+  readonly tls?: { readonly ca: string; readonly cert: string; readonly key: string };
+};
+
 /** A connection to one node that carries many requests, each a JSON line; reconnects by itself. */
 export class Link {
+  /** Why the last connection could not be made or was lost. */
+  failure: Error | undefined;
   readonly #address: string;
+  readonly #tls: Security['tls'];
   #socket: net.Socket | null = null;
   #nextId = 1;
   #lastAnswerMs = 0;
   readonly #pending = new Map<number, { resolve: (answer: Message) => void; reject: (error: Error) => void }>();
 
-  constructor(address: string) {
+  constructor(address: string, secure?: Security['tls']) {
     this.#address = address;
+    this.#tls = secure;
   }
 
   /** Rejects when the node cannot be reached, closes, or does not answer in time (0: waits for ever). */
@@ -308,14 +324,17 @@ export class Link {
 
   #connected(): net.Socket {
     if (this.#socket !== null && !this.#socket.destroyed) return this.#socket;
-    const socket = net.connect({ ...splitAddress(this.#address, 26257), noDelay: true });
+    const to = { ...splitAddress(this.#address, 26257), noDelay: true };
+    const socket = this.#tls === undefined ? net.connect(to) : tls.connect({ ...to, ...this.#tls });
     this.#socket = socket;
     readLines(socket, (line) => {
       const answer = JSON.parse(line) as Message;
       this.#lastAnswerMs = Date.now();
       this.#pending.get(answer.id as number)?.resolve(answer);
     });
-    socket.on('error', () => {});
+    socket.on('error', (error) => {
+      this.failure = error;
+    });
     socket.on('close', () => {
       if (this.#socket === socket) this.#socket = null;
       for (const waiting of [...this.#pending.values()]) waiting.reject(new Error('connection lost'));
@@ -498,8 +517,7 @@ type ServerOptions = {
   readonly store: string;
   readonly join: readonly string[];
   readonly upgradeComplete: boolean;
-  /** What a client has to show: `insecure`, or a digest of the authority's certificate. */
-  readonly auth: string;
+  readonly security: Security;
 };
 
 class Server {
@@ -827,11 +845,11 @@ class Server {
   async #ask(address: string, message: Message, timeoutMs = PEER_TIMEOUT_MS): Promise<Message | null> {
     let link = this.#links.get(address);
     if (link === undefined) {
-      link = new Link(address);
+      link = new Link(address, this.#options.security.tls);
       this.#links.set(address, link);
     }
     try {
-      return await link.request({ ...message, auth: this.#options.auth }, timeoutMs);
+      return await link.request({ ...message, auth: this.#options.security.auth }, timeoutMs);
     } catch {
       return null;
     }
@@ -1010,7 +1028,8 @@ class Server {
 
   /** Answers one request; SqlErrors become error answers. */
   async answer(message: Message): Promise<Message> {
-    if (message.auth !== this.#options.auth) return { error: securityError(this.#options.auth) };
+    const { auth } = this.#options.security;
+    if (message.auth !== auth) return { error: securityError(auth) };
     try {
       return await this.#dispatch(message);
     } catch (error) {
@@ -1181,10 +1200,39 @@ class Server {
   // --- listening
 
   async #listen(): Promise<void> {
-    const sql = net.createServer((socket) => this.#accept(socket));
-    const web = http.createServer((request, response) => this.#serveHttp(request, response));
-    await listening(sql, this.#options.listen);
-    await listening(web, this.#options.http);
+    await listening(this.#sqlServer(), this.#options.listen);
+    await listening(this.#webServer(), this.#options.http);
+  }
+
+  /** Takes TLS where it has certificates; whoever comes without gets an answer all the same, as KWDB gives one. */
+  #sqlServer(): net.Server {
+    const { tls: certificates } = this.#options.security;
+    if (certificates === undefined) return net.createServer((socket) => this.#accept(socket));
+    const secure = tls.createServer({ ...certificates, requestCert: true }, (socket) => this.#accept(socket));
+    return net.createServer((socket) => {
+      socket.on('error', () => {});
+      socket.once('data', (chunk) => {
+        socket.pause();
+        socket.unshift(chunk);
+        if (chunk[0] === TLS_HANDSHAKE) secure.emit('connection', socket);
+        else this.#accept(socket);
+        socket.resume();
+      });
+    });
+  }
+
+  /** TLCP cannot be spoken here, nor by those who ask: a connection is taken, and ended at the first word. */
+  #webServer(): net.Server {
+    const { auth, tls: certificates } = this.#options.security;
+    const serve = (request: http.IncomingMessage, response: http.ServerResponse): void =>
+      this.#serveHttp(request, response);
+    if (certificates !== undefined)
+      return https.createServer({ cert: certificates.cert, key: certificates.key }, serve);
+    if (auth === 'insecure') return http.createServer(serve);
+    return net.createServer((socket) => {
+      socket.on('error', () => {});
+      socket.once('data', () => socket.destroy());
+    });
   }
 
   #accept(socket: net.Socket): void {
@@ -1524,15 +1572,21 @@ function fail(message: string): never {
   process.exit(1);
 }
 
-/** Both sides must hold the same authority: the stand-in's whole idea of TLS and TLCP. */
-function credentials(flags: ReadonlyMap<string, string>): string {
-  if (flags.has('insecure')) return 'insecure';
+/**
+ * Certificates under KWDB's names. With `--tlcp` both sides must hold the same authority and nothing is encrypted: the
+ * stand-in's whole idea of TLCP.
+ */
+function credentials(flags: ReadonlyMap<string, string>, party: 'node' | 'client.root'): Security {
+  if (flags.has('insecure')) return { auth: 'insecure' };
   const tlcp = flags.has('tlcp');
   const directory = flags.get('certs-dir') ?? path.join(os.homedir(), '.kaiwudb-certs');
+  const read = (name: string): string => fs.readFileSync(path.join(directory, name), 'utf8');
   try {
-    const authority = fs.readFileSync(path.join(directory, tlcp ? 'tlcp_ca.crt' : 'ca.crt'));
-    return `${tlcp ? 'tlcp' : 'tls'} ${createHash('sha256').update(authority).digest('hex')}`;
-  } catch {
+    const ca = read(tlcp ? 'tlcp_ca.crt' : 'ca.crt');
+    const auth = `${tlcp ? 'tlcp' : 'tls'} ${createHash('sha256').update(ca).digest('hex')}`;
+    return tlcp ? { auth } : { auth, tls: { ca, cert: read(`${party}.crt`), key: read(`${party}.key`) } };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EACCES') return fail(`cannot load certificates: ${String(error)}`);
     return fail(`problem using security settings: no certificates found; does certs dir exist? (${directory})`);
   }
 }
@@ -1563,7 +1617,7 @@ async function startServer(mode: StartMode, { flags }: Arguments, info: BuildInf
       store: path.resolve((flags.get('store') ?? 'kwbase-data').replace(/^path=/, '').split(',')[0] ?? ''),
       join: join.map((peer) => (peer.includes(':') ? peer : `${peer}:26257`)),
       upgradeComplete: flags.has('upgrade-complete'),
-      auth: credentials(flags),
+      security: credentials(flags, 'node'),
     },
     info,
   );
@@ -1571,18 +1625,25 @@ async function startServer(mode: StartMode, { flags }: Arguments, info: BuildInf
 }
 
 async function ask(flags: ReadonlyMap<string, string>, message: Message): Promise<Message> {
-  const auth = credentials(flags);
+  const security = credentials(flags, 'client.root');
   const host = flags.get('host') ?? '127.0.0.1:26257';
-  const link = new Link(host.includes(':') ? host : `${host}:${flags.get('port') ?? 26257}`);
+  const link = new Link(host.includes(':') ? host : `${host}:${flags.get('port') ?? 26257}`, security.tls);
   let answer: Message;
   try {
     // No timeout of its own, as KWDB's client has none: a caller that cannot wait has to bound it.
-    answer = await link.request({ ...message, auth }, 0);
+    answer = await link.request({ ...message, auth: security.auth }, 0);
   } catch {
-    return fail('cannot dial server.');
+    return fail(dialError(link.failure));
   }
   link.close();
   return answer;
+}
+
+function dialError(failure: Error | undefined): string {
+  const code = (failure as NodeJS.ErrnoException | undefined)?.code ?? '';
+  // The other side spoke no TLS.
+  if (code === 'ECONNRESET' || code === 'EPROTO') return securityError('insecure');
+  return /CERT|SSL|TLS|SIGNED/.test(code) ? `x509: ${failure?.message}` : 'cannot dial server.';
 }
 
 async function runStatement({ flags }: Arguments): Promise<void> {

@@ -1,4 +1,4 @@
-/** Builds KWDB installation packages out of the stand-ins: real .debs, the stand-in deploy.sh, one .tar.gz. */
+/** Builds KWDB installation packages out of the stand-ins: real .debs or .rpms, the stand-in deploy.sh, one .tar.gz. */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { chmod, cp, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
@@ -7,13 +7,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import type { BuildInfo, Knobs } from './kwbase.ts';
+import { buildRpm, RPM_ARCHITECTURES } from './rpm.ts';
 
 const run = promisify(execFile);
 const here = import.meta.dirname;
 
 /** What can be wrong with a package; the rest goes to the binary in it, see `Knobs`. */
 export type PackageFaults = Knobs & {
-  /** The server package's postinst fails: its files are on the host, dpkg calls it half-configured. */
+  /**
+   * The server package's postinst fails: its files are on the host, dpkg calls it half-configured. In an rpm package it
+   * is `%pre` that fails, since rpm takes no notice of a failing `%post`: then the server is not installed.
+   */
   readonly maintainerScriptFails?: boolean;
   /** The server package is cut short. */
   readonly corrupt?: boolean;
@@ -37,6 +41,8 @@ export type PackageOptions = {
   /** `hotfix1`, `beta2`, ...; none for a release. */
   readonly extension?: string;
   readonly method?: 'bare' | 'container';
+  /** Of a bare package; `deb` unless told. */
+  readonly family?: 'deb' | 'rpm';
   /** Debian's name; this machine's unless told. */
   readonly architecture?: string;
   readonly outDir: string;
@@ -67,7 +73,7 @@ export async function buildPackage(options: PackageOptions): Promise<string> {
     await mkdir(join(root, 'packages'), { recursive: true });
     await writeScripts(root, options);
     if (options.method === 'container') await writeImage(root, options);
-    else await writeDebs(work, join(root, 'packages'), options);
+    else await writePackages(work, join(root, 'packages'), options);
     await mkdir(options.outDir, { recursive: true });
     const file = join(options.outDir, `KaiwuDB-${fullVersion(options)}-${await uniqueName(options)}.tar.gz`);
     await run('tar', ['-C', work, '--owner=0', '--group=0', '-I', 'gzip -1', '-cf', file, 'kaiwudb_install']);
@@ -90,16 +96,19 @@ function fullVersion({ version, extension }: PackageOptions): string {
 
 /** Packages of one version with different faults lie in one directory under different names. */
 async function uniqueName(options: PackageOptions): Promise<string> {
-  const architecture = options.architecture ?? (await machineArchitecture());
+  const architecture = options.architecture ?? machineArchitecture();
   const digest = createHash('sha256')
     .update(JSON.stringify(options.faults ?? {}))
     .digest('hex')
     .slice(0, 6);
-  return `${options.method ?? 'bare'}-${architecture}${options.faults === undefined ? '' : `-${digest}`}`;
+  const kind = options.method ?? (options.family === 'rpm' ? 'rpm' : 'bare');
+  return `${kind}-${architecture}${options.faults === undefined ? '' : `-${digest}`}`;
 }
 
-async function machineArchitecture(): Promise<string> {
-  return (await run('dpkg', ['--print-architecture'])).stdout.trim();
+const ARCHITECTURES: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'arm64' };
+
+function machineArchitecture(): string {
+  return ARCHITECTURES[process.arch] ?? process.arch;
 }
 
 async function writeScripts(root: string, options: PackageOptions): Promise<void> {
@@ -119,14 +128,30 @@ async function writeScripts(root: string, options: PackageOptions): Promise<void
   await writeFile(join(root, 'packages', '.version'), version);
 }
 
-async function writeDebs(work: string, packages: string, options: PackageOptions): Promise<void> {
+async function writePackages(work: string, packages: string, options: PackageOptions): Promise<void> {
   const faults = options.faults ?? {};
-  const architecture = options.architecture ?? (await machineArchitecture());
+  const architecture = options.architecture ?? machineArchitecture();
   const libcommon = join(work, 'libcommon');
   await mkdir(join(libcommon, 'usr/local/kaiwudb/lib'), { recursive: true });
   await writeFile(join(libcommon, 'usr/local/kaiwudb/lib/libcommon.so'), `stand-in ${fullVersion(options)}\n`);
   const server = join(work, 'server');
   await writeBinary(join(server, 'usr/local/kaiwudb'), options);
+  const write = options.family === 'rpm' ? writeRpms : writeDebs;
+  const file = await write({ libcommon, server, packages, architecture, options });
+  if (faults.corrupt === true) await cutShort(file);
+}
+
+type Trees = {
+  readonly libcommon: string;
+  readonly server: string;
+  readonly packages: string;
+  readonly architecture: string;
+  readonly options: PackageOptions;
+};
+
+/** Returns the file of the server. */
+async function writeDebs({ libcommon, server, packages, architecture, options }: Trees): Promise<string> {
+  const faults = options.faults ?? {};
   await Promise.all([
     writeControl(libcommon, 'kaiwudb-libcommon', architecture, options),
     writeControl(server, 'kaiwudb-server', architecture, options),
@@ -137,7 +162,25 @@ async function writeDebs(work: string, packages: string, options: PackageOptions
     run('dpkg-deb', ['-Zgzip', '-z1', '--root-owner-group', '--build', tree, file]);
   if (faults.missing !== 'libcommon') await build(libcommon, name('libcommon'));
   if (faults.missing !== 'server') await build(server, name('server'));
-  if (faults.corrupt === true) await cutShort(name('server'));
+  return name('server');
+}
+
+async function writeRpms({ libcommon, server, packages, architecture, options }: Trees): Promise<string> {
+  const faults = options.faults ?? {};
+  const version = fullVersion(options);
+  const rpmName = RPM_ARCHITECTURES[architecture] ?? architecture;
+  const file = (part: string): string => join(packages, `kaiwudb-${part}-${version}-1.${rpmName}.rpm`);
+  const pre = faults.maintainerScriptFails === true ? ['echo "pre: told to fail" >&2', 'exit 1'] : [];
+  const post = faults.postinstSeconds === undefined ? [] : [`sleep ${faults.postinstSeconds}`];
+  const common = { version, architecture };
+  if (faults.missing !== 'libcommon') {
+    await buildRpm({ ...common, name: 'kaiwudb-libcommon', tree: libcommon, file: file('libcommon') });
+  }
+  if (faults.missing !== 'server') {
+    const requires = [`kaiwudb-libcommon = ${version.replaceAll('-', '_')}`];
+    await buildRpm({ ...common, name: 'kaiwudb-server', requires, tree: server, pre, post, file: file('server') });
+  }
+  return file('server');
 }
 
 async function writeControl(tree: string, name: string, architecture: string, options: PackageOptions): Promise<void> {
@@ -157,7 +200,7 @@ async function writePostinst(tree: string, faults: PackageFaults): Promise<void>
   await writeFile(join(tree, 'DEBIAN/postinst'), `${lines.join('\n')}\n`, { mode: 0o755 });
 }
 
-/** The tail of a .deb is its files: without it dpkg knows what it should install, and cannot. */
+/** The tail of a package is its files: without it the package manager knows what it should install, and cannot. */
 async function cutShort(file: string): Promise<void> {
   const { size } = await stat(file);
   const handle = await open(file, 'r+');
@@ -214,7 +257,7 @@ async function writeImage(root: string, options: PackageOptions): Promise<void> 
   const layers = options.baseLayer === undefined ? ['kaiwudb.tar'] : ['base.tar', 'kaiwudb.tar'];
   const digests = await Promise.all(layers.map(async (layer) => sha256(await readFile(join(image, layer)))));
   const config = JSON.stringify({
-    architecture: options.architecture ?? (await machineArchitecture()),
+    architecture: options.architecture ?? machineArchitecture(),
     os: 'linux',
     config: { WorkingDir: '/kaiwudb/bin', Env: ['PATH=/usr/local/bin:/usr/bin:/bin'] },
     rootfs: { type: 'layers', diff_ids: digests.map((digest) => `sha256:${digest}`) },

@@ -13,7 +13,7 @@ describe('the page of a plan', () => {
       'prod-east  multi-replica  3.0.0 → 3.1.0',
       '',
       '  package  KWDB-3.1.0.tar.gz (bare, amd64, deb, 774.7 MiB)',
-      '  before   not in the registry: a failed install cannot be put back',
+      '  before   not in the registry: each host keeps a copy of what it has',
       '  backup   attested: s3://backups/prod',
       '  options  route offline, soak 30s, sample gap 5s, held after 15m without',
       '           progress',

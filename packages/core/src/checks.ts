@@ -42,6 +42,8 @@ export type CheckInput = {
   readonly cluster: Cluster;
   readonly to: string;
   readonly package: PackageInfo | undefined;
+  /** The registry's package of the version before, where it has one. */
+  readonly previousPackage: PackageInfo | undefined;
   readonly options: PlanOptions;
   readonly nowMs: number;
 };
@@ -125,6 +127,7 @@ function checkNode(facts: NodeFacts, input: CheckInput): CheckResult[] {
     ...checkCondition(facts),
     ...checkFit(facts, input.package),
     ...checkVersion(facts, input),
+    ...checkWayBack(facts, input),
     ...checkHost(facts, input.package),
   ];
 }
@@ -160,7 +163,7 @@ function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefined): Ch
   if (pkg.family !== 'any' && pkg.family !== host.distribution.family) {
     const { id, versionId, family } = host.distribution;
     misfits.push(
-      block('DISTRIBUTION_MISMATCH', `${id} ${versionId} takes ${family} packages, this is ${pkg.family}`, node),
+      block('DISTRIBUTION_MISMATCH', `${id} ${versionId}'s tool takes ${family} packages, this is ${pkg.family}`, node),
     );
   }
   return misfits.length > 0
@@ -190,6 +193,21 @@ function checkVersion({ node, report }: NodeFacts, { to, options }: CheckInput):
   // A node that is there already is no obstacle: an interrupted upgrade goes on with the others.
   if (step.code === 'VERSION_EQUAL') return [pass('VERSION_EQUAL', `it has ${to} already`, node)];
   return [block(step.code, step.reason, node)];
+}
+
+/**
+ * An agent keeps a copy of the installed version to put it back after a failed installation. From dpkg's books whole
+ * packages can be made again; rpm's have no such way, so there the registry must have the package.
+ */
+function checkWayBack({ node, report }: NodeFacts, { package: pkg, previousPackage, to }: CheckInput): CheckResult[] {
+  const recorded = report.installation?.versions.recorded;
+  if (pkg?.kind !== 'bare' || pkg.family !== 'rpm' || recorded === undefined || !isVersion(recorded)) return [];
+  if (sameVersion(recorded, to)) return [];
+  if (previousPackage !== undefined && sameVersion(previousPackage.version, recorded)) {
+    return [pass('PREVIOUS_PACKAGE_MISSING', `the way back is ${previousPackage.fileName}`, node)];
+  }
+  const message = `a failed installation could not be put back: the registry has no rpm package of ${recorded}`;
+  return [block('PREVIOUS_PACKAGE_MISSING', message, node)];
 }
 
 function checkHost({ node, report, clockSkewMs }: NodeFacts, pkg: PackageInfo | undefined): CheckResult[] {

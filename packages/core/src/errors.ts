@@ -77,7 +77,15 @@ export const ERRORS = {
     remedy: 'All nodes of a cluster must be deployed by one method; redeploy the odd one.',
   },
   ARCHITECTURE_MISMATCH: { status: 422, remedy: "Add the package built for the node's architecture." },
-  DISTRIBUTION_MISMATCH: { status: 422, remedy: "Add the package built for the node's distribution family." },
+  DISTRIBUTION_MISMATCH: {
+    status: 422,
+    remedy: 'Add the package built for the package tool of the node (dpkg where there is one, else rpm).',
+  },
+  PREVIOUS_PACKAGE_MISSING: {
+    status: 422,
+    remedy:
+      'Add the package of the installed version (`kwfleet package add FILE`): rpm cannot pack what is installed for the way back.',
+  },
   VERSION_INVALID: { status: 400, remedy: 'Write versions as KWDB does: 3.1.0, or 3.1.0-hotfix1.' },
   VERSION_UNKNOWN: { status: 422, remedy: 'The node does not tell its version: repair the installation first.' },
   VERSION_OLDER: {

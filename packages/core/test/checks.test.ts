@@ -37,6 +37,14 @@ const rowChanged = (change: Parameters<typeof row>[1]) => health2((old) => withR
 const at = (recorded: string) => withInstallation(three, 2, { versions: { ...allAt(OLD), recorded } });
 const linked = (change: Partial<NodeFacts>) => three.map((one) => (one.node === 'n2' ? { ...one, ...change } : one));
 const packaged = (change: Parameters<typeof pkg>[0]): DraftWish => ({ packages: [pkg(change)] });
+const rpmPackage = (change: Parameters<typeof pkg>[0] = {}) => pkg({ family: 'rpm', ...change });
+const rpmThree = three.map((one) => ({
+  ...one,
+  report: {
+    ...one.report,
+    host: host({ distribution: { id: 'openEuler', versionId: '24.03', family: 'rpm' } }),
+  },
+}));
 const without = <K extends keyof Installation>(key: K): Omit<Installation, K> => {
   const { [key]: _, ...rest } = installation();
   return rest;
@@ -53,6 +61,19 @@ it.each<[Topology, number]>([
   expect(checks.filter(({ verdict }) => verdict !== 'pass')).toEqual([]);
   expect(blocked).toBe(false);
   expect(plan).toBeDefined();
+});
+
+it('rpm hosts whose version before is in the registry pass every check', () => {
+  const { checks, blocked, plan } = draft(rpmThree, { packages: [rpmPackage({ version: OLD }), rpmPackage()] });
+  expect(checks.filter(({ verdict }) => verdict !== 'pass')).toEqual([]);
+  expect(blocked).toBe(false);
+  expect(plan?.previousPackage).toMatchObject({ version: OLD, family: 'rpm' });
+});
+
+it('rpm hosts have no way back without it', () => {
+  const { checks, blocked } = draft(rpmThree, { packages: [rpmPackage()] });
+  expect(codesOf(checks, 'block')).toEqual(['PREVIOUS_PACKAGE_MISSING']);
+  expect(blocked).toBe(true);
 });
 
 describe('blocks', () => {
@@ -106,6 +127,12 @@ describe('blocks', () => {
     ['METHOD_MISMATCH', 'a container package', three, packaged({ kind: 'container' })],
     ['ARCHITECTURE_MISMATCH', 'a package for arm64', three, packaged({ architecture: 'arm64' })],
     ['DISTRIBUTION_MISMATCH', 'a package for rpm', three, packaged({ family: 'rpm' })],
+    [
+      'PREVIOUS_PACKAGE_MISSING',
+      'rpm with the package of another version than the node has',
+      withInstallation(rpmThree, 2, { versions: allAt('3.0.5') }),
+      { packages: [rpmPackage(), rpmPackage({ version: OLD })] },
+    ],
     [
       'VERSION_UNSUPPORTED',
       'between branches',

@@ -56,7 +56,7 @@ function head(view: PlanView, plan: Plan, page: Page): string[] {
 function packageLines({ package: pkg, previousPackage }: Plan, page: Page): string[] {
   if (pkg === undefined) return [];
   const facts = [pkg.kind, pkg.architecture, pkg.family, bytes(pkg.sizeBytes)].join(', ');
-  const previous = previousPackage?.fileName ?? 'not in the registry: a failed install cannot be put back';
+  const previous = previousPackage?.fileName ?? 'not in the registry: each host keeps a copy of what it has';
   return [
     ...labelled('package', `${oneLine(pkg.fileName)} (${facts})`, proseWidth(page)),
     ...labelled('before', oneLine(previous), proseWidth(page)),

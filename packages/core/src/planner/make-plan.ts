@@ -42,12 +42,13 @@ export function makePlan({ cluster, to, packages, options: chosen, nowMs }: Plan
   const target = normalVersion(to);
   const options: PlanOptions = { ...DEFAULT_OPTIONS, ...chosen };
   const pkg = choosePackage(packages, target, cluster);
-  const checks = runChecks({ cluster, to: target, package: pkg, options, nowMs });
-  const blocked = checks.some(({ verdict }) => verdict === 'block' || verdict === 'unknown');
   const nodes = planNodes(cluster);
+  const [from] = new Set(nodes?.map((node) => node.from).filter((version) => version !== target));
+  const previousPackage =
+    from === undefined || pkg === undefined ? undefined : packages.find((candidate) => fitsLike(candidate, pkg, from));
+  const checks = runChecks({ cluster, to: target, package: pkg, previousPackage, options, nowMs });
+  const blocked = checks.some(({ verdict }) => verdict === 'block' || verdict === 'unknown');
   if (pkg === undefined || cluster.topology === undefined || nodes === undefined) return { checks, blocked: true };
-  const [from] = new Set(nodes.map((node) => node.from).filter((version) => version !== target));
-  const previousPackage = from === undefined ? undefined : packages.find((candidate) => fitsLike(candidate, pkg, from));
   const procedure = PROCEDURES[cluster.topology];
   const input: PlannerInput = { nodes, to: target, options, packageBytes: pkg.sizeBytes };
   const plan: Plan = {
