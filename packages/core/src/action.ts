@@ -58,18 +58,30 @@ export const LedgerEntry = Type.Object({
 });
 export type LedgerEntry = Static<typeof LedgerEntry>;
 
-/** A package as it lies in the controller's registry, read out of the file itself. */
+/** An image by its digest, never by a tag, which may name another image tomorrow. */
+export const ImageReference = Type.String({
+  pattern: '^[a-z0-9][a-zA-Z0-9._:/-]{0,200}@sha256:[0-9a-f]{64}$',
+  maxLength: 300,
+});
+
+/**
+ * A package as the controller's registry knows it: `bare` and `container` are the vendor's files, read out of the file
+ * itself; an `image` lies in a registry of container images, and the host's own engine pulls it by its digest.
+ */
 export const PackageInfo = Type.Object({
-  /** SHA-256 of the file, hexadecimal; the package's id. */
+  /** SHA-256 of the file, or the digest of the image; hexadecimal, the package's id. */
   sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }),
   fileName: Type.String(),
-  sizeBytes: Type.Integer({ minimum: 1 }),
+  /** 0 for an image: its engine knows. */
+  sizeBytes: Type.Integer({ minimum: 0 }),
   unpackedBytes: Type.Integer({ minimum: 0 }),
   /** `3.1.0`, or with an extension `3.1.0-hotfix1`. */
   version: Type.String(),
-  kind: Type.Union([Type.Literal('bare'), Type.Literal('container')]),
+  kind: Type.Union([Type.Literal('bare'), Type.Literal('container'), Type.Literal('image')]),
   architecture: Type.String(),
   family: Type.Union([Type.Literal('deb'), Type.Literal('rpm'), Type.Literal('any')]),
+  /** Of an image, and only there: where it is pulled from, `registry.example.net/kwdb/kwdb@sha256:DIGEST`. */
+  image: Type.Optional(ImageReference),
 });
 export type PackageInfo = Static<typeof PackageInfo>;
 
