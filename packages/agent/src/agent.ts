@@ -23,6 +23,7 @@ import { Journal } from './journal/journal.ts';
 import { Link, pause } from './link.ts';
 import { Observer } from './observe.ts';
 import { PackageCache } from './packages.ts';
+import { Prefetcher } from './prefetcher.ts';
 import { Reporter } from './reporter.ts';
 import { ServiceNotify } from './service-notify.ts';
 
@@ -58,7 +59,7 @@ export async function runAgent(
       parts.link.run(signal),
       parts.reporter.run(signal),
       notify.watchdog(beating, signal),
-      stopAtEnd(parts.executor, notify, signal),
+      stopAtEnd(parts, notify, signal),
     ]);
     await parts.storage.close();
   } finally {
@@ -70,6 +71,7 @@ export async function runAgent(
 type AgentParts = {
   readonly executor: Executor;
   readonly link: Link;
+  readonly prefetcher: Prefetcher;
   readonly reporter: Reporter;
   readonly storage: FileStorage;
 };
@@ -120,22 +122,33 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
     onAction: (action) => executor.accept(action),
     onResultStored: (action) => executor.acknowledge(action),
     onReportRequest: () => reporter.request(),
+    onPrefetch: (wanted) => prefetcher.want(wanted),
+  });
+  const prefetcher: Prefetcher = new Prefetcher({
+    bring: (wanted, watch) => packages.ensure(wanted, watch).then(() => packages.tidy()),
+    tell: (prefetched) => link.send({ prefetched }),
+    clock: systemClock,
+    log,
   });
   const { heartbeatMs } = config;
   const busy = () => executor.busy;
   const seen = (report: NodeReport) => void executor.saw(report);
   const reporter: Reporter = new Reporter({ observer, link, heartbeatMs, busy, seen, now: systemClock.now, log });
   link.whenWelcomed((everyMs) => reporter.welcomed(everyMs));
-  return { executor, link, reporter, storage };
+  return { executor, link, prefetcher, reporter, storage };
 }
 
-async function stopAtEnd(executor: Executor, notify: ServiceNotify, signal: AbortSignal): Promise<void> {
+async function stopAtEnd(
+  { executor, prefetcher }: AgentParts,
+  notify: ServiceNotify,
+  signal: AbortSignal,
+): Promise<void> {
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     else signal.addEventListener('abort', () => resolve(), { once: true });
   });
   await notify.stopping();
-  await executor.stop();
+  await Promise.all([executor.stop(), prefetcher.stop()]);
 }
 
 type Host = { readonly services: ServiceManager; readonly commands: LongCommands; readonly sudo: boolean };

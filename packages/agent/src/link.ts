@@ -1,6 +1,6 @@
 /** The stream to the controller: it is made again whenever it breaks, and what must not be lost is said again. */
 import * as grpc from '@grpc/grpc-js';
-import { type Action, FleetError } from '@kwfleet/core';
+import { type Action, FleetError, type PackageInfo } from '@kwfleet/core';
 import { type AgentMessage, agentGateway, type ControllerMessage, PROTOCOL } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
 
@@ -18,6 +18,7 @@ export type LinkOptions = {
   readonly onAction: (action: Action) => Promise<void>;
   readonly onResultStored: (action: string) => Promise<void>;
   readonly onReportRequest: () => void;
+  readonly onPrefetch: (wanted: PackageInfo) => void;
 };
 
 const FIRST_BACKOFF_MS = 200;
@@ -173,10 +174,11 @@ export class Link {
   }
 
   async #handle(message: ControllerMessage): Promise<void> {
-    const { onAction, onResultStored, onReportRequest } = this.#options;
+    const { onAction, onResultStored, onReportRequest, onPrefetch } = this.#options;
     if ('action' in message) await onAction(message.action);
     else if ('resultStored' in message) await onResultStored(message.resultStored.action);
     else if ('reportRequest' in message) onReportRequest();
+    else if ('prefetch' in message) onPrefetch(message.prefetch.package);
   }
 }
 

@@ -18,10 +18,14 @@ const UNPACKED_LIMIT_BYTES = 64 * 1024 ** 3;
 /** Left free on the disk, so that journal and database can go on writing. */
 const SPARE_BYTES = 64 * 1024 ** 2;
 const KEPT_PACKAGES = 4;
+/** So often a transfer that flows asks whether it may go on. */
+const ASK_EVERY_BYTES = 4 * 1024 ** 2;
 
 export class PackageCache {
   readonly #directory: string;
   readonly #source: PackageSource;
+  /** Those that are being brought now: an order and a prefetch may want the same. */
+  readonly #inHand = new Set<string>();
 
   constructor(stateDir: string, source: PackageSource) {
     this.#directory = join(stateDir, 'packages');
@@ -33,6 +37,22 @@ export class PackageCache {
    * earlier try ended. Throws PACKAGE_CORRUPT, PACKAGE_UNSAFE, PACKAGE_INCOMPLETE, DISK_FULL or FETCH_FAILED.
    */
   async ensure(wanted: PackageInfo, watch: Watch): Promise<string> {
+    const { sha256 } = wanted;
+    const part = join(this.#directory, sha256, 'package.tar.gz.part');
+    while (this.#inHand.has(sha256)) {
+      watch.detail('the package is on its way to this host already');
+      watch.moved(String(await sizeOf(part)));
+      await watch.pause();
+    }
+    this.#inHand.add(sha256);
+    try {
+      return await this.#ensure(wanted, watch);
+    } finally {
+      this.#inHand.delete(sha256);
+    }
+  }
+
+  async #ensure(wanted: PackageInfo, watch: Watch): Promise<string> {
     const place = join(this.#directory, wanted.sha256);
     const unpacked = join(place, 'unpacked');
     const there = await findDeployDirectory(unpacked);
@@ -102,12 +122,16 @@ export class PackageCache {
     const handle = await open(part, 'a', 0o600);
     try {
       let size = (await handle.stat()).size;
+      let askedAt = size;
       for await (const chunk of size < wanted.sizeBytes ? this.#source(wanted.sha256, size) : []) {
         await handle.appendFile(chunk);
         size += chunk.length;
         if (size > wanted.sizeBytes) break;
         watch.detail(`received ${Math.floor((size / wanted.sizeBytes) * 100)} %`);
         watch.moved(String(size));
+        if (size - askedAt < ASK_EVERY_BYTES) continue;
+        askedAt = size;
+        await watch.pause(0);
       }
       await handle.sync();
     } finally {

@@ -7,8 +7,10 @@ import type { ActionResult } from '@kwfleet/core';
 import { agentGateway, type EnrollResponse, enrollment, type PackageChunk, PROTOCOL } from '@kwfleet/protocol';
 import * as x509 from '@peculiar/x509';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { pkg } from '../../core/test/builders.ts';
 import { type Controller, controllerConfig, startController } from '../src/index.ts';
 import { type Database, openDatabase } from '../src/store/database.ts';
+import { insertPackage } from '../src/store/packages.ts';
 import { Agent } from './fake-agent.ts';
 import { freshReport, log, putRun, temporaryDirectory, until, urlOf, usePostgres } from './support.ts';
 
@@ -213,6 +215,48 @@ describe('an action', () => {
       };
       return steps[action.step]?.status === 'succeeded';
     });
+  });
+});
+
+describe('a prefetch', () => {
+  it('reaches the agents of the clusters chosen until they answer, also those that were away', async () => {
+    const keys = await Promise.all([1, 2].map((i) => enrolled(`pre${i}`)));
+    const agents = keys.map((pair, i) =>
+      agentOn(clientWith(pair))
+        .hello(`pre${i + 1}`)
+        .beating(),
+    );
+    for (const [i, agent] of agents.entries()) {
+      await agent.got('welcome');
+      agent.send({ report: freshReport('ahead', i + 1, 2) });
+    }
+    await until('the cluster is known', async () => (await nodeView('pre2')).state === 'healthy');
+    const [one, two] = agents as [Agent, Agent];
+    two.close();
+    await insertPackage(database, pkg(), 'test');
+    const { sha256 } = pkg();
+    const url = `${controller.restUrl}/v1/packages/${sha256}/prefetch`;
+    const ask = (json: object) =>
+      fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(json) });
+    const states = async () => {
+      const { items } = (await (await fetch(url)).json()) as { items: { node: string; state: string }[] };
+      return Object.fromEntries(items.map(({ node, state }) => [node, state]));
+    };
+    expect(await (await ask({})).json()).toMatchObject({ code: 'BAD_REQUEST' });
+    expect(await (await ask({ clusters: ['nowhere'] })).json()).toMatchObject({ code: 'CLUSTER_UNKNOWN' });
+    expect(await (await ask({ labels: { site: 'none' } })).json()).toEqual({ nodes: 0 });
+    expect(await (await ask({ clusters: ['ahead'] })).json()).toEqual({ nodes: 2 });
+    expect((await one.got('prefetch')).prefetch.package).toEqual(pkg());
+    one.send({ prefetched: { sha256, code: 'DISK_FULL', message: 'no room' } });
+    await until('the failure is known', async () => (await states()).pre1 === 'failed');
+    const back = agentOn(clientWith(keys[1])).hello('pre2').beating();
+    await back.got('prefetch');
+    back.send({ prefetched: { sha256 } });
+    await until('it is done', async () => (await states()).pre2 === 'done');
+    // Asked anew, the one that failed is told anew.
+    one.received.length = 0;
+    await ask({ clusters: ['ahead'] });
+    await one.got('prefetch');
   });
 });
 

@@ -53,6 +53,30 @@ export type ClusterSummary = Static<typeof ClusterSummary>;
 export const PackageView = Type.Object({ ...PackageInfo.properties, id: Type.String(), addedAtMs: Type.Integer() });
 export type PackageView = Static<typeof PackageView>;
 
+export const PrefetchRequest = Type.Object(
+  {
+    /** Ids or names. */
+    clusters: Type.Optional(Type.Array(Type.String({ minLength: 1, maxLength: 253 }), { minItems: 1, maxItems: 1000 })),
+    /** Clusters that have all of these labels; with `clusters`, those of them that do. */
+    labels: Type.Optional(Type.Record(Type.String({ maxLength: 63 }), Type.String({ maxLength: 200 }))),
+  },
+  { additionalProperties: false },
+);
+export type PrefetchRequest = Static<typeof PrefetchRequest>;
+
+/** How far a package is on its way to one host. */
+export const PrefetchView = Type.Object({
+  node: Type.String(),
+  /** `waiting` until the agent says that it lies there, verified, or why it does not. */
+  state: Type.Union([Type.Literal('waiting'), Type.Literal('done'), Type.Literal('failed')]),
+  askedAtMs: Type.Integer(),
+  askedBy: Type.String(),
+  endedAtMs: Type.Optional(Type.Integer()),
+  code: Type.Optional(Type.String()),
+  message: Type.Optional(Type.String()),
+});
+export type PrefetchView = Static<typeof PrefetchView>;
+
 export const PlanRequest = Type.Object(
   {
     /** Id or name. */

@@ -1,9 +1,10 @@
-import type { Action, ActionProgress, ActionResult, ClusterHealth, NodeReport } from '@kwfleet/core';
+import type { Action, ActionProgress, ActionResult, ClusterHealth, NodeReport, PackageInfo } from '@kwfleet/core';
 import {
   ActionProgress as ActionProgressSchema,
   ActionResult as ActionResultSchema,
   Action as ActionSchema,
   NodeReport as NodeReportSchema,
+  PackageInfo as PackageInfoSchema,
 } from '@kwfleet/core';
 import protobuf from 'protobufjs/light.js';
 import Type, { type Static } from 'typebox';
@@ -22,6 +23,11 @@ const Hello = Type.Object({
 const Heartbeat = Type.Object({ clockMs: Type.Integer(), serving: Type.Boolean(), ready: Type.Boolean() });
 const ActionOutput = Type.Object({ action: Type.String(), offset: Type.Integer(), text: Type.String() });
 const Welcome = Type.Object({ clockMs: Type.Integer(), protocol: Type.Integer(), heartbeatMs: Type.Integer() });
+const Prefetched = Type.Object({
+  sha256: Type.String(),
+  code: Type.Optional(Type.String()),
+  message: Type.Optional(Type.String()),
+});
 const EnrollRequest = Type.Object({ token: Type.String(), node: Type.String(), signingRequest: Type.String() });
 const EnrollResponse = Type.Object({ certificate: Type.String(), authority: Type.String() });
 const FetchPackageRequest = Type.Object({ sha256: Type.String(), offset: Type.Integer({ minimum: 0 }) });
@@ -30,6 +36,7 @@ export type Hello = Static<typeof Hello>;
 export type Heartbeat = Static<typeof Heartbeat>;
 export type ActionOutput = Static<typeof ActionOutput>;
 export type Welcome = Static<typeof Welcome>;
+export type Prefetched = Static<typeof Prefetched>;
 export type EnrollRequest = Static<typeof EnrollRequest>;
 export type EnrollResponse = Static<typeof EnrollResponse>;
 export type FetchPackageRequest = Static<typeof FetchPackageRequest>;
@@ -41,13 +48,15 @@ export type AgentMessage =
   | { heartbeat: Heartbeat }
   | { progress: ActionProgress }
   | { output: ActionOutput }
-  | { result: ActionResult };
+  | { result: ActionResult }
+  | { prefetched: Prefetched };
 
 export type ControllerMessage =
   | { welcome: Welcome }
   | { action: Action }
   | { resultStored: { action: string } }
-  | { reportRequest: Record<string, never> };
+  | { reportRequest: Record<string, never> }
+  | { prefetch: { package: PackageInfo } };
 
 const root = protobuf.Root.fromJSON(descriptor as protobuf.INamespace);
 
@@ -110,6 +119,7 @@ export const agentMessage = codec<AgentMessage>(
     progress: ActionProgressSchema,
     output: ActionOutput,
     result: ActionResultSchema,
+    prefetched: Prefetched,
   }),
 );
 
@@ -120,6 +130,7 @@ export const controllerMessage = codec<ControllerMessage>(
     action: ActionSchema,
     resultStored: Type.Object({ action: Type.String() }),
     reportRequest: Type.Object({}),
+    prefetch: Type.Object({ package: PackageInfoSchema }),
   }),
 );
 

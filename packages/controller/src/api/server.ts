@@ -16,6 +16,7 @@ import { inventoryRoutes } from './inventory.ts';
 import { operationRoutes } from './operations.ts';
 import { packageRoutes } from './packages.ts';
 import { planRoutes } from './plans.ts';
+import { prefetchRoutes } from './prefetches.ts';
 import { answerWithProblem } from './problems.ts';
 import { runEventRoutes } from './run-events.ts';
 import { runReportRoutes } from './run-report.ts';
@@ -82,6 +83,7 @@ function addRoutes(app: Api, parts: ApiParts): void {
   operationRoutes(app, parts);
   inventoryRoutes(app, parts);
   packageRoutes(app, parts);
+  prefetchRoutes(app, parts);
   planRoutes(app, parts);
   runRoutes(app, parts);
   runEventRoutes(app, parts);

@@ -9,6 +9,7 @@ import { pendingActions } from '../store/actions.ts';
 import type { Database } from '../store/database.ts';
 import { currentStreams } from '../store/nodes.ts';
 import type { Notices } from '../store/notices.ts';
+import { pendingPrefetches } from '../store/prefetches.ts';
 import type { Authority } from './authority.ts';
 import { callerName, serverCredentials } from './credentials.ts';
 import { enrollHandler } from './enroll.ts';
@@ -128,6 +129,8 @@ function openSessions({ database, log }: GatewayParts, shared: Omit<SessionConte
         }
         const actions = Map.groupBy(await pendingActions(database, nodes), ({ node }) => node);
         for (const [node, due] of actions) byNode.get(node)?.deliver(due);
+        const wanted = Map.groupBy(await pendingPrefetches(database, nodes), ({ node }) => node);
+        for (const [node, due] of wanted) byNode.get(node)?.prefetch(due);
       }
     } catch (error) {
       log.warn({ err: error }, 'pending actions could not be read; looking again on the next tick');

@@ -7,6 +7,7 @@ import type { Logger } from 'pino';
 import { storeOutput, storeProgress, storeResult } from '../store/actions.ts';
 import type { Database } from '../store/database.ts';
 import { attachStream, databaseNow, detachStream, storeReport } from '../store/nodes.ts';
+import { endPrefetch, type PendingPrefetch } from '../store/prefetches.ts';
 import type { Heartbeats } from './heartbeats.ts';
 
 export type Stream = grpc.ServerDuplexStream<AgentMessage, ControllerMessage>;
@@ -64,6 +65,16 @@ export class Session {
       if (this.#over || this.#sent.has(action.id)) continue;
       this.#sent.add(action.id);
       this.#call.write({ action });
+    }
+  }
+
+  /** Packages to fetch ahead; each once, until it is asked for anew. */
+  prefetch(wanted: readonly PendingPrefetch[]): void {
+    for (const { package: info, askedAtMs } of wanted) {
+      const key = `${info.sha256}@${askedAtMs}`;
+      if (this.#over || this.#sent.has(key)) continue;
+      this.#sent.add(key);
+      this.#call.write({ prefetch: { package: info } });
     }
   }
 
@@ -142,6 +153,7 @@ export class Session {
       return database.transaction((sql) => storeReport(sql, node, message.report, false, this.stream));
     if ('progress' in message) return database.transaction((sql) => storeProgress(sql, node, message.progress));
     if ('output' in message) return database.transaction((sql) => storeOutput(sql, node, message.output));
+    if ('prefetched' in message) return endPrefetch(database, node, message.prefetched);
     return this.#result(node, message);
   }
 
