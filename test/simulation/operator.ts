@@ -138,7 +138,7 @@ export class Operator {
       return;
     }
     this.plan = guard.plan(draft.plan);
-    store.createRun(this.plan);
+    store.createRun(this.plan, guard.approval(this.#sim.approvers.approvalOf(this.plan)));
   }
 
   #pressAtRandom(everyMs: number): void {

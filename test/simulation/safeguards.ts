@@ -2,7 +2,7 @@
  * Safeguards, each of which can be switched off from out here, by wrapping what the program touches the world through.
  * With one off, the simulator must find a violation: else it would not notice the safeguard's loss in the code either.
  */
-import type { Action, NodeReport, Plan } from '@kwfleet/core';
+import type { Action, NodeReport, Plan, RunApproval } from '@kwfleet/core';
 import type { AgentMessage } from '@kwfleet/protocol';
 import type { Driver } from '../../packages/agent/src/driver/driver.ts';
 import type { Disk } from './disk.ts';
@@ -18,6 +18,7 @@ export const SAFEGUARDS = {
   barrier: 'a single-replica cluster is stopped, installed and started in three closed stages',
   observe: 'what is true is looked at, not concluded',
   idempotence: 'an order that comes again changes nothing',
+  approval: 'nothing is done before those have agreed whom a policy names',
   ledger: 'a changed setting gets its prior value back',
 } as const;
 export type Safeguard = keyof typeof SAFEGUARDS;
@@ -43,6 +44,10 @@ export class Guard {
       needs: step.needs.filter((need) => need.endsWith(`:${step.node}`)),
     }));
     return { ...plan, steps };
+  }
+
+  approval(approval: RunApproval | undefined): RunApproval | undefined {
+    return this.#off === 'approval' ? undefined : approval;
   }
 
   /** An order as it reaches the agent. */

@@ -26,6 +26,7 @@ const BROKEN: Record<Safeguard, readonly string[]> = {
   barrier: ['I3'],
   observe: ['I6'],
   idempotence: ['I11', 'I4'],
+  approval: ['I10'],
   ledger: ['I7'],
 };
 

@@ -1,6 +1,7 @@
 /** One simulated world and what lives in it: hosts with agents, controllers, the store, the troubles. */
 import type { Topology } from '@kwfleet/core';
 import { Agent } from './agent.ts';
+import { Approvers } from './approvers.ts';
 import { Chronicle } from './chronicle.ts';
 import { Controller } from './controller.ts';
 import { Database } from './database.ts';
@@ -23,6 +24,7 @@ export class Simulation {
   readonly store: Store;
   readonly guard: Guard;
   readonly chronicle: Chronicle;
+  readonly approvers: Approvers;
   readonly violations: Violation[] = [];
   readonly controllers: Controller[] = [];
   /** By node; absent while its process is down. */
@@ -47,6 +49,7 @@ export class Simulation {
     for (const host of this.hosts) host.beginServing();
     this.store = new Store(this.world, this.faults);
     this.chronicle = new Chronicle(this);
+    this.approvers = new Approvers(this, seed);
     this.world.onEvidence((evidence) => this.chronicle.note(evidence));
     for (const host of this.hosts) {
       this.#wires.set(host.node, new Wire());

@@ -7,15 +7,19 @@ import {
   type Action,
   type ActionProgress,
   type ActionResult,
+  type ApprovalScope,
   ENDED,
   FleetError,
+  hashPlan,
   initialState,
   type NodeFacts,
   type NodeReport,
   type Plan,
+  type RunApproval,
   type RunState,
 } from '@kwfleet/core';
 import type {
+  ApprovalInput,
   RunInput,
   RunRequestKind,
   RunSnapshot,
@@ -38,6 +42,15 @@ export type Run = {
   inputs: RunInput[];
   /** When its history last grew by more than progress. */
   movedAtMs: number;
+  /** Every approval that anybody gave, whether it counts or not. */
+  readonly said: Said[];
+};
+
+type Said = {
+  readonly scope: ApprovalScope;
+  readonly person: string;
+  readonly isOfPlan: boolean;
+  readonly atMs: number;
 };
 
 export type OrderRow = {
@@ -161,7 +174,7 @@ export class Store {
   }
 
   /** Throws RUN_ACTIVE when there is one already. */
-  createRun(plan: Plan): string {
+  createRun(plan: Plan, approval?: RunApproval): string {
     if (this.activeRun !== undefined) throw new FleetError('RUN_ACTIVE', 'the cluster has a run that is not ended');
     const id = `run${this.runs.size + 1}`;
     const { nowMs } = this.#world;
@@ -169,7 +182,8 @@ export class Store {
       id,
       plan,
       createdAtMs: nowMs,
-      state: initialState(id, plan),
+      state: initialState(id, plan, approval),
+      said: [],
       epoch: 0,
       owner: undefined,
       leaseUntilMs: 0,
@@ -185,6 +199,14 @@ export class Store {
 
   request(id: string, request: RunRequestKind): void {
     this.#input(this.#run(id), { type: 'request', request, by: 'operator' });
+  }
+
+  approve(id: string, given: { scope: ApprovalScope; person: string; hash: string }): void {
+    const run = this.#run(id);
+    const { scope, person, hash } = given;
+    run.said.push({ scope, person, isOfPlan: hash === hashPlan(run.plan), atMs: this.#world.nowMs });
+    this.#world.tell({ type: 'person', text: `${person} approves the ${scope} of ${id}` });
+    this.#input(run, { type: 'request', request: 'approve', scope, hash, by: person });
   }
 
   attach(node: string, stream: string, linkMs: number): void {
@@ -282,6 +304,7 @@ export class Store {
 type NewInput =
   | { readonly type: 'result'; readonly result: ActionResult }
   | { readonly type: 'progress'; readonly progress: ActionProgress }
-  | { readonly type: 'request'; readonly request: RunRequestKind; readonly by: string };
+  | { readonly type: 'request'; readonly request: RunRequestKind; readonly by: string }
+  | ({ readonly type: 'request' } & ApprovalInput);
 
 const unavailable = (words: string) => new FleetError('UNAVAILABLE', 'PostgreSQL', { words });

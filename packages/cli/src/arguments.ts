@@ -28,6 +28,13 @@ export function parseBackup(text: string): Backup {
   throw new InvalidArgumentError('Write attested:WHERE the backup lies, or none:REASON why there is none.');
 }
 
+/** `key=value`. */
+export function parseLabel(text: string): [string, string] {
+  const match = /^([A-Za-z0-9][A-Za-z0-9._/-]{0,62})=(.{0,200})$/.exec(text);
+  if (match?.[1] === undefined) throw new InvalidArgumentError('Write a label like environment=production.');
+  return [match[1], match[2] ?? ''];
+}
+
 /** A whole number from 1 on. */
 export function parseCount(text: string): number {
   if (!/^[1-9]\d{0,8}$/.test(text)) throw new InvalidArgumentError('Write a whole number from 1 on.');

@@ -1,6 +1,9 @@
 /** The controller's REST API, as the command line uses it. One method a request; every request has a deadline. */
 import { randomUUID } from 'node:crypto';
 import type {
+  ApprovalPolicy,
+  ApprovalRequestBody,
+  ApprovalView,
   Choice,
   ClusterSummary,
   NodeView,
@@ -38,7 +41,7 @@ export type ClientOptions = {
 };
 
 type Ask = {
-  readonly method?: 'GET' | 'POST';
+  readonly method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   readonly json?: unknown;
   readonly body?: ReadableStream<Uint8Array>;
   readonly accept?: string;
@@ -61,6 +64,8 @@ export class Client {
 
   clusters = (): Promise<ClusterSummary[]> => this.#all<ClusterSummary>('/v1/clusters');
   cluster = (idOrName: string): Promise<ClusterSummary> => this.#json(`/v1/clusters/${encodeURIComponent(idOrName)}`);
+  describeCluster = (id: string, json: { name?: string; labels?: Record<string, string> }): Promise<ClusterSummary> =>
+    this.#json(`/v1/clusters/${encodeURIComponent(id)}`, { method: 'PATCH', json });
   nodes = (): Promise<NodeView[]> => this.#all<NodeView>('/v1/nodes');
   packages = (): Promise<PackageView[]> => this.#all<PackageView>('/v1/packages');
   createPlan = (json: PlanRequest): Promise<PlanView> => this.#json('/v1/plans', { method: 'POST', json });
@@ -68,13 +73,24 @@ export class Client {
   createRun = (json: RunRequest): Promise<RunSummary> => this.#json('/v1/runs', { method: 'POST', json });
   runs = (): Promise<RunSummary[]> => this.#all<RunSummary>('/v1/runs');
   run = (id: string): Promise<RunView> => this.#json(`/v1/runs/${encodeURIComponent(id)}`);
+  approvals = (open: boolean): Promise<ApprovalView[]> => this.#all<ApprovalView>(`/v1/approvals?open=${open}`);
+  policies = async (): Promise<ApprovalPolicy[]> =>
+    (await this.#json<{ items: ApprovalPolicy[] }>('/v1/approval-policies')).items;
+  putPolicy = (name: string, json: Partial<Omit<ApprovalPolicy, 'name'>>): Promise<ApprovalPolicy> =>
+    this.#json(`/v1/approval-policies/${encodeURIComponent(name)}`, { method: 'PUT', json });
+  async deletePolicy(name: string): Promise<void> {
+    await this.#ask(`/v1/approval-policies/${encodeURIComponent(name)}`, { method: 'DELETE' });
+  }
+  /** Agrees to what a run waits for. */
+  approve = (id: string, json: ApprovalRequestBody): Promise<RunSummary> =>
+    this.#json(`/v1/runs/${encodeURIComponent(id)}/approve`, { method: 'POST', json });
   createToken = (json: TokenRequest): Promise<TokenView> => this.#json('/v1/tokens', { method: 'POST', json });
 
   createEnrollment = (json: EnrollmentRequest): Promise<EnrollmentView> =>
     this.#json('/v1/enrollments', { method: 'POST', json });
 
   /** Tells a run what to do now. */
-  choose = (id: string, choice: Exclude<Choice, 'wait'>): Promise<RunSummary> =>
+  choose = (id: string, choice: Exclude<Choice, 'wait' | 'approve'>): Promise<RunSummary> =>
     this.#json(`/v1/runs/${encodeURIComponent(id)}/${choice}`, { method: 'POST', json: {} });
 
   /** The report of a run, as the controller writes it. */
@@ -117,7 +133,7 @@ export class Client {
     let cursor: string | undefined;
     for (let at = 0; at < MOST_PAGES; at += 1) {
       const query = `limit=${PAGE_LIMIT}${cursor === undefined ? '' : `&cursor=${encodeURIComponent(cursor)}`}`;
-      const page = await this.#json<Page<T>>(`${path}?${query}`);
+      const page = await this.#json<Page<T>>(`${path}${path.includes('?') ? '&' : '?'}${query}`);
       items.push(...page.items);
       cursor = page.cursor;
       if (cursor === undefined) return items;

@@ -3,6 +3,8 @@ import { readFileSync } from 'node:fs';
 import { Command, CommanderError, Help } from 'commander';
 import { DEFAULT_SERVER } from './client.ts';
 import { addAccess } from './commands/access.ts';
+import { addApprovals } from './commands/approvals.ts';
+import { addCluster } from './commands/cluster.ts';
 import { addInventory } from './commands/inventory.ts';
 import { addPackages } from './commands/packages.ts';
 import { addPlan } from './commands/plan.ts';
@@ -58,8 +60,9 @@ export function createProgram(context: Context): Command {
     )
     .addHelpText('after', examples('kwfleet demo', 'kwfleet plan prod-east --to 3.1.0'));
   addPlan(program, context);
-  addRuns(program, context);
+  addApprovals(program, addRuns(program, context), context);
   addInventory(program, context);
+  addCluster(program, context);
   addPackages(program, context);
   addAccess(program, context);
   addServices(program, context);

@@ -71,7 +71,9 @@ describe('the command line', () => {
       'upgrade',
       'runs',
     ];
-    const steering = ['show', 'watch', 'pause', 'resume', 'retry', 'abort', 'report'].map((word) => `run ${word}`);
+    const steering = ['show', 'watch', 'approve', 'pause', 'resume', 'retry', 'abort', 'report'].map(
+      (word) => `run ${word}`,
+    );
     expect(names).toEqual(expect.arrayContaining([...promised, ...steering, 'token create', 'enrollment create']));
   });
 

@@ -89,6 +89,7 @@ export function runView(nodes: number, steps: Record<string, StepState>, more: P
     cluster: plan.cluster,
     clusterName: 'prod-east',
     planId: 'plan-1',
+    planHash: hashPlan(plan),
     topology: plan.topology,
     to: plan.to,
     status: 'running',

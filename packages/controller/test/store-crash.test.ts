@@ -1,4 +1,12 @@
-import { type Action, type ActionResult, FleetError, initialState, type NodeReport, readState } from '@kwfleet/core';
+import {
+  type Action,
+  type ActionResult,
+  FleetError,
+  initialState,
+  type NodeReport,
+  readState,
+  STATE_FORMAT,
+} from '@kwfleet/core';
 import { describe, expect, it } from 'vitest';
 import { allAt, NEW, planFor } from '../../core/test/builders.ts';
 import { advance } from '../src/runner/advance.ts';
@@ -158,7 +166,11 @@ describe('a run in flight while the controller is upgraded', () => {
       await advance(pgRunStore(database), 'newer', run);
       if ((await findRun(database, run))?.state.status === 'succeeded') break;
     }
-    expect((await findRun(database, run))?.state).toMatchObject({ status: 'succeeded', format: 2, abandoned: false });
+    expect((await findRun(database, run))?.state).toMatchObject({
+      status: 'succeeded',
+      format: STATE_FORMAT,
+      abandoned: false,
+    });
     expect(given.map(({ step }) => step)).toEqual(['fetch:n1', 'gate:n1', 'upgrade:n1']);
   });
 

@@ -1,7 +1,8 @@
 /** What REST answers with. The controller documents and serves these; the command line and the console read them. */
 import Type, { type Static } from 'typebox';
 import { PackageInfo, Phase } from './action.ts';
-import { Choice, Hold, RunStatus, StepState } from './engine/state.ts';
+import { ApprovalScope, Requirement } from './approval.ts';
+import { Choice, Hold, RunApproval, RunStatus, StepState } from './engine/state.ts';
 import { Method, NodeReport, Topology } from './facts.ts';
 import { Backup, CheckResult, Plan, PlanOptions } from './plan.ts';
 
@@ -109,15 +110,54 @@ export const RunRequest = Type.Object(
 );
 export type RunRequest = Static<typeof RunRequest>;
 
+/** `scope` where both are awaited: without it, what is due first. */
+export const ApprovalRequestBody = Type.Object(
+  {
+    hash: Type.String({ pattern: '^[0-9a-f]{64}$' }),
+    scope: Type.Optional(ApprovalScope),
+    comment: Type.Optional(Type.String({ minLength: 1, maxLength: 500 })),
+  },
+  { additionalProperties: false },
+);
+export type ApprovalRequestBody = Static<typeof ApprovalRequestBody>;
+
+/** Something that people must agree to, and who has. */
+export const ApprovalView = Type.Object({
+  /** `run:ID`, `run:ID/irreversible`, ... */
+  subject: Type.String(),
+  run: Type.Optional(Type.String()),
+  title: Type.String(),
+  hash: Type.String(),
+  requirement: Requirement,
+  requester: Type.String(),
+  requestedAtMs: Type.Integer(),
+  /** `counts` is false for one that died: of another hash, or too old. */
+  approvals: Type.Array(
+    Type.Object({
+      person: Type.String(),
+      atMs: Type.Integer(),
+      counts: Type.Boolean(),
+      comment: Type.Optional(Type.String()),
+    }),
+  ),
+  /** How many more people must agree. */
+  missing: Type.Integer(),
+});
+export type ApprovalView = Static<typeof ApprovalView>;
+
 export const RunSummary = Type.Object({
   id: Type.String(),
   cluster: Type.String(),
   clusterName: Type.String(),
   planId: Type.String(),
+  /** Of the plan: what an approval is bound to. */
+  planHash: Type.String(),
   topology: Topology,
   to: Type.String(),
   status: RunStatus,
   hold: Type.Optional(Hold),
+  /** What a policy asks of it, and who has agreed. */
+  approval: Type.Optional(RunApproval),
   pauseRequested: Type.Boolean(),
   abortRequested: Type.Boolean(),
   /** What may be asked of it now. */

@@ -22,6 +22,15 @@ export const ERRORS = {
   PLAN_STALE: { status: 409, remedy: 'The cluster changed since the plan was made: plan again.' },
   RUN_UNKNOWN: { status: 404, remedy: 'List the runs with `kwfleet runs`.' },
   RUN_ACTIVE: { status: 409, remedy: 'One run at a time for a cluster: finish or abort the active one.' },
+  APPROVAL_NEEDED: {
+    status: 409,
+    remedy: 'Have it approved: `kwfleet approvals` lists what waits, `kwfleet run approve ID` approves; or abort it.',
+  },
+  APPROVAL_REFUSED: {
+    status: 409,
+    remedy: 'Have somebody approve whose word counts, for exactly what is there now; `kwfleet approvals` shows it.',
+  },
+  APPROVAL_POLICY_UNKNOWN: { status: 404, remedy: 'List the policies with `kwfleet policies`.' },
   RUN_CHOICE_ILLEGAL: { status: 409, remedy: 'Take one of the choices that the run shows.' },
   IDEMPOTENCY_IN_PROGRESS: {
     status: 409,

@@ -94,6 +94,8 @@ export const Step = Type.Object({
   title: Type.String(),
   /** What it changes, in words; empty when it only looks. */
   changes: Type.Array(Type.String()),
+  /** There is no way back once it has begun: where a policy asks for it, people approve before the first of them. */
+  irreversible: Type.Optional(Type.Literal(true)),
 });
 export type Step = Static<typeof Step>;
 

@@ -1,7 +1,14 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { PlanOptions, Topology } from '../src/index.ts';
-import { allAt, draft, fleet, installation, NEW, planOf } from './builders.ts';
+import {
+  type ApprovalScope,
+  hashPlan,
+  type Plan,
+  type PlanOptions,
+  type RunApproval,
+  type Topology,
+} from '../src/index.ts';
+import { allAt, draft, fleet, installation, NEW, NOW, planOf } from './builders.ts';
 import { type Ending, HOUR, MINUTE, Model, SECOND } from './model.ts';
 
 const wish = fc.record({
@@ -11,6 +18,8 @@ const wish = fc.record({
   calmBefore: fc.nat(24),
   /** Whether the second node of a multi-replica cluster has the target already. */
   done: fc.boolean(),
+  /** How many must approve the start, and what cannot be undone. */
+  approvers: fc.constantFrom([0, 0], [0, 0], [2, 0], [1, 1], [0, 1]),
   options: fc.record<Partial<PlanOptions>>({
     route: fc.constantFrom('offline', 'online'),
     concurrency: fc.integer({ min: 1, max: 3 }),
@@ -18,13 +27,34 @@ const wish = fc.record({
 });
 type Wish = typeof wish extends fc.Arbitrary<infer T> ? T : never;
 
-function modelOf({ topology, size, calmBefore, done, options }: Wish): Model {
+const PEOPLE = ['ann', 'bo', 'cai'] as const;
+
+/** What a policy asks of ann's upgrade. Nobody lets its start run out here; that has a test of its own. */
+function approvalFor(plan: Plan, [start = 0, irreversible = 0]: readonly number[]): RunApproval {
+  const needs = (approvers: number, validForMs: number) => ({
+    policies: ['p'],
+    approvers,
+    requesterMayApprove: false,
+    validForMs,
+  });
+  return {
+    hash: hashPlan(plan),
+    requester: 'ann',
+    requestedAtMs: NOW,
+    ...(start > 0 && { start: needs(start, 1_000 * HOUR) }),
+    ...(irreversible > 0 && { irreversible: needs(irreversible, HOUR) }),
+    given: [],
+  };
+}
+
+function modelOf({ topology, size, calmBefore, done, approvers, options }: Wish): Model {
   const nodes = fleet(topology, topology === 'standalone' ? 1 : size).map((one, index) =>
     topology === 'multi-replica' && done && index === 1
       ? { ...one, report: { ...one.report, installation: installation({ topology, versions: allAt(NEW) }) } }
       : one,
   );
-  const model = new Model(planOf(draft(nodes, { options })));
+  const plan = planOf(draft(nodes, { options }));
+  const model = new Model(plan, approvalFor(plan, approvers));
   for (let finished = 0; finished < calmBefore && !model.ended; finished++) {
     model.settle();
     for (const order of model.orders.slice(0, 1)) model.finish(order);
@@ -46,6 +76,15 @@ const command = fc.oneof(
   { weight: 1, arbitrary: fc.record({ do: fc.constant('progress'), pick, ago: fc.nat(2) }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constantFrom('disconnect', 'reconnect', 'crash', 'meddle'), pick }) },
   { weight: 1, arbitrary: fc.constant({ do: 'mend' } as const) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('approve'),
+      who: fc.constantFrom(...PEOPLE),
+      scope: fc.constantFrom<ApprovalScope>('start', 'irreversible'),
+      stale: fc.boolean(),
+    }),
+  },
   {
     weight: 2,
     arbitrary: fc.record({
@@ -77,6 +116,7 @@ function play(model: Model, step: Command): void {
     crash: () => model.crash(node),
     meddle: () => model.plan.topology === 'single-replica' && model.meddle(node),
     mend: () => model.mend(),
+    approve: () => step.do === 'approve' && model.approve(step.who, step.scope, step.stale ? 'old' : undefined),
     wait: () => step.do === 'wait' && model.wait(step.ms),
     ask: () => step.do === 'ask' && model.request(step.what),
   };
@@ -92,6 +132,7 @@ function calm(model: Model): number {
     for (const order of model.orders) model.finish(order);
     model.settle();
     if (model.ended) return turn;
+    for (const person of PEOPLE) for (const scope of ['start', 'irreversible'] as const) model.approve(person, scope);
     model.request('retry');
     model.request('resume');
     model.wait(6 * SECOND);

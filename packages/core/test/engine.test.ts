@@ -783,7 +783,7 @@ describe('what a person may ask', () => {
 
   it.each<[string, Partial<RunState>, Choice[]]>([
     ['planned', { status: 'planned' }, ['abort']],
-    ['awaiting approval', { status: 'awaiting_approval' }, ['abort']],
+    ['awaiting approval', { status: 'awaiting_approval' }, ['approve', 'abort']],
     ['scheduled', { status: 'scheduled' }, ['abort']],
     ['running', { status: 'running' }, ['pause', 'abort']],
     ['running towards a pause', { status: 'running', pauseRequested: true }, ['resume', 'abort']],

@@ -8,6 +8,7 @@ import {
   type Action,
   type ActionFailure,
   type ActionResult,
+  type ApprovalScope,
   actionFor,
   apply,
   type ClusterHealth,
@@ -17,6 +18,7 @@ import {
   ENDED,
   type EngineFacts,
   ERRORS,
+  eventOfApproval,
   eventOfRequest,
   eventOfResult,
   GATE_FRESH_MS,
@@ -30,6 +32,7 @@ import {
   type Phase,
   type Plan,
   parseActionId,
+  type RunApproval,
   type RunEvent,
   RunState,
   type Step,
@@ -97,11 +100,13 @@ export class Model {
   readonly delivered: ActionResult[] = [];
   /** What the database lists as under way. */
   jobs: NonNullable<ClusterHealth['jobs']> = [];
+  /** Every approval that anybody gave. */
+  readonly said: { person: string; scope: ApprovalScope; hash: string; atMs: number }[] = [];
   readonly #ids = new Set<string>();
 
-  constructor(plan: Plan) {
+  constructor(plan: Plan, approval?: RunApproval) {
     this.plan = frozen(plan);
-    this.state = frozen(initialState('r1', plan));
+    this.state = frozen(initialState('r1', plan, approval));
     this.hosts = plan.nodes.map(({ node, kwdbId, from }) => ({
       node,
       kwdbId,
@@ -177,6 +182,14 @@ export class Model {
 
   request(what: 'pause' | 'resume' | 'retry' | 'abort'): boolean {
     const event = eventOfRequest(this.state, what, 'ann', this.nowMs);
+    if (event !== undefined) this.apply(event);
+    return event !== undefined;
+  }
+
+  /** A person says that they agree; whether it counts is for the engine to say. */
+  approve(person: string, scope: ApprovalScope = 'start', hash = this.state.approval?.hash ?? ''): boolean {
+    this.said.push({ person, scope, hash, atMs: this.nowMs });
+    const event = eventOfApproval(this.plan, this.state, { scope, person, hash }, this.nowMs);
     if (event !== undefined) this.apply(event);
     return event !== undefined;
   }
@@ -502,6 +515,9 @@ export class Model {
     must(executor.connected && nowMs - executor.lastSeenMs <= LOST_AFTER_MS, `${id} to a silent agent`);
     if (step.executor === 'self') must(action.node === node, `${id} to ${action.node}`);
     if (step.executor === 'peer') must(action.node !== node, `${id} to the node it is about`);
+    this.#mustBeApproved(id, 'start', state.startedAtMs ?? nowMs);
+    const isFirst = plan.steps.every((one) => !one.irreversible || (state.steps[one.id]?.attempt ?? 0) === 0);
+    if (step.irreversible && isFirst) this.#mustBeApproved(id, 'irreversible', nowMs);
     const begun = (prefix: string) =>
       plan.nodes.some((one) => (state.steps[`${prefix}:${one.node}`]?.attempt ?? 0) > 0);
     const all = (prefix: string) =>
@@ -531,6 +547,23 @@ export class Model {
     }
     if (kind === 'put-back') must(!begun('start'), `${id} after the new version was started`);
     if (kind === 'return') must(all('put-back'), `${id} before all are put back`);
+  }
+
+  /** I10: by what people said and the policy asks, not by what the engine keeps of it. */
+  #mustBeApproved(id: string, scope: ApprovalScope, atMs: number): void {
+    const { approval } = this.state;
+    const requirement = approval?.[scope];
+    if (approval === undefined || requirement === undefined) return;
+    const people = this.said.filter(
+      (one) =>
+        one.scope === scope &&
+        one.hash === approval.hash &&
+        one.atMs <= atMs &&
+        one.atMs + requirement.validForMs > atMs &&
+        (requirement.requesterMayApprove || one.person !== approval.requester),
+    );
+    const count = new Set(people.map(({ person }) => person)).size;
+    must(count >= requirement.approvers, `I10: ${id} with ${count} approvals of ${requirement.approvers} (${scope})`);
   }
 
   /** I4: one of these gates said yes not longer ago than its limit. */

@@ -1,9 +1,16 @@
-/** I10: nothing starts outside its window, or without approval. There are no windows yet: nothing before its run was made. */
-import type { Checker } from '../chronicle.ts';
+/** I10: nothing is ordered, and nothing done, before its run was made, and approved where a policy asks for it. */
+import type { ApprovalScope } from '@kwfleet/core';
+import { REQUESTER } from '../approvers.ts';
+import type { Checker, Chronicle } from '../chronicle.ts';
+import type { Run } from '../store.ts';
+
+/** Deeds and orders by which the new version is first started on the data. */
+const STARTS = new Set(['start', 'upgrade']);
 
 export const i10: Checker = {
   invariant: 'I10',
   see(evidence, chronicle, fails) {
+    if (evidence.type === 'ordered') return judgeOrder(evidence.action, chronicle, fails);
     if (evidence.type !== 'deed') return;
     const run = chronicle.sim.store.runs.get(chronicle.order(evidence.action)?.run ?? '');
     if (run === undefined || run.createdAtMs > chronicle.nowMs)
@@ -12,3 +19,34 @@ export const i10: Checker = {
       fails(`${evidence.deed} on ${evidence.node} before ${run.id} was started`);
   },
 };
+
+function judgeOrder(id: string, chronicle: Chronicle, fails: (message: string) => void): void {
+  const action = chronicle.order(id);
+  const run = chronicle.sim.store.runs.get(action?.run ?? '');
+  if (action === undefined || run === undefined) return;
+  const missing = missingOf(chronicle, run, 'start', run.state.startedAtMs ?? chronicle.nowMs);
+  if (missing > 0) fails(`${id} is ordered, and ${missing} people have not approved ${run.id}`);
+  const [kind = ''] = action.step.split(':');
+  if (!STARTS.has(kind)) return;
+  const begun = [...chronicle.sim.store.orders.values()].some(
+    ({ action: other }) => other.run === run.id && other.id !== id && STARTS.has(other.step.split(':')[0] ?? ''),
+  );
+  if (!begun && missingOf(chronicle, run, 'irreversible', chronicle.nowMs) > 0) {
+    fails(`${id} is ordered, cannot be undone, and nobody approved that`);
+  }
+}
+
+/** How many more people had to agree at this time, by what they said and by what the policy asks: not by the engine. */
+function missingOf({ sim }: Chronicle, run: Run, scope: ApprovalScope, atMs: number): number {
+  const requirement = sim.approvers.demand[scope];
+  if (requirement === undefined) return 0;
+  const people = run.said.filter(
+    (said) =>
+      said.scope === scope &&
+      said.isOfPlan &&
+      said.person !== REQUESTER &&
+      said.atMs <= atMs &&
+      said.atMs + requirement.validForMs > atMs,
+  );
+  return Math.max(0, requirement.approvers - new Set(people.map(({ person }) => person)).size);
+}

@@ -164,7 +164,10 @@ async function start(context: Context, client: Client, view: PlanView, flags: Up
     if (flags.watch) terminal.jsonLine(run);
     else terminal.json(run);
   } else {
-    terminal.line(`${terminal.theme.colors.green(terminal.theme.glyphs.done)} started run ${run.id}`);
+    const done = terminal.theme.colors.green(terminal.theme.glyphs.done);
+    const waits = run.status === 'awaiting_approval';
+    terminal.line(waits ? `${done} run ${run.id} waits for approval` : `${done} started run ${run.id}`);
+    if (waits) terminal.line(`  kwfleet run approve ${run.id}   is for somebody else to say`);
   }
   if (flags.watch) context.exitCode = await watchHere(context, client, run.id, { json: flags.json });
   else if (!flags.json) terminal.line(`  kwfleet run watch ${run.id}   follows it`);

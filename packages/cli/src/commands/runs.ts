@@ -10,8 +10,8 @@ import { clean, dayTime, elapsed, oneLine } from '../render/text.ts';
 import type { Theme } from '../render/theme.ts';
 import { watchHere } from './watching.ts';
 
-/** Adds `runs` and `run ...`. */
-export function addRuns(program: Command, context: Context): void {
+/** Adds `runs` and `run ...`; returns the latter. */
+export function addRuns(program: Command, context: Context): Command {
   program
     .command('runs')
     .helpGroup('Upgrade a cluster:')
@@ -43,6 +43,7 @@ export function addRuns(program: Command, context: Context): void {
     'End an upgrade: what is begun is finished or, where still legal, put back; no other node is touched',
   );
   addReport(run, context);
+  return run;
 }
 
 function addShow(run: Command, context: Context): void {
@@ -79,7 +80,7 @@ function addWatch(run: Command, context: Context): void {
     });
 }
 
-type Steering = Exclude<Choice, 'wait'>;
+type Steering = Exclude<Choice, 'wait' | 'approve'>;
 const DONE: Record<Steering, string> = {
   pause: 'will stop before its next step',
   resume: 'goes on',

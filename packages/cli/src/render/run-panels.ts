@@ -14,6 +14,7 @@ export function footer(paint: Paint): string[] {
   const { view, trouble } = screen;
   const lines: string[] = [];
   if (view.hold !== undefined && view.status === 'held') lines.push('', ...holdPanel(view.hold, view.id, paint));
+  if (view.status === 'awaiting_approval') lines.push('', ...approvalPanel(paint));
   if (view.status === 'paused') lines.push('', ...pausePanel(paint));
   if (exitOfRun(view.status, view.hold) !== undefined && view.status !== 'held') lines.push('', ...ending(paint));
   if (trouble !== undefined) {
@@ -49,6 +50,7 @@ function holdPanel(hold: Hold, run: string, { screen, theme, width }: Paint): st
 }
 
 const CHOICES: Record<Exclude<Choice, 'wait'>, string> = {
+  approve: 'agree to it',
   retry: 'look again, and go on if all is well',
   resume: 'go on',
   pause: 'stop before the next step',
@@ -62,6 +64,20 @@ export function choiceLines(choices: readonly Choice[], run: string): string[] {
     const command = `kwfleet run ${choice} ${run}`;
     return `  ${(at === 0 ? 'choices' : '').padEnd(9)}${command.padEnd(24 + run.length - 3)}${CHOICES[choice]}`;
   });
+}
+
+function approvalPanel({ screen: { view }, theme }: Paint): string[] {
+  const { start, given = [] } = view.approval ?? {};
+  const title = theme.colors.yellow(theme.colors.bold(`${theme.glyphs.held} waits for approval`));
+  const people = given.filter(({ scope }) => scope === 'start').map(({ person }) => oneLine(person));
+  const asked =
+    start === undefined
+      ? []
+      : [
+          `  needs    ${count(start.approvers, 'person', 'people')}, by the policy ${oneLine(start.policies.join(', '))}`,
+        ];
+  const so = people.length === 0 ? [] : [`  so far   ${people.join(', ')}`];
+  return [title, ...asked, ...so, ...choiceLines(view.choices, view.id)];
 }
 
 function pausePanel({ screen: { view }, theme }: Paint): string[] {

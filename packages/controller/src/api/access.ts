@@ -15,12 +15,14 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** Who asks, as the audit records it. */
     actor: string;
+    role: Role;
   }
 }
 
 /** Checks every request before its body is read. */
 export function guard(app: FastifyInstance, database: Database, tokensRequired: boolean): void {
   app.decorateRequest('actor', '');
+  app.decorateRequest('role', 'viewer');
   app.addHook('onRequest', async (request) => {
     const { access } = request.routeOptions.config;
     if (access === 'public') return;
@@ -34,6 +36,7 @@ export function guard(app: FastifyInstance, database: Database, tokensRequired: 
       throw new FleetError('FORBIDDEN', `this needs the role ${needed}; the token has ${token.role}`);
     }
     request.actor = `${token.name} (${token.id})`;
+    request.role = token.role;
   });
 }
 
@@ -53,4 +56,5 @@ function admitLocal(request: FastifyRequest): void {
     throw new FleetError('FORBIDDEN', 'a page of another origin may not ask');
   }
   request.actor = 'local';
+  request.role = 'admin';
 }

@@ -21,6 +21,8 @@ export function stepOfEvent(event: RunEvent): { step?: string; node?: string; ph
 /** What happened, for a person; the step it is about is told apart from it. */
 export function describeEvent(event: RunEvent): string {
   switch (event.type) {
+    case 'approval-given':
+      return `${event.person} approved ${event.scope === 'start' ? 'the start' : 'what cannot be undone'}.`;
     case 'run-started':
       return 'The run started.';
     case 'step-dispatched':

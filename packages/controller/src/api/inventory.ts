@@ -1,11 +1,13 @@
 /** `/v1/clusters` and `/v1/nodes`: what the agents report, and the names people give. */
-import { ClusterSummary, FleetError, NodeView, page } from '@kwfleet/core';
+import { ClusterSummary, FleetError, loosens, NodeView, page } from '@kwfleet/core';
 import Type from 'typebox';
 import { audit } from '../store/audit.ts';
 import { describeCluster } from '../store/clusters.ts';
+import type { Sql } from '../store/database.ts';
 import { pageOfSorted } from '../store/page.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 import { readFleet } from './fleet.ts';
+import { demandFor } from './run-approval.ts';
 
 const Label = Type.String({ maxLength: 200 });
 const ClusterChange = Type.Partial(
@@ -36,9 +38,10 @@ export function inventoryRoutes(app: Api, { database }: ApiParts): void {
   app.patch(
     '/v1/clusters/:id',
     { schema: { tags: ['inventory'], params: IdParams, body: ClusterChange, response: { 200: ClusterSummary } } },
-    async ({ params, body, actor }) => {
-      const { id } = (await readFleet(database)).summaryOf(params.id);
+    async ({ params, body, actor, role }) => {
+      const { id, labels } = (await readFleet(database)).summaryOf(params.id);
       await database.transaction(async (sql) => {
+        if (role !== 'admin') await refuseLoosening(sql, labels, body.labels ?? labels);
         await describeCluster(sql, id, body);
         await audit(sql, actor, 'cluster.describe', { cluster: id, ...body });
       });
@@ -69,5 +72,14 @@ export function inventoryRoutes(app: Api, { database }: ApiParts): void {
       if (node === undefined) throw new FleetError('NODE_UNKNOWN', `there is no node ${params.id}`);
       return node;
     },
+  );
+}
+
+/** Approvals go by labels: whoever may ask for an upgrade must not be able to label its approval away. Throws FORBIDDEN. */
+async function refuseLoosening(sql: Sql, before: Record<string, string>, after: Record<string, string>): Promise<void> {
+  if (!loosens(await demandFor(sql, before), await demandFor(sql, after))) return;
+  throw new FleetError(
+    'FORBIDDEN',
+    'with these labels the cluster would need less approval: that is for an admin to say',
   );
 }

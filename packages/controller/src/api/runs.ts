@@ -9,10 +9,11 @@ import { lockPackages } from '../store/packages.ts';
 import { findPlan, type PlanRow } from '../store/plans.ts';
 import { findRun, insertInput, insertRun, listRuns, type RunRow } from '../store/runs.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
-import { readFleet, readFleetIn } from './fleet.ts';
+import { type Fleet, readFleet, readFleetIn } from './fleet.ts';
 import { freshen } from './freshen.ts';
 import { draftPlan } from './plans.ts';
 import { BlockedPlan } from './problems.ts';
+import { approvalOfRun, askForApproval, demandFor } from './run-approval.ts';
 
 const REQUESTS: readonly RunRequestKind[] = ['pause', 'resume', 'retry', 'abort'];
 
@@ -88,24 +89,30 @@ async function startRun(sql: Sql, { plan: planId, hash }: RunRequest, actor: str
   if (!(await lockPackages(sql, packages))) {
     throw new FleetError('PLAN_STALE', 'a package of the plan was deleted');
   }
-  await refuseStale(sql, row);
+  const fleet = await refuseStale(sql, row);
   const id = newId('run');
-  const state = initialState(id, row.plan);
+  const { labels, name } = fleet.summaryOf(row.cluster);
+  const approval = approvalOfRun(row.plan, hash, await demandFor(sql, labels), actor, fleet.nowMs);
+  const state = initialState(id, row.plan, approval);
   await insertRun(sql, { id, planId, planHash: row.hash, plan: row.plan, state, by: actor });
+  if (approval !== undefined) await askForApproval(sql, id, name, row.plan, approval);
   await audit(sql, actor, 'run.create', { run: id, plan: planId, hash, cluster: row.cluster });
   return id;
 }
 
-async function refuseStale(sql: Sql, row: PlanRow): Promise<void> {
+/** `own`: the run of this plan that waits for its start. Throws RUN_ACTIVE, PLAN_STALE or PLAN_BLOCKED. */
+export async function refuseStale(sql: Sql, row: PlanRow, own?: string): Promise<Fleet> {
   const fleet = await readFleetIn(sql);
   const active = fleet.runOf(row.cluster);
   // An upgrade under way changes the facts: say what is the matter, not that they changed.
-  if (active !== undefined) throw new FleetError('RUN_ACTIVE', `run ${active} of this cluster is not ended`);
+  if (active !== undefined && active !== own)
+    throw new FleetError('RUN_ACTIVE', `run ${active} of this cluster is not ended`);
   const draft = await draftPlan(sql, fleet.cluster(row.cluster), row.request, fleet.nowMs);
   if (draft.plan === undefined || hashPlan(draft.plan) !== row.hash) {
     throw new FleetError('PLAN_STALE', 'the same question leads to another plan now');
   }
   if (draft.blocked) throw new BlockedPlan('checks that passed when the plan was made block now', draft.checks);
+  return fleet;
 }
 
 /** Throws RUN_UNKNOWN, or RUN_CHOICE_ILLEGAL as the run stands. */
@@ -137,10 +144,12 @@ export function runSummary({ id, cluster, clusterName, planId, plan, state, ...r
     cluster,
     clusterName,
     planId,
+    planHash: row.planHash,
     topology: plan.topology,
     to: plan.to,
     status: state.status,
     ...(state.hold && { hold: state.hold }),
+    ...(state.approval && { approval: state.approval }),
     pauseRequested: state.pauseRequested,
     abortRequested: state.abortRequested,
     choices: legalChoices(state),

@@ -11,6 +11,7 @@ import { type ControllerConfig, isLoopback } from '../config.ts';
 import { guard } from './access.ts';
 import { accessRoutes } from './access-routes.ts';
 import type { Api, ApiParts } from './api.ts';
+import { approvalRoutes } from './approvals.ts';
 import { honourIdempotencyKeys } from './idempotency.ts';
 import { inventoryRoutes } from './inventory.ts';
 import { operationRoutes } from './operations.ts';
@@ -88,6 +89,7 @@ function addRoutes(app: Api, parts: ApiParts): void {
   runRoutes(app, parts);
   runEventRoutes(app, parts);
   runReportRoutes(app, parts);
+  approvalRoutes(app, parts);
   accessRoutes(app, parts);
 }
 

@@ -3,9 +3,11 @@ import {
   actionFor,
   apply,
   decide,
+  eventOfApproval,
   eventOfRequest,
   eventOfResult,
   parseActionId,
+  personOf,
   type RunEvent,
   type RunState,
 } from '@kwfleet/core';
@@ -69,6 +71,10 @@ function eventOf({ plan }: RunSnapshot, state: RunState, input: RunInput): RunEv
     case 'result':
       return eventOfResult(plan, state, input.result, input.atMs);
     case 'request':
+      if (input.request === 'approve') {
+        const { scope, hash, by } = input;
+        return eventOfApproval(plan, state, { scope, hash, person: personOf(by) }, input.atMs);
+      }
       return eventOfRequest(state, input.request, input.by, input.atMs);
     case 'progress': {
       const named = parseActionId(state.run, input.progress.action);

@@ -1,4 +1,13 @@
-import type { Action, ActionProgress, ActionResult, NodeFacts, Plan, RunEvent, RunState } from '@kwfleet/core';
+import type {
+  Action,
+  ActionProgress,
+  ActionResult,
+  ApprovalScope,
+  NodeFacts,
+  Plan,
+  RunEvent,
+  RunState,
+} from '@kwfleet/core';
 
 /** What a person, or a schedule on their behalf, asks of a run. */
 export type RunRequestKind = 'pause' | 'resume' | 'retry' | 'abort';
@@ -8,7 +17,16 @@ export type RunInput = { readonly seq: number; readonly atMs: number } & (
   | { readonly type: 'result'; readonly result: ActionResult }
   | { readonly type: 'progress'; readonly progress: ActionProgress }
   | { readonly type: 'request'; readonly request: RunRequestKind; readonly by: string }
+  | ({ readonly type: 'request' } & ApprovalInput)
 );
+
+/** A person agrees to what the run waits for. */
+export type ApprovalInput = {
+  readonly request: 'approve';
+  readonly scope: ApprovalScope;
+  readonly hash: string;
+  readonly by: string;
+};
 
 /** Everything one decision is made from, read in one transaction. */
 export type RunSnapshot = {

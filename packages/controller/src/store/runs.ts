@@ -1,6 +1,6 @@
 /** Runs as people see them: made, listed, asked to pause. What the runner does to them is in run-store.ts. */
 import { FleetError, type Page, type Plan, type RunEvent, type RunState, readState } from '@kwfleet/core';
-import type { RunRequestKind } from '../runner/run-store.ts';
+import type { ApprovalInput, RunRequestKind } from '../runner/run-store.ts';
 import { firstBroken } from './chain.ts';
 import { type Sql, violates } from './database.ts';
 import { CHANNELS } from './notices.ts';
@@ -101,7 +101,10 @@ export async function countRuns(sql: Sql): Promise<{ status: string; count: numb
 }
 
 type NewInput =
-  | { readonly type: 'request'; readonly body: { readonly request: RunRequestKind; readonly by: string } }
+  | {
+      readonly type: 'request';
+      readonly body: { readonly request: RunRequestKind; readonly by: string } | ApprovalInput;
+    }
   | { readonly type: 'result' | 'progress'; readonly action: string; readonly body: object };
 
 /** Stores what reaches a run from outside, numbered under the run's own lock, and wakes whoever runs it. */

@@ -1,13 +1,21 @@
 import type { ActionResult, LedgerEntry } from '../action.ts';
 import { type Plan, stepOf } from '../plan.ts';
-import { type RunEvent, type RunState, STATE_FORMAT, type StepOutcome, type StepState } from './state.ts';
+import {
+  type RunApproval,
+  type RunEvent,
+  type RunState,
+  STATE_FORMAT,
+  type StepOutcome,
+  type StepState,
+} from './state.ts';
 
-/** A run that has not begun. */
-export function initialState(run: string, plan: Plan): RunState {
+/** A run that has not begun; with an approval that its start needs, it awaits that. */
+export function initialState(run: string, plan: Plan, approval?: RunApproval): RunState {
   return {
     format: STATE_FORMAT,
     run,
-    status: 'planned',
+    status: approval?.start === undefined ? 'planned' : 'awaiting_approval',
+    ...(approval && { approval }),
     steps: Object.fromEntries(
       [...plan.steps, ...plan.backOut].map((step) => [step.id, { status: 'pending', attempt: 0 } satisfies StepState]),
     ),
@@ -41,6 +49,11 @@ function outcomeOf(result: ActionResult, before: StepOutcome | undefined): StepO
  */
 export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
   switch (event.type) {
+    case 'approval-given': {
+      const { type: _, ...given } = event;
+      if (state.approval === undefined) return state;
+      return { ...state, approval: { ...state.approval, given: [...state.approval.given, given] } };
+    }
     case 'run-started':
       return { ...state, status: 'running', startedAtMs: event.atMs };
     case 'step-dispatched':

@@ -7,6 +7,7 @@ import type { NodeFacts } from '../facts.ts';
 import { judgeServing, judgeStopped } from '../judge.ts';
 import { type Plan, type Step, type StepKind, stepOf } from '../plan.ts';
 import { LOST_AFTER_MS } from '../topology.ts';
+import { approvalDeadlineMs, approvalStanding, missingBefore } from './approvals.ts';
 import { ENDED, type Hold, type RunEvent, type RunState, type StepState } from './state.ts';
 
 export type EngineFacts = { readonly nodes: ReadonlyMap<string, NodeFacts> };
@@ -37,7 +38,8 @@ const record = (event: RunEvent): Decision => ({ do: 'record', event });
 export function decide(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
   if (ENDED.has(state.status)) return [];
   if (state.status === 'planned') return [record({ type: 'run-started', atMs: nowMs })];
-  if (state.status === 'awaiting_approval' || state.status === 'scheduled') return [];
+  if (state.status === 'awaiting_approval') return awaitApproval(state, nowMs);
+  if (state.status === 'scheduled') return [];
   if (state.status === 'held') return decideHeld(plan, state, facts, nowMs);
   if (state.abortRequested) return decideAbort(plan, state, facts, nowMs);
   const trouble = findTrouble(plan, state, facts, nowMs);
@@ -47,6 +49,15 @@ export function decide(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
   if (plan.steps.every((step) => state.steps[step.id]?.status === 'succeeded'))
     return finish(plan, state, facts, nowMs);
   return dispatchReady(plan, state, facts, nowMs);
+}
+
+/** I10: a run begins when enough people agreed to exactly its plan; one that they do not agree to in time ends. */
+function awaitApproval(state: RunState, nowMs: number): Decision[] {
+  if (approvalStanding(state, 'start', nowMs)?.granted === true) return [record({ type: 'run-started', atMs: nowMs })];
+  const deadlineMs = approvalDeadlineMs(state);
+  if (deadlineMs === undefined || nowMs < deadlineMs) return [];
+  const reason = 'it was not approved in time; nothing was touched';
+  return [record({ type: 'run-ended', status: 'aborted', reason, atMs: nowMs })];
 }
 
 /** The steps that are being walked: forward, or the way back. */
@@ -67,16 +78,22 @@ function hold(
   code: ErrorCode,
   message: string,
   nowMs: number,
-  more: { node?: string; step?: string; words?: string | undefined; selfClearing?: boolean } = {},
+  more: {
+    node?: string;
+    step?: string;
+    words?: string | undefined;
+    selfClearing?: boolean;
+    choices?: Hold['choices'];
+  } = {},
 ): Decision {
-  const { selfClearing = false, words, ...where } = more;
+  const { selfClearing = false, words, choices, ...where } = more;
   const full: Hold = {
     code,
     message,
     remedy: ERRORS[code].remedy,
     ...where,
     ...(words === undefined ? {} : { words }),
-    choices: selfClearing ? ['wait', 'abort'] : ['retry', 'abort'],
+    choices: choices ?? (selfClearing ? ['wait', 'abort'] : ['retry', 'abort']),
     selfClearing,
     sinceMs: nowMs,
   };
@@ -153,7 +170,7 @@ function decideHeld(plan: Plan, state: RunState, facts: EngineFacts, nowMs: numb
     // The reason that a person reads is the one of now.
     return now.code === state.hold.code && now.step === state.hold.step ? [] : [trouble];
   }
-  if (waitsForAgent(plan, state, facts, nowMs)) return [];
+  if (waitsForAgent(plan, state, facts, nowMs) || waitsForApproval(plan, state, nowMs)) return [];
   return [record({ type: 'hold-cleared', why: `what it waited for came true (${state.hold.code})`, atMs: nowMs })];
 }
 
@@ -164,6 +181,13 @@ function waitsForAgent(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
   if (held.step === undefined) return heard(facts, held.node, nowMs) !== 'now';
   if (state.steps[held.step]?.status !== 'pending') return false;
   return chooseExecutor(plan, stepOf(plan, held.step), facts, nowMs) === undefined;
+}
+
+/** A step that cannot be undone may be approved at any time: nothing is under way meanwhile. */
+function waitsForApproval(plan: Plan, state: RunState, nowMs: number): boolean {
+  const { hold: held } = state;
+  if (held?.code !== 'APPROVAL_NEEDED' || held.step === undefined) return false;
+  return missingBefore(plan, state, held.step, nowMs) > 0;
 }
 
 /**
@@ -265,6 +289,13 @@ function findObstacle(
   facts: EngineFacts,
   nowMs: number,
 ): Decision | 'wait' | undefined {
+  const missing = missingBefore(plan, state, step.id, nowMs);
+  if (missing > 0) {
+    const people = missing === 1 ? 'one more person' : `${missing} more people`;
+    const message = `"${step.title}" cannot be undone: ${people} must approve it first`;
+    const choices: Hold['choices'] = ['approve', 'wait', 'abort'];
+    return hold('APPROVAL_NEEDED', message, nowMs, { node: step.node, step: step.id, selfClearing: true, choices });
+  }
   switch (step.kind) {
     case 'gate':
       return gateObstacle(state.steps[step.id], step, nowMs) ?? closedByAgent(plan, state, step, facts, nowMs);

@@ -20,6 +20,8 @@ const UPGRADES: Readonly<Record<number, (state: Stored, plan: Plan) => Stored>> 
       ...Object.fromEntries((plan.backOut ?? []).map(({ id }) => [id, { status: 'pending', attempt: 0 }])),
     },
   }),
+  // Format 3 knows approvals: no policy asked anything of a run from before.
+  2: (state) => ({ ...state, format: 3 }),
 };
 
 const checker = Schema.Compile(RunState);

@@ -5,6 +5,7 @@ export function legalChoices(state: RunState): Choice[] {
   if (ENDED.has(state.status)) return [];
   if (state.status === 'held') return state.hold?.choices ?? ['abort'];
   if (state.abortRequested) return [];
+  if (state.status === 'awaiting_approval') return state.abortRequested ? [] : ['approve', 'abort'];
   if (state.status === 'paused') return ['resume', 'abort'];
   if (state.pauseRequested) return ['resume', 'abort'];
   return state.status === 'running' ? ['pause', 'abort'] : ['abort'];

@@ -1,6 +1,7 @@
 /** The state of a run, and the events that change it. The state is always the fold of its events. */
 import Type, { type Static } from 'typebox';
 import { ActionFailure, ActionResult, Disposition, LedgerEntry, Phase } from '../action.ts';
+import { Approval, ApprovalScope, Requirement } from '../approval.ts';
 
 export const RunStatus = Type.Union([
   Type.Literal('planned'),
@@ -24,6 +25,8 @@ export const Choice = Type.Union([
   Type.Literal('pause'),
   Type.Literal('retry'),
   Type.Literal('abort'),
+  /** Agree to what the run waits for. */
+  Type.Literal('approve'),
 ]);
 export type Choice = Static<typeof Choice>;
 
@@ -79,7 +82,19 @@ export const StepState = Type.Object({
 export type StepState = Static<typeof StepState>;
 
 /** Raised whenever the shape changes; read-state.ts brings older ones up. */
-export const STATE_FORMAT = 2;
+export const STATE_FORMAT = 3;
+
+/** What people must agree to, and who has. Held in the run itself: its history tells who approved. */
+export const RunApproval = Type.Object({
+  /** Of the plan. */
+  hash: Type.String(),
+  requester: Type.String(),
+  requestedAtMs: Type.Integer(),
+  start: Type.Optional(Requirement),
+  irreversible: Type.Optional(Requirement),
+  given: Type.Array(Type.Object({ ...Approval.properties, scope: ApprovalScope })),
+});
+export type RunApproval = Static<typeof RunApproval>;
 
 export const RunState = Type.Object({
   format: Type.Literal(STATE_FORMAT),
@@ -87,6 +102,8 @@ export const RunState = Type.Object({
   status: RunStatus,
   steps: Type.Record(Type.String(), StepState),
   hold: Type.Optional(Hold),
+  /** Absent where no policy asks for one. */
+  approval: Type.Optional(RunApproval),
   /** A person asked to stop before the next step. */
   pauseRequested: Type.Boolean(),
   abortRequested: Type.Boolean(),
@@ -100,6 +117,13 @@ export const RunState = Type.Object({
 export type RunState = Static<typeof RunState>;
 
 export type RunEvent =
+  | {
+      readonly type: 'approval-given';
+      readonly scope: ApprovalScope;
+      readonly person: string;
+      readonly hash: string;
+      readonly atMs: number;
+    }
   | { readonly type: 'run-started'; readonly atMs: number }
   | {
       readonly type: 'step-dispatched';

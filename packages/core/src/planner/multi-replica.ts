@@ -44,6 +44,7 @@ function upgradeOne(node: PlanNode, needs: readonly string[], input: PlannerInpu
     title: `ask the database, through another node, whether it can spare ${node.node}`,
   });
   const upgrade = step('upgrade', node, online ? ONLINE : OFFLINE, [gate.id], input, {
+    irreversible: true,
     title: `take ${node.node} from ${node.from} to ${input.to}: ${online ? 'upgrade it running' : 'drain, stop, install, start'}, verify`,
     changes: [
       `KWDB on ${node.node} is ${online ? 'restarted' : 'down from the stop to the start'}; the other nodes serve`,

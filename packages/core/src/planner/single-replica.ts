@@ -29,6 +29,7 @@ export function planSingleReplica(input: PlannerInput): Step[] {
   const starts = nodes.map((node) =>
     step('start', node, ['start'], ids(installs), input, {
       title: `start ${node.node}, now that every node has ${to}`,
+      irreversible: true,
     }),
   );
   const verifies = nodes.map((node) =>

@@ -13,6 +13,7 @@ export function planStandalone(input: PlannerInput): Step[] {
     title: `check ${node.node} once more, right before the stop`,
   });
   const upgrade = step('upgrade', node, ['stop', 'install', 'start', 'verify'], [gate.id], input, {
+    irreversible: true,
     title: `take ${node.node} from ${node.from} to ${input.to}: stop, install, start, verify`,
     changes: [`KWDB on ${node.node} is down from the stop to the start`, `its packages become ${input.to}`],
   });

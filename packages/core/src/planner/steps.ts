@@ -26,7 +26,12 @@ function deadlineOf(kind: StepKind, { options, packageBytes }: PlannerInput): De
   return options.deadline;
 }
 
-type StepText = { readonly title: string; readonly changes?: readonly string[]; readonly executor?: Step['executor'] };
+type StepText = {
+  readonly title: string;
+  readonly changes?: readonly string[];
+  readonly executor?: Step['executor'];
+  readonly irreversible?: true;
+};
 
 /** One step about one node. */
 export function step(
@@ -35,7 +40,7 @@ export function step(
   phases: readonly Phase[],
   needs: readonly string[],
   input: PlannerInput,
-  { title, changes = [], executor = 'self' }: StepText,
+  { title, changes = [], executor = 'self', irreversible }: StepText,
 ): Step {
   return {
     id: `${kind}:${node.node}`,
@@ -47,6 +52,7 @@ export function step(
     deadline: deadlineOf(kind, input),
     title,
     changes: [...changes],
+    ...(irreversible && { irreversible }),
   };
 }
 
