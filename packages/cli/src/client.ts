@@ -6,6 +6,7 @@ import type {
   ApprovalView,
   Choice,
   ClusterSummary,
+  HealthEventView,
   NodeView,
   PackageView,
   Page,
@@ -66,6 +67,10 @@ export class Client {
   cluster = (idOrName: string): Promise<ClusterSummary> => this.#json(`/v1/clusters/${encodeURIComponent(idOrName)}`);
   describeCluster = (id: string, json: { name?: string; labels?: Record<string, string> }): Promise<ClusterSummary> =>
     this.#json(`/v1/clusters/${encodeURIComponent(id)}`, { method: 'PATCH', json });
+  health = async (cluster: string, limit: number): Promise<HealthEventView[]> => {
+    const path = `/v1/clusters/${encodeURIComponent(cluster)}/health?limit=${limit}`;
+    return (await this.#json<Page<HealthEventView>>(path)).items;
+  };
   nodes = (): Promise<NodeView[]> => this.#all<NodeView>('/v1/nodes');
   packages = (): Promise<PackageView[]> => this.#all<PackageView>('/v1/packages');
   createPlan = (json: PlanRequest): Promise<PlanView> => this.#json('/v1/plans', { method: 'POST', json });

@@ -5,6 +5,7 @@ import { DEFAULT_SERVER } from './client.ts';
 import { addAccess } from './commands/access.ts';
 import { addApprovals } from './commands/approvals.ts';
 import { addCluster } from './commands/cluster.ts';
+import { addHealth } from './commands/health.ts';
 import { addInventory } from './commands/inventory.ts';
 import { addPackages } from './commands/packages.ts';
 import { addPlan } from './commands/plan.ts';
@@ -62,6 +63,7 @@ export function createProgram(context: Context): Command {
   addPlan(program, context);
   addApprovals(program, addRuns(program, context), context);
   addInventory(program, context);
+  addHealth(program, context);
   addCluster(program, context);
   addPackages(program, context);
   addAccess(program, context);

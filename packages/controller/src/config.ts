@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { FleetError } from '@kwfleet/core';
+import { FleetError, HEALTH_THRESHOLDS, type Thresholds } from '@kwfleet/core';
 import Type, { type Static } from 'typebox';
 import Schema from 'typebox/schema';
 import { parse } from 'yaml';
@@ -39,6 +39,14 @@ export const ControllerSettings = Type.Partial(
     ),
     database: Type.Partial(Type.Object({ url: Type.String({ minLength: 1 }) }), strict),
     packages: Type.Partial(Type.Object({ max_bytes: Type.Integer({ minimum: 1 }) }), strict),
+    health: Type.Partial(
+      Type.Object({
+        /** Something worse, or better, is told of a node once it has lasted so long. */
+        worse_after_ms: Type.Integer({ minimum: 0, maximum: 3_600_000 }),
+        better_after_ms: Type.Integer({ minimum: 0, maximum: 3_600_000 }),
+      }),
+      strict,
+    ),
     heartbeat_ms: Type.Integer({ minimum: 50, maximum: 60_000 }),
     log_level: Type.Union([
       Type.Literal('debug'),
@@ -69,6 +77,7 @@ export type ControllerConfig = {
   /** Absent: the embedded PostgreSQL. */
   readonly databaseUrl?: string;
   readonly packageMaxBytes: number;
+  readonly health: Thresholds;
   readonly heartbeatMs: number;
   readonly logLevel: string;
 };
@@ -97,6 +106,11 @@ export function controllerConfig(settings: unknown = {}): ControllerConfig {
     },
     ...(given.database?.url !== undefined && { databaseUrl: given.database.url }),
     packageMaxBytes: given.packages?.max_bytes ?? PACKAGE_MAX_BYTES,
+    health: {
+      ...HEALTH_THRESHOLDS,
+      worseAfterMs: given.health?.worse_after_ms ?? HEALTH_THRESHOLDS.worseAfterMs,
+      betterAfterMs: given.health?.better_after_ms ?? HEALTH_THRESHOLDS.betterAfterMs,
+    },
     heartbeatMs: given.heartbeat_ms ?? HEARTBEAT_MS,
     logLevel: given.log_level ?? 'info',
   };

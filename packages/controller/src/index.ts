@@ -10,6 +10,7 @@ import { eventually } from './deadline.ts';
 import { makeFirstToken } from './first-token.ts';
 import { openAuthority } from './gateway/authority.ts';
 import { startGateway } from './gateway/gateway.ts';
+import { watchHealth } from './health/watch-health.ts';
 import { openRegistry } from './packages/registry.ts';
 import { startEmbeddedPostgres } from './postgres/embedded.ts';
 import { startRunner } from './runner/runner.ts';
@@ -70,6 +71,9 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
   });
   opened('runner', () => runner.stop());
   notices.on('run', () => runner.wake());
+
+  const health = watchHealth(database, config.health, async () => {}, log);
+  opened('health', () => health.stop());
 
   const gateway = await startGateway({ config, database, notices, registry, authority, log });
   opened('gateway', () => gateway.close());

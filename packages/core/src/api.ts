@@ -17,6 +17,30 @@ export const NodeState = Type.Union([
 ]);
 export type NodeState = Static<typeof NodeState>;
 
+/** How it is told to be, damped: an outage shows once it has lasted, flapping as flapping. `state` beside it is of now. */
+export const HealthView = Type.Object({
+  state: NodeState,
+  sinceMs: Type.Integer(),
+  detail: Type.String(),
+  flapping: Type.Boolean(),
+});
+export type HealthView = Static<typeof HealthView>;
+
+/** What was told of a node or a cluster. */
+export const HealthEventView = Type.Object({
+  seq: Type.Integer(),
+  atMs: Type.Integer(),
+  kind: Type.Union([Type.Literal('node'), Type.Literal('cluster')]),
+  id: Type.String(),
+  /** Absent for the first that was ever told of it. */
+  was: Type.Optional(NodeState),
+  state: NodeState,
+  detail: Type.String(),
+  /** The run of its cluster that was not ended then: what it did to the node may be meant. */
+  run: Type.Optional(Type.String()),
+});
+export type HealthEventView = Static<typeof HealthEventView>;
+
 export const NodeView = Type.Object({
   /** The agent's id; for a missing node `missing:KWDB_ID`. */
   id: Type.String(),
@@ -24,6 +48,7 @@ export const NodeView = Type.Object({
   state: NodeState,
   /** Why it is not healthy, in words; empty when it is. */
   detail: Type.String(),
+  health: Type.Optional(HealthView),
   connected: Type.Boolean(),
   lastSeenMs: Type.Optional(Type.Integer()),
   address: Type.Optional(Type.String()),
@@ -45,6 +70,7 @@ export const ClusterSummary = Type.Object({
   versions: Type.Array(Type.String()),
   state: NodeState,
   detail: Type.String(),
+  health: Type.Optional(HealthView),
   nodes: Type.Array(NodeView),
   /** The run that is not ended yet, where there is one. */
   run: Type.Optional(Type.String()),

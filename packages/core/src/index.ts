@@ -11,6 +11,7 @@ export * from './engine/requests.ts';
 export * from './engine/state.ts';
 export * from './errors.ts';
 export * from './facts.ts';
+export * from './health.ts';
 export * from './judge.ts';
 export * from './plan.ts';
 export * from './planner/make-plan.ts';

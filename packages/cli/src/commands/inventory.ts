@@ -60,6 +60,7 @@ export function clusterTable(items: readonly ClusterSummary[], theme: Theme, wid
   if (items.length === 0) {
     return ['No cluster is known yet: install the agent on its hosts (`kwfleet enrollment create` gives the token).'];
   }
+  const labelled = items.some(({ labels }) => Object.keys(labels).length > 0);
   const rows = items.map((cluster) => [
     oneLine(cluster.name || cluster.id),
     cluster.topology ?? '?',
@@ -67,12 +68,18 @@ export function clusterTable(items: readonly ClusterSummary[], theme: Theme, wid
     String(cluster.nodes.length),
     stateWord(cluster.state, theme),
     cluster.run ?? '',
+    ...(labelled ? [labelWords(cluster.labels)] : []),
   ]);
-  const heading = ['CLUSTER', 'TOPOLOGY', 'VERSION', 'NODES', 'STATE', 'RUN'];
+  const heading = ['CLUSTER', 'TOPOLOGY', 'VERSION', 'NODES', 'STATE', 'RUN', ...(labelled ? ['LABELS'] : [])];
   const [first = '', ...rest] = columns([heading, ...rows], width, theme.glyphs.ellipsis);
   const details = items.map(({ name, id, detail }) => ({ name: name || id, detail }));
   return [theme.colors.dim(first), ...rest, ...detailLines(details, theme)];
 }
+
+const labelWords = (labels: ClusterSummary['labels']): string =>
+  Object.entries(labels)
+    .map(([key, value]) => oneLine(`${key}=${value}`))
+    .join(' ');
 
 type NodeTable = { readonly theme: Theme; readonly width: number | undefined; readonly nowMs: number };
 
@@ -90,14 +97,31 @@ export function nodeTable(
     ...(withCluster ? [oneLine(namesById.get(node.cluster ?? '') ?? node.cluster ?? '')] : []),
     node.version ?? '?',
     stateWord(node.state, theme),
+    sinceWord(node, nowMs),
     node.method ?? '?',
     oneLine(node.address ?? '?'),
     seenWord(node, nowMs),
   ]);
-  const heading = ['NODE', ...(withCluster ? ['CLUSTER'] : []), 'VERSION', 'STATE', 'DEPLOYED BY', 'ADDRESS', 'AGENT'];
+  const heading = [
+    'NODE',
+    ...(withCluster ? ['CLUSTER'] : []),
+    'VERSION',
+    'STATE',
+    'SINCE',
+    'DEPLOYED BY',
+    'ADDRESS',
+    'AGENT',
+  ];
   const [first = '', ...rest] = columns([heading, ...rows], width, theme.glyphs.ellipsis);
   const details = items.map(({ id, detail }) => ({ name: id, detail }));
   return [theme.colors.dim(first), ...rest, ...detailLines(details, theme)];
+}
+
+/** How long it has been so, where that is told; a state that is still to last is new. */
+function sinceWord({ state, health }: Pick<NodeView, 'state' | 'health'>, nowMs: number): string {
+  if (health === undefined) return '';
+  if (health.flapping) return 'comes and goes';
+  return health.state === state ? elapsed(nowMs - health.sinceMs) : 'just now';
 }
 
 function seenWord({ connected, lastSeenMs }: NodeView, nowMs: number): string {

@@ -5,20 +5,29 @@ import {
   compareVersions,
   deriveClusters,
   FleetError,
+  type HealthRecord,
+  type HealthView,
+  healthId,
   type NodeFacts,
-  type NodeState,
   type NodeView,
   nodeState,
   normalVersion,
   parseVersion,
+  worstState,
 } from '@kwfleet/core';
 import { allClusters, type ClusterRow } from '../store/clusters.ts';
 import type { Database, Sql } from '../store/database.ts';
+import { allHealth, type HealthRow } from '../store/health.ts';
 import { allNodes, databaseNow } from '../store/nodes.ts';
 import { activeRunsByCluster } from '../store/runs.ts';
 
-/** From best to worst: a cluster is as its worst node. */
-const SEVERITY: readonly NodeState[] = ['healthy', 'degraded', 'unknown', 'missing', 'down'];
+export type FleetRows = {
+  readonly facts: readonly NodeFacts[];
+  readonly clusters: readonly ClusterRow[];
+  readonly runs: ReadonlyMap<string, string>;
+  readonly health: readonly HealthRow[];
+  readonly nowMs: number;
+};
 
 /** One consistent look at everything. */
 export class Fleet {
@@ -27,13 +36,15 @@ export class Fleet {
   readonly #clusters: readonly Cluster[];
   readonly #rows: ReadonlyMap<string, ClusterRow>;
   readonly #runs: ReadonlyMap<string, string>;
+  readonly #health: ReadonlyMap<string, HealthRecord>;
 
-  constructor(facts: readonly NodeFacts[], rows: readonly ClusterRow[], runs: Map<string, string>, nowMs: number) {
+  constructor({ facts, clusters, runs, health, nowMs }: FleetRows) {
     this.nowMs = nowMs;
     this.#facts = facts;
     this.#clusters = deriveClusters(facts);
-    this.#rows = new Map(rows.map((row) => [row.id, row]));
+    this.#rows = new Map(clusters.map((row) => [row.id, row]));
     this.#runs = runs;
+    this.#health = new Map(health.map(({ kind, id, record }) => [`${kind} ${id}`, record]));
   }
 
   clusters(): ClusterSummary[] {
@@ -45,7 +56,7 @@ export class Fleet {
     const unclaimed = this.#facts.filter(({ report }) => report.identity === undefined);
     return [
       ...this.clusters().flatMap(({ nodes }) => nodes),
-      ...unclaimed.map((facts) => viewOf(facts, undefined, this.nowMs)),
+      ...unclaimed.map((facts) => this.#withHealth(viewOf(facts, undefined, this.nowMs))),
     ];
   }
 
@@ -66,6 +77,11 @@ export class Fleet {
     return this.#summary(this.cluster(idOrName));
   }
 
+  /** Of the hosts that are connected now, in milliseconds, either way. */
+  clockSkewsMs(): number[] {
+    return this.#facts.filter(({ connected }) => connected).map(({ clockSkewMs }) => clockSkewMs);
+  }
+
   nameOf(id: string): string {
     return this.#rows.get(id)?.name ?? id;
   }
@@ -74,15 +90,28 @@ export class Fleet {
     return this.#runs.get(cluster);
   }
 
+  #withHealth(node: NodeView): NodeView {
+    const health = this.#healthOf('node', healthId(node));
+    return health === undefined ? node : { ...node, health };
+  }
+
+  #healthOf(kind: HealthRow['kind'], id: string): HealthView | undefined {
+    const record = this.#health.get(`${kind} ${id}`);
+    if (record === undefined) return undefined;
+    const { state, sinceMs, detail, flapping } = record;
+    return { state, sinceMs, detail, flapping };
+  }
+
   #summary(cluster: Cluster): ClusterSummary {
     const nodes = [
       ...cluster.nodes.map((facts) => viewOf(facts, cluster.id, this.nowMs)),
       ...cluster.missing.map((missing) => missingView(missing, cluster.id)),
-    ];
-    const state = worst(nodes.map((node) => node.state));
+    ].map((node) => this.#withHealth(node));
+    const state = worstState(nodes.map((node) => node.state));
     const troubled = nodes.filter((node) => node.state !== 'healthy');
     const versions = [...new Set(nodes.flatMap(({ version }) => version ?? []))];
     const run = this.#runs.get(cluster.id);
+    const health = this.#healthOf('cluster', cluster.id);
     return {
       id: cluster.id,
       name: this.nameOf(cluster.id),
@@ -91,6 +120,7 @@ export class Fleet {
       versions: versions.sort((a, b) => compareVersions(parseVersion(a), parseVersion(b))),
       state,
       detail: troubled.map(({ id, state, detail }) => `${id} is ${state}: ${detail}`).join('; '),
+      ...(health && { health }),
       nodes,
       ...(run !== undefined && { run }),
     };
@@ -99,15 +129,16 @@ export class Fleet {
 
 /** Call it inside a REPEATABLE READ transaction where what follows must see the same. */
 export async function readFleetIn(sql: Sql): Promise<Fleet> {
-  const facts = await allNodes(sql);
-  return new Fleet(facts, await allClusters(sql), await activeRunsByCluster(sql), await databaseNow(sql));
+  return new Fleet({
+    facts: await allNodes(sql),
+    clusters: await allClusters(sql),
+    runs: await activeRunsByCluster(sql),
+    health: await allHealth(sql),
+    nowMs: await databaseNow(sql),
+  });
 }
 
 export const readFleet = (database: Database): Promise<Fleet> => database.transaction(readFleetIn, 'REPEATABLE READ');
-
-function worst(states: readonly NodeState[]): NodeState {
-  return states.reduce((a, b) => (SEVERITY.indexOf(b) > SEVERITY.indexOf(a) ? b : a), 'healthy');
-}
 
 function viewOf(facts: NodeFacts, cluster: string | undefined, nowMs: number): NodeView {
   const { report } = facts;

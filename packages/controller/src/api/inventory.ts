@@ -1,9 +1,10 @@
 /** `/v1/clusters` and `/v1/nodes`: what the agents report, and the names people give. */
-import { ClusterSummary, FleetError, loosens, NodeView, page } from '@kwfleet/core';
+import { ClusterSummary, FleetError, HealthEventView, loosens, NodeView, page } from '@kwfleet/core';
 import Type from 'typebox';
 import { audit } from '../store/audit.ts';
 import { describeCluster } from '../store/clusters.ts';
-import type { Sql } from '../store/database.ts';
+import type { Database, Sql } from '../store/database.ts';
+import { listHealthEvents } from '../store/health.ts';
 import { pageOfSorted } from '../store/page.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 import { readFleet } from './fleet.ts';
@@ -50,6 +51,43 @@ export function inventoryRoutes(app: Api, { database }: ApiParts): void {
   );
 
   app.get(
+    '/v1/clusters/:id/health',
+    {
+      schema: {
+        tags: ['inventory'],
+        description:
+          'What was told of the cluster and its nodes, newest first. Damped: a hiccup is not in it, flapping is once.',
+        params: IdParams,
+        querystring: PageQuery,
+        response: { 200: page(HealthEventView) },
+      },
+    },
+    async ({ params, query }) => {
+      const { id } = (await readFleet(database)).cluster(params.id);
+      return listHealthEvents(database, { cluster: id }, query);
+    },
+  );
+
+  app.get(
+    '/v1/nodes/:id/health',
+    {
+      schema: {
+        tags: ['inventory'],
+        description: 'What was told of the node, newest first.',
+        params: IdParams,
+        querystring: PageQuery,
+        response: { 200: page(HealthEventView) },
+      },
+    },
+    async ({ params, query }) => {
+      const events = await listHealthEvents(database, { node: params.id }, query);
+      // One that is gone keeps its history for a while.
+      if (events.items.length === 0 && query.cursor === undefined) await needNode(database, params.id);
+      return events;
+    },
+  );
+
+  app.get(
     '/v1/nodes',
     {
       schema: {
@@ -67,11 +105,7 @@ export function inventoryRoutes(app: Api, { database }: ApiParts): void {
   app.get(
     '/v1/nodes/:id',
     { schema: { tags: ['inventory'], params: IdParams, response: { 200: NodeView } } },
-    async ({ params }) => {
-      const node = (await readFleet(database)).nodes().find(({ id }) => id === params.id);
-      if (node === undefined) throw new FleetError('NODE_UNKNOWN', `there is no node ${params.id}`);
-      return node;
-    },
+    async ({ params }) => needNode(database, params.id),
   );
 }
 
@@ -82,4 +116,10 @@ async function refuseLoosening(sql: Sql, before: Record<string, string>, after: 
     'FORBIDDEN',
     'with these labels the cluster would need less approval: that is for an admin to say',
   );
+}
+
+async function needNode(database: Database, id: string): Promise<NodeView> {
+  const node = (await readFleet(database)).nodes().find((one) => one.id === id);
+  if (node === undefined) throw new FleetError('NODE_UNKNOWN', `there is no node ${id}`);
+  return node;
 }

@@ -1,5 +1,5 @@
 /** Runs as people see them: made, listed, asked to pause. What the runner does to them is in run-store.ts. */
-import { FleetError, type Page, type Plan, type RunEvent, type RunState, readState } from '@kwfleet/core';
+import { FleetError, type Hold, type Page, type Plan, type RunEvent, type RunState, readState } from '@kwfleet/core';
 import type { ApprovalInput, RunRequestKind } from '../runner/run-store.ts';
 import { firstBroken } from './chain.ts';
 import { type Sql, violates } from './database.ts';
@@ -98,6 +98,25 @@ export async function activeRunsByCluster(sql: Sql): Promise<Map<string, string>
 
 export async function countRuns(sql: Sql): Promise<{ status: string; count: number }[]> {
   return sql.query<{ status: string; count: number }>('SELECT status, count(*) AS count FROM runs GROUP BY status');
+}
+
+export type ActiveRun = {
+  readonly hold: Hold | null;
+  readonly approvalSinceMs: number | null;
+  /** How many steps have each status. */
+  readonly steps: Readonly<Record<string, number>>;
+};
+
+/** Of the runs that are not ended: why they are held, since when they wait for approval, and how far they are. */
+export async function holdsAndWaits(sql: Sql): Promise<ActiveRun[]> {
+  return sql.query<ActiveRun>(
+    `SELECT state -> 'hold' AS hold,
+       CASE WHEN status = 'awaiting_approval' THEN created_at_ms END AS "approvalSinceMs",
+       (SELECT jsonb_object_agg(status, count) FROM (
+          SELECT step.value ->> 'status' AS status, count(*) AS count FROM jsonb_each(state -> 'steps') AS step GROUP BY 1
+        ) AS counted) AS steps
+     FROM runs WHERE status NOT IN ('succeeded', 'failed', 'aborted')`,
+  );
 }
 
 type NewInput =
