@@ -11,6 +11,8 @@ import type { ClusterSummary, RunView, Topology } from '@kwfleet/core';
 import { stringify } from 'yaml';
 import { Client } from '../../packages/cli/src/client.ts';
 import { MODES } from '../e2e/playground.ts';
+import { makeCertificates } from '../standin/certificates.ts';
+import type { InstallOptions } from '../standin/install.ts';
 import type { Knobs } from '../standin/kwbase.ts';
 import { buildPackage, type PackageOptions } from '../standin/package.ts';
 import type { RecordLine } from '../standin/rig.ts';
@@ -32,6 +34,12 @@ export type FleetOptions = {
   readonly version?: string;
   readonly knobs?: Knobs;
   readonly smallDisks?: { path: string; megabytes: number }[];
+  /** What kind of packages the hosts take: those of their distribution. `deb` unless told. */
+  readonly family?: 'deb' | 'rpm';
+  readonly secure?: InstallOptions['secure'];
+  readonly encrypted?: boolean;
+  /** The agent is not root but a user with the sudo rights that come with it. */
+  readonly sudo?: boolean;
 };
 
 export class Fleet {
@@ -39,6 +47,7 @@ export class Fleet {
   readonly hosts: readonly LabHost[];
   client!: Client;
   #controller: LabProcess | undefined;
+  #certificates: Promise<Record<string, string>> | undefined;
 
   private constructor(lab: Lab, hosts: readonly LabHost[]) {
     this.lab = lab;
@@ -56,15 +65,10 @@ export class Fleet {
       }
       await Promise.all(hosts.map((host) => host.start()));
       const fleet = new Fleet(lab, hosts);
-      await Promise.all(hosts.map((host) => fleet.#install(host, options)));
-      await Promise.all(hosts.map((host) => host.exec(['systemctl', 'start', 'kaiwudb'])));
-      await fleet.startController();
-      const forward = await lab.forward(7080, '127.0.0.1');
-      fleet.client = new Client({ server: `http://127.0.0.1:${forward.port}` });
-      const withAgent = hosts.slice(0, options.agents);
-      await Promise.all(withAgent.map((host) => fleet.#enroll(host)));
-      if (withAgent.length === hosts.length) await fleet.healthy();
-      else await until('the cluster is known', async () => (await fleet.client.clusters()).length > 0, 60_000);
+      await fleet.#begin(options).catch(async (error: unknown) => {
+        console.error(await fleet.diagnosis());
+        throw error;
+      });
       return fleet;
     } catch (error) {
       await lab.destroy();
@@ -72,9 +76,23 @@ export class Fleet {
     }
   }
 
+  async #begin(options: FleetOptions): Promise<void> {
+    const { hosts } = this;
+    await Promise.all(hosts.map((host) => this.#install(host, options)));
+    await Promise.all(hosts.map((host) => host.exec(['systemctl', 'start', 'kaiwudb'])));
+    await this.startController();
+    const forward = await this.lab.forward(7080, '127.0.0.1');
+    this.client = new Client({ server: `http://127.0.0.1:${forward.port}` });
+    const withAgent = hosts.slice(0, options.agents);
+    await Promise.all(withAgent.map((host) => this.#enroll(host, options.sudo === true)));
+    if (withAgent.length === hosts.length) await this.healthy();
+    else await until('the cluster is known', async () => (await this.client.clusters()).length > 0, 60_000);
+  }
+
   async #install(host: LabHost, options: FleetOptions): Promise<void> {
     const addresses = this.hosts.map(({ address }) => address);
-    const install = {
+    if (options.family === 'rpm') await host.exec([process.execPath, join(TOP, 'test/standin/rpm.ts')]);
+    const install: InstallOptions = {
       root: '/',
       version: options.version ?? '3.0.0',
       mode: MODES[options.topology],
@@ -83,6 +101,10 @@ export class Fleet {
       httpPort: 8080,
       peers: addresses.filter((address) => address !== host.address),
       knobs: { ...QUICK, ...options.knobs },
+      ...(options.family === undefined ? {} : { family: options.family }),
+      ...(options.secure === undefined ? {} : { secure: options.secure }),
+      ...(options.encrypted === undefined ? {} : { encrypted: options.encrypted }),
+      ...(options.secure === 'tls' ? { certificates: await this.#makeCertificates() } : {}),
     };
     const script = join(TOP, 'test/standin/install.ts');
     await host.exec([process.execPath, script, '--json', JSON.stringify(install)], { timeoutMs: 60_000 });
@@ -93,8 +115,14 @@ export class Fleet {
     );
   }
 
+  /** One authority for the cluster. */
+  #makeCertificates(): Promise<Record<string, string>> {
+    this.#certificates ??= makeCertificates(this.hosts.map(({ address }) => address));
+    return this.#certificates;
+  }
+
   /** The agent as an operator installs it: one-time token, pinned authority, its own unit. */
-  async #enroll(host: LabHost): Promise<void> {
+  async #enroll(host: LabHost, sudo: boolean): Promise<void> {
     const { stdout } = await this.kwfleet('enrollment', 'create', '--node', host.name, '--json');
     const { token, fingerprint } = JSON.parse(stdout) as { token: string; fingerprint: string };
     const config = {
@@ -109,6 +137,7 @@ export class Fleet {
     await host.writeFile('/etc/systemd/system/kwfleet-agent.service.d/checkout.conf', checkout);
     await host.writeFile('/etc/kwfleet/token', `${token}\n`, 0o600);
     await host.writeFile('/etc/kwfleet/agent.yaml', stringify(config), 0o600);
+    if (sudo) await giveSudo(host);
     await host.shell('systemctl daemon-reload; systemctl enable --now kwfleet-agent', { timeoutMs: 120_000 });
   }
 
@@ -227,4 +256,16 @@ export class Fleet {
   destroy(): Promise<void> {
     return this.lab.destroy();
   }
+}
+
+/** As docs/installation.md says it: a user for the agent, the unit's drop-in, and the sudoers file. */
+async function giveSudo(host: LabHost): Promise<void> {
+  await host.shell('useradd --system --no-create-home kwfleet; chown -R kwfleet /etc/kwfleet');
+  const drop = await readFile(join(TOP, 'systemd/kwfleet-agent-user.conf'));
+  await host.writeFile('/etc/systemd/system/kwfleet-agent.service.d/user.conf', drop);
+  await host.writeFile(
+    '/etc/sudoers.d/kwfleet-agent',
+    await readFile(join(TOP, 'systemd/kwfleet-agent.sudoers')),
+    0o440,
+  );
 }

@@ -9,7 +9,7 @@ import { dirname, join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { makeCertificates } from './certificates.ts';
 import type { Knobs } from './kwbase.ts';
-import { buildPackage, unpackPackage } from './package.ts';
+import { buildPackage, type PackageOptions, unpackPackage } from './package.ts';
 
 const run = promisify(execFile);
 
@@ -27,6 +27,8 @@ export type InstallOptions = {
   readonly httpPort: number;
   /** The other nodes' addresses, without ports: empty for a standalone node. */
   readonly peers: readonly string[];
+  /** What kind of packages is built and installed; `deb` unless told. */
+  readonly family?: 'deb' | 'rpm';
   /** What to install: an unpacked `kaiwudb_install`, or a .tar.gz; built for `version` when absent. */
   readonly packagePath?: string;
   /** The data root, `/var/lib/kaiwudb` unless told; under `root` in process mode. */
@@ -152,8 +154,8 @@ async function installPackages(options: InstallOptions): Promise<void> {
   }
 }
 
-function versionOf({ version, extension }: InstallOptions): { version: string; extension?: string } {
-  return extension === undefined ? { version } : { version, extension };
+function versionOf({ version, extension, family = 'deb' }: InstallOptions): Omit<PackageOptions, 'outDir'> {
+  return { version, family, ...(extension === undefined ? {} : { extension }) };
 }
 
 /** How dpkg is told to keep its books under a directory, without being root. */

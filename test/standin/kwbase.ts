@@ -325,7 +325,7 @@ export class Link {
   #connected(): net.Socket {
     if (this.#socket !== null && !this.#socket.destroyed) return this.#socket;
     const to = { ...splitAddress(this.#address, 26257), noDelay: true };
-    const socket = this.#tls === undefined ? net.connect(to) : tls.connect({ ...to, ...this.#tls });
+    const socket = this.#tls === undefined ? net.connect(to) : tls.connect({ ...to, servername: '', ...this.#tls });
     this.#socket = socket;
     readLines(socket, (line) => {
       const answer = JSON.parse(line) as Message;
@@ -1214,8 +1214,9 @@ class Server {
       socket.once('data', (chunk) => {
         socket.pause();
         socket.unshift(chunk);
-        if (chunk[0] === TLS_HANDSHAKE) secure.emit('connection', socket);
-        else this.#accept(socket);
+        // TLS reads from the socket by itself; the other side of it is woken.
+        if (chunk[0] === TLS_HANDSHAKE) return void secure.emit('connection', socket);
+        this.#accept(socket);
         socket.resume();
       });
     });

@@ -13,7 +13,7 @@ import Type, { type Static } from 'typebox';
 import Value from 'typebox/value';
 import { CLEAN, type Deployment, type Finder, type Judged } from './deployment/deployment.ts';
 import { type HostOptions, hostFacts } from './host/host-facts.ts';
-import { type HttpHealth, httpHealth } from './host/http-health.ts';
+import { type HttpHealth, httpHealth, isListening } from './host/http-health.ts';
 import { type Kwbase, ownId } from './host/kwbase.ts';
 import type { UnitState } from './host/services.ts';
 
@@ -35,6 +35,7 @@ export type ObserverOptions = HostOptions & {
 
 const HTTP_TIMEOUT_MS = 2000;
 const PEERS_ASKED = 3;
+const SILENT: HttpHealth = { serving: false, ready: false };
 /** Where KWDB would be installed by its scripts: what is free there is told before anything is. */
 const DEFAULT_DIRECTORIES = { installDir: '/usr/local/kaiwudb', dataDir: '/var/lib/kaiwudb' };
 
@@ -42,6 +43,8 @@ export class Observer {
   readonly #options: ObserverOptions;
   #known: Known | null | undefined;
   #askedOf = '';
+  /** What was last proven of a node whose HTTP cannot be asked. */
+  #proven: HttpHealth = SILENT;
 
   constructor(options: ObserverOptions) {
     this.#options = options;
@@ -56,11 +59,11 @@ export class Observer {
       return { host, serving: false, ready: false, ...(await this.#identity()), observedAtMs: now() };
     const { security } = deployment.site;
     const unit = await deployment.state();
-    const http = await this.#http(deployment);
-    const view =
-      http.serving || (security === 'tlcp' && unit.mainPid !== null) ? await this.#view(deployment, unit) : undefined;
+    const http = security === 'tlcp' ? undefined : await this.#http(deployment);
+    const view = (http?.serving ?? unit.mainPid !== null) ? await this.#view(deployment, unit) : undefined;
     const installation = await this.#installation(deployment, unit, view);
-    const answers = security === 'tlcp' && !http.serving ? provenByStatus(view, unit) : http;
+    const answers = http ?? provenByStatus(view, unit);
+    this.#proven = answers;
     return {
       host,
       installation,
@@ -74,7 +77,9 @@ export class Observer {
   /** `/health` alone: cheap enough for every heartbeat. */
   async pulse(): Promise<HttpHealth> {
     const deployment = await this.deployment();
-    return deployment === undefined ? { serving: false, ready: false } : this.#http(deployment);
+    if (deployment === undefined) return SILENT;
+    if (deployment.site.security !== 'tlcp') return this.#http(deployment);
+    return (await isListening(deployment.endpoint, HTTP_TIMEOUT_MS)) ? this.#proven : SILENT;
   }
 
   /** How KWDB is deployed here; undefined when none of the finders finds it. */
@@ -140,7 +145,7 @@ export class Observer {
       return await httpHealth(endpoint, HTTP_TIMEOUT_MS);
     } catch {
       // The authority's certificate cannot be read: nothing that answers could be trusted.
-      return { serving: false, ready: false };
+      return SILENT;
     }
   }
 
@@ -243,7 +248,7 @@ function isOfThisProcess(startedAtMs: number | undefined, unit: UnitState): bool
 /** For TLCP, which Node does not speak: the node's own record, renewed after its process started. */
 function provenByStatus(view: ClusterView | undefined, unit: UnitState): HttpHealth {
   const own = view?.nodes.find((row) => row.kwdbId === view.kwdbId);
-  if (own === undefined) return { serving: false, ready: false };
+  if (own === undefined) return SILENT;
   const renewed = (own.updatedAtMs ?? 0) > (unit.startedAtMs ?? Number.MAX_SAFE_INTEGER);
   return { serving: true, ready: renewed && own.isLive && own.isAvailable && !own.isDraining };
 }

@@ -171,7 +171,11 @@ async function unpack(file: string, target: string, wanted: PackageInfo): Promis
   await mkdir(fresh, { recursive: true, mode: 0o700 });
   await tar.x({ file, cwd: fresh, strict: true, preserveOwner: false, preservePaths: false });
   const deploy = await findDeployDirectory(fresh);
-  if (deploy !== undefined) await chmod(join(deploy, 'deploy.sh'), 0o755);
+  if (deploy !== undefined) {
+    await chmod(join(deploy, 'deploy.sh'), 0o755);
+    // deploy.sh logs there as root; the agent, which may be another, must be able to remove it again.
+    await mkdir(join(deploy, 'log'), { recursive: true });
+  }
   await rename(fresh, target);
   await syncDirectory(dirname(target));
 }

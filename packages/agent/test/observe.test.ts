@@ -1,4 +1,4 @@
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -9,7 +9,7 @@ import { conditionOf, ScriptFinder } from '../src/deployment/script.ts';
 import { parseOsRelease } from '../src/host/host-facts.ts';
 import { parseMode, parsePeers, parseVersionFile } from '../src/host/mode.ts';
 import type { PackageRecord } from '../src/host/package-database.ts';
-import { dpkgRecords } from '../src/host/package-database.ts';
+import { dpkgRecords, familyByTool } from '../src/host/package-database.ts';
 import type { ServiceManager, UnitState } from '../src/host/services.ts';
 import { Observer } from '../src/observe.ts';
 import { lasting } from '../src/reporter.ts';
@@ -213,11 +213,30 @@ describe('files of an installation', () => {
   });
 });
 
+test('which package tool deploy.sh would take', async () => {
+  const root = await mkdtemp(join(tmpdir(), 'kwfleet-tools-'));
+  onTestFinished(() => rm(root, { recursive: true, force: true }));
+  const path = `${root}/a:${root}/b`;
+  expect(await familyByTool(path)).toBeUndefined();
+  await lay(root, { 'b/rpm': '' });
+  expect(await familyByTool(path)).toBe('rpm');
+  await lay(root, { 'a/dpkg': '' });
+  await chmod(join(root, 'a/dpkg'), 0o644);
+  expect(await familyByTool(path)).toBe('rpm');
+  await chmod(join(root, 'a/dpkg'), 0o755);
+  expect(await familyByTool(path)).toBe('deb');
+});
+
 test('conditions of an installation', () => {
   const whole = (state = 'ii'): PackageRecord[] => [
     { name: 'kaiwudb-server', version: '3.1.0', architecture: 'amd64', state },
   ];
   expect(conditionOf({ recorded: '3.1.0', binary: 'V3.1.0' }, [])).toMatchObject({ condition: 'binary-missing' });
+  const twice = [...whole(), { name: 'kaiwudb-server', version: '3.0.0', architecture: 'amd64', state: 'ii' }];
+  expect(conditionOf({ recorded: '3.1.0', binary: 'V3.1.0' }, twice)).toEqual({
+    condition: 'package-half-installed',
+    conditionDetail: 'kaiwudb-server is there as 3.1.0 and 3.0.0',
+  });
   expect(conditionOf({ recorded: '3.1.0', binary: 'V3.1.0' }, whole('iU')).condition).toBe('package-half-installed');
   expect(conditionOf({ recorded: '3.0.0', binary: 'V3.1.0' }, whole()).condition).toBe('version-file-behind');
   expect(conditionOf({ recorded: '3.1.0', binary: 'V3.1.0', running: 'V3.0.0' }, whole()).condition).toBe(

@@ -1,7 +1,7 @@
 /** KWDB deployed by the vendor's scripts: found by what deploy.sh wrote under /etc/kaiwudb. */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type Installation, tellsVersion } from '@kwfleet/core';
+import { FleetError, type Installation, tellsVersion } from '@kwfleet/core';
 import { packageFamily } from '../host/host-facts.ts';
 import type { Endpoint } from '../host/http-health.ts';
 import { Kwbase, localRunner, securityArguments } from '../host/kwbase.ts';
@@ -17,7 +17,7 @@ import {
   readText,
   UNIT,
 } from '../host/mode.ts';
-import { dpkgRecords, isServer, type PackageRecord, rpmRecords } from '../host/package-database.ts';
+import { isServer, type PackageRecord, packageRecords } from '../host/package-database.ts';
 import type { ServiceManager, UnitState } from '../host/services.ts';
 import {
   CLEAN,
@@ -83,7 +83,11 @@ class ScriptDeployment implements Deployment {
     this.#told = told;
     this.#binary = join(root, installDir, 'bin/kwbase');
     this.kwbase = new Kwbase({
-      run: localRunner({ file: this.#binary, libraries: join(root, installDir, 'lib'), sudo }),
+      run: localRunner({
+        file: this.#binary,
+        libraries: join(root, installDir, 'lib'),
+        ...(sudo ? { asUser: mode.user } : {}),
+      }),
       host: `${host}:${mode.port}`,
       security: securityArguments(mode.security, certificates),
       clock: now,
@@ -105,13 +109,29 @@ class ScriptDeployment implements Deployment {
     const isBare = this.site.method === 'script-bare';
     return known({
       recorded: versionIn(recorded),
-      package: isBare ? versionIn((await this.#packages()).find(isServer)?.version) : undefined,
+      package: isBare ? versionIn(await this.#packagedVersion()) : undefined,
       binary: isBare ? versionIn(await this.#binaryVersion()) : undefined,
     });
   }
 
   async judge(versions: Installation['versions']): Promise<Judged> {
-    return this.site.method === 'script-bare' ? conditionOf(versions, await this.#packages()) : CLEAN;
+    if (this.site.method !== 'script-bare') return CLEAN;
+    try {
+      return conditionOf(versions, await this.#packages());
+    } catch (error) {
+      if (!(error instanceof FleetError)) throw error;
+      return { condition: 'package-half-installed', conditionDetail: error.message };
+    }
+  }
+
+  /** None when the package manager does not tell it: `judge` says why. */
+  async #packagedVersion(): Promise<string | undefined> {
+    try {
+      return (await this.#packages()).find(isServer)?.version;
+    } catch (error) {
+      if (error instanceof FleetError) return undefined;
+      throw error;
+    }
   }
 
   async startArguments(): Promise<string> {
@@ -121,7 +141,7 @@ class ScriptDeployment implements Deployment {
 
   async #packages(): Promise<PackageRecord[]> {
     const { root } = this.#options;
-    return (await packageFamily(root)) === 'rpm' ? rpmRecords(root) : dpkgRecords(root);
+    return packageRecords(root, await packageFamily(root));
   }
 
   async #binaryVersion(): Promise<string | undefined> {
@@ -141,6 +161,15 @@ export function conditionOf(versions: Installation['versions'], records: readonl
   if (half.length > 0) {
     const detail = half.map(({ name, version, state }) => `${name} ${version} is ${state}`).join(', ');
     return { condition: 'package-half-installed', conditionDetail: detail };
+  }
+  // rpm can hold two of one name, where an exchange was forced or cut short.
+  const twice = records.find((record, at) => records.findIndex(({ name }) => name === record.name) !== at);
+  if (twice !== undefined) {
+    const versions = records.filter(({ name }) => name === twice.name).map(({ version }) => version);
+    return {
+      condition: 'package-half-installed',
+      conditionDetail: `${twice.name} is there as ${versions.join(' and ')}`,
+    };
   }
   if (!records.some(isServer)) {
     return { condition: 'binary-missing', conditionDetail: 'the package manager holds no server package' };

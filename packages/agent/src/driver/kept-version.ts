@@ -91,7 +91,11 @@ async function repack(
     .filter((path) => path !== '' && path !== '/.');
   await copyFiles(root, listed, tree);
   const deb = join(directory, `${record.name}_${record.version}_${record.architecture}.deb`);
-  const built = await runShort('dpkg-deb', ['-Zgzip', '-z1', '--build', tree, deb], { timeoutMs: BUILD_TIMEOUT_MS });
+  // Only root can copy files with their owner.
+  const owner = process.getuid?.() === 0 ? [] : ['--root-owner-group'];
+  const built = await runShort('dpkg-deb', ['-Zgzip', '-z1', ...owner, '--build', tree, deb], {
+    timeoutMs: BUILD_TIMEOUT_MS,
+  });
   if (built.exitCode !== 0) {
     throw new FleetError('INSTALL_FAILED', `no copy of ${record.name} could be kept`, { words: wordsOf(built) });
   }

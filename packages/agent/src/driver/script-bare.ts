@@ -1,11 +1,12 @@
-/** KWDB installed by its own scripts from .deb packages: upgraded by the new package's deploy.sh. */
+/** KWDB installed by its own scripts from .deb or .rpm packages: upgraded by the new package's deploy.sh. */
 import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Action, FleetError, type PackageInfo, packageOf } from '@kwfleet/core';
 import { packageFamily } from '../host/host-facts.ts';
 import { ENV_FILE, INFO_DIR, readText, UNIT } from '../host/mode.ts';
-import { dpkgRecords, PACKAGE_NAMES } from '../host/package-database.ts';
-import { runShort, wordsOf } from '../host/run.ts';
+import { dpkgRecords, PACKAGE_NAMES, packageSign, SYSTEM_PATH } from '../host/package-database.ts';
+import { requireRights, runAsRoot } from '../host/rights.ts';
+import { wordsOf } from '../host/run.ts';
 import type { LongCommandSpec, LongCommands, ServiceManager } from '../host/services.ts';
 import type { Observer } from '../observe.ts';
 import type { PackageCache } from '../packages.ts';
@@ -27,7 +28,6 @@ export type ScriptBareOptions = {
 
 const START_TIMEOUT_MS = 120_000;
 const STOP_TIMEOUT_MS = 300_000;
-const EDIT_TIMEOUT_MS = 20_000;
 const KEPT_VERSIONS = 2;
 
 export class ScriptBareDriver implements MethodDriver {
@@ -39,7 +39,8 @@ export class ScriptBareDriver implements MethodDriver {
 
   /** Brings everything an installation and its way back need, while the database still serves. */
   async fetch(action: Action, watch: Watch): Promise<void> {
-    await this.#requireFamily();
+    await this.#requireFits(packageOf(action));
+    await requireRights(this.#options);
     await this.#options.packages.ensure(packageOf(action), watch);
     if (action.previousPackage !== undefined) await this.#options.packages.ensure(action.previousPackage, watch);
     else await this.#keep(action, watch);
@@ -47,6 +48,8 @@ export class ScriptBareDriver implements MethodDriver {
 
   async stop(action: Action, watch: Watch): Promise<void> {
     const { services } = this.#options;
+    // Whoever cannot install in the end does not stop either.
+    await requireRights(this.#options);
     watch.detail('the service manager stops the database');
     try {
       await services.stop(UNIT, Math.min(action.deadline.ceilingMs, STOP_TIMEOUT_MS));
@@ -58,8 +61,8 @@ export class ScriptBareDriver implements MethodDriver {
   }
 
   async install(action: Action, watch: Watch): Promise<void> {
-    await this.#requireFamily();
-    await this.#requireRights();
+    await this.#requireFits(packageOf(action));
+    await requireRights(this.#options);
     await this.#requireStopped();
     const directory = await this.#options.packages.ensure(packageOf(action), watch);
     if (action.previousPackage === undefined) await this.#keep(action, watch);
@@ -68,8 +71,8 @@ export class ScriptBareDriver implements MethodDriver {
   }
 
   async installOnline(action: Action, watch: Watch): Promise<void> {
-    await this.#requireFamily();
-    await this.#requireRights();
+    await this.#requireFits(packageOf(action));
+    await requireRights(this.#options);
     const directory = await this.#options.packages.ensure(packageOf(action), watch);
     if (action.previousPackage === undefined) await this.#keep(action, watch);
     const bypass = action.bypassVersionCheck;
@@ -93,7 +96,7 @@ export class ScriptBareDriver implements MethodDriver {
   }
 
   async putBack(action: Action, watch: Watch): Promise<void> {
-    await this.#requireRights();
+    await requireRights(this.#options);
     await this.#requireStopped();
     if (action.previousPackage !== undefined) return this.#putBackPackage(action, action.previousPackage, watch);
     const kept = await findKept(this.#keptDirectory(action.from));
@@ -161,20 +164,22 @@ export class ScriptBareDriver implements MethodDriver {
   }
 
   #environment(): Readonly<Record<string, string>> {
-    const path = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
     // deploy.sh reads messages of other programs: they must not come in another language.
-    return { PATH: path, HOME: '/root', LC_ALL: 'C.UTF-8', TERM: 'dumb', ...this.#options.environment };
+    return { PATH: SYSTEM_PATH, HOME: '/root', LC_ALL: 'C.UTF-8', TERM: 'dumb', ...this.#options.environment };
   }
 
   /** What the package manager is at: moves while deploy.sh prints nothing. */
   async #sign(): Promise<string> {
-    const records = await dpkgRecords(this.#options.root);
-    return records.map(({ name, version, state }) => `${name} ${version} ${state}`).join();
+    const { root } = this.#options;
+    return packageSign(root, await packageFamily(root));
   }
 
   async #keep(action: Action, watch: Watch): Promise<void> {
     const directory = this.#keptDirectory(action.from);
     if ((await findKept(directory)) !== undefined) return;
+    if ((await packageFamily(this.#options.root)) === 'rpm') {
+      throw new FleetError('PREVIOUS_PACKAGE_MISSING', `there would be no way back to ${action.from}`);
+    }
     const report = await this.#options.observer.observe();
     // Half exchanged already by an earlier attempt: what there is now is not the version before.
     if (
@@ -192,19 +197,11 @@ export class ScriptBareDriver implements MethodDriver {
     return join(this.#options.stateDir, 'kept', version.replace(/[^\w.-]/g, '_'));
   }
 
-  async #requireFamily(): Promise<void> {
-    if ((await packageFamily(this.#options.root)) === 'rpm') {
-      throw new FleetError('METHOD_UNSUPPORTED', 'this agent does not upgrade hosts with rpm packages');
-    }
-  }
-
-  /** deploy.sh calls sudo even for root, and would ask for a password and wait a minute. */
-  async #requireRights(): Promise<void> {
-    if (this.#options.root !== '/') return;
-    const ended = await runShort('sudo', ['-n', 'true'], { timeoutMs: 5000 });
-    if (ended.exitCode === 0) return;
-    if (ended.missing) throw new FleetError('SUDO_MISSING', 'deploy.sh needs sudo, which is not installed');
-    throw new FleetError('DEPLOY_PASSWORD', 'sudo would ask for a password', { words: wordsOf(ended) });
+  /** Asked by the plan too; a host can change its tools in between. */
+  async #requireFits({ family, fileName }: PackageInfo): Promise<void> {
+    const taken = await packageFamily(this.#options.root);
+    if (family === 'any' || family === taken) return;
+    throw new FleetError('DISTRIBUTION_MISMATCH', `${fileName} holds ${family} packages, this host takes ${taken}`);
   }
 
   /** deploy.sh itself does not refuse while a single-replica node runs: it would restart it. */
@@ -222,9 +219,8 @@ export class ScriptBareDriver implements MethodDriver {
     await this.#edit(['sed', '-i', change, join(root, ENV_FILE)]);
   }
 
-  async #edit(argv: readonly string[]): Promise<void> {
-    const [file, ...args] = [...(this.#options.sudo ? ['sudo', '-n'] : []), ...argv];
-    const ended = await runShort(file as string, args, { timeoutMs: EDIT_TIMEOUT_MS });
+  async #edit(argv: readonly [string, ...string[]]): Promise<void> {
+    const ended = await runAsRoot(this.#options, argv);
     if (ended.exitCode !== 0) throw new FleetError('INSTALL_FAILED', `${argv[0]} failed`, { words: wordsOf(ended) });
   }
 

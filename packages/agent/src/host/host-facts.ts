@@ -4,6 +4,7 @@ import { hostname } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { HostFacts } from '@kwfleet/core';
 import { readText } from './mode.ts';
+import { familyByTool } from './package-database.ts';
 import { runShort } from './run.ts';
 
 const ARCHITECTURES: Readonly<Record<string, string>> = { x64: 'amd64', arm64: 'arm64' };
@@ -42,7 +43,9 @@ export async function packageFamily(root: string): Promise<HostFacts['distributi
 }
 
 async function distribution(root: string): Promise<HostFacts['distribution']> {
-  return parseOsRelease((await readText(root, '/etc/os-release')) ?? (await readText('/', '/etc/os-release')) ?? '');
+  const text = (await readText(root, '/etc/os-release')) ?? (await readText('/', '/etc/os-release')) ?? '';
+  const named = parseOsRelease(text);
+  return { ...named, family: (await familyByTool()) ?? named.family };
 }
 
 async function privileges(root: string): Promise<HostFacts['privileges']> {

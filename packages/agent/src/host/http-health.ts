@@ -1,6 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { request as httpRequest } from 'node:http';
 import { request as httpsRequest } from 'node:https';
+import { connect } from 'node:net';
 
 /** Whether the process serves, and whether the node takes clients. */
 export type HttpHealth = { readonly serving: boolean; readonly ready: boolean };
@@ -13,13 +14,28 @@ export type Endpoint = { readonly host: string; readonly port: number; readonly 
 /**
  * Asks `/health` and `/health?ready=1` on the node's HTTP port. Over TLS the certificate must come from the cluster's own
  * authority; whether it names the address is not asked, since the request never leaves the host. TLCP has no client
- * in Node: there `ready` stays what `node status` proves, see observe.ts.
+ * in Node: see isListening.
  */
 export async function httpHealth({ host, port, authority }: Endpoint, timeoutMs: number): Promise<HttpHealth> {
   const trusted = authority === undefined ? undefined : await readFile(authority);
   const ask = (path: string) => isOk({ host, port, path, timeoutMs, authority: trusted });
   const [serving, ready] = await Promise.all([ask('/health'), ask('/health?ready=1')]);
   return { serving, ready: serving && ready };
+}
+
+/** Whether anybody takes connections there: all that can be asked of a port on which TLCP is spoken. */
+export function isListening({ host, port }: Endpoint, timeoutMs: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host, port });
+    const done = (answer: boolean) => {
+      clearTimeout(timer);
+      socket.destroy();
+      resolve(answer);
+    };
+    const timer = setTimeout(() => done(false), timeoutMs);
+    socket.once('connect', () => done(true));
+    socket.once('error', () => done(false));
+  });
 }
 
 type Question = {
@@ -53,13 +69,7 @@ function isOk({ host, port, path, timeoutMs, authority }: Question): Promise<boo
       response.once('end', () => done(response.statusCode === 200));
       response.once('error', () => done(false));
     });
-    request.once('error', (error: NodeJS.ErrnoException) => {
-      // Something answers that speaks no TLS at all: it is asked as it speaks.
-      if (authority !== undefined && error.code === 'EPROTO') {
-        clearTimeout(timer);
-        resolve(isOk({ host, port, path, timeoutMs, authority: undefined }));
-      } else done(false);
-    });
+    request.once('error', () => done(false));
     request.once('close', () => done(false));
     request.end();
   });

@@ -47,11 +47,13 @@ export function localRunner(binary: {
   readonly file: string;
   /** The directory of the libraries that belong to it. */
   readonly libraries: string;
-  readonly sudo: boolean;
+  /** The user as whom sudo runs it, who can read its certificates; absent: the agent's own. */
+  readonly asUser?: string;
 }): KwbaseRunner {
   const library = `LD_LIBRARY_PATH=${binary.libraries}`;
   // sudo drops the variable from its environment; env sets it behind sudo's back.
-  const [file, ...before] = binary.sudo ? ['sudo', '-n', 'env', library, binary.file] : ['env', library, binary.file];
+  const sudo = binary.asUser === undefined ? [] : ['sudo', '-n', '-u', binary.asUser];
+  const [file, ...before] = [...sudo, 'env', library, binary.file];
   return (args, timeoutMs) => runShort(file as string, [...before, ...args], { timeoutMs, cwd: '/' });
 }
 

@@ -1,8 +1,9 @@
 /** What the host's package manager says of KWDB's packages. */
-import { readdir } from 'node:fs/promises';
+import { access, constants, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { FleetError } from '@kwfleet/core';
 import { readText } from './mode.ts';
-import { runShort } from './run.ts';
+import { runShort, wordsOf } from './run.ts';
 
 export type PackageRecord = {
   readonly name: string;
@@ -15,6 +16,51 @@ export type PackageRecord = {
 /** Names the server and library packages had and have. */
 export const PACKAGE_NAMES = ['kaiwudb-server', 'kwdb-server', 'kaiwudb-libcommon', 'kwdb-libcommon'] as const;
 export const DPKG_DIR = '/var/lib/dpkg';
+/** Where rpm keeps its books, on older and on newer distributions. */
+const RPM_DIRS = ['/var/lib/rpm', '/usr/lib/sysimage/rpm'] as const;
+/** Where deploy.sh looks for programs. */
+export const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+
+export type PackageFamily = 'deb' | 'rpm';
+
+/**
+ * What kind of packages deploy.sh will try to install here: it takes dpkg where it finds it, else rpm, whatever the
+ * distribution is called. Undefined where neither is found.
+ */
+export async function familyByTool(path = SYSTEM_PATH): Promise<PackageFamily | undefined> {
+  const has = async (tool: string) =>
+    (await Promise.all(path.split(':').map((at) => isProgram(join(at, tool))))).some(Boolean);
+  if (await has('dpkg')) return 'deb';
+  return (await has('rpm')) ? 'rpm' : undefined;
+}
+
+async function isProgram(file: string): Promise<boolean> {
+  try {
+    await access(file, constants.X_OK);
+    return (await stat(file)).isFile();
+  } catch {
+    return false;
+  }
+}
+
+export function packageRecords(root: string, family: PackageFamily | 'unknown'): Promise<PackageRecord[]> {
+  return family === 'rpm' ? rpmRecords(root) : dpkgRecords(root);
+}
+
+/** Something that moves while the package manager works; cheap enough to be asked several times a second. */
+export async function packageSign(root: string, family: PackageFamily | 'unknown'): Promise<string> {
+  if (family !== 'rpm') {
+    return (await dpkgRecords(root)).map(({ name, version, state }) => `${name} ${version} ${state}`).join();
+  }
+  const signs: string[] = [];
+  for (const directory of RPM_DIRS) {
+    for (const name of await listDirectory(join(root, directory))) {
+      const found = await stat(join(root, directory, name)).catch(() => null);
+      if (found !== null) signs.push(`${name} ${found.size} ${found.mtimeMs}`);
+    }
+  }
+  return signs.join();
+}
 
 export const isServer = (record: PackageRecord): boolean => record.name.endsWith('-server');
 
@@ -90,10 +136,18 @@ async function listDirectory(directory: string): Promise<string[]> {
   }
 }
 
-/** Asks rpm; a package it does not know is simply not in the answer. */
+/**
+ * Asks rpm; a package it does not know is simply not in the answer. Its states are those of dpkg as far as it has them:
+ * a package is in its books or it is not. Throws INSTALLATION_HALF_DONE when its books cannot be read.
+ */
 export async function rpmRecords(root: string): Promise<PackageRecord[]> {
   const format = '%{NAME}\\t%{VERSION}\\t%{ARCH}\\n';
-  const ended = await runShort('rpm', ['--root', root, '-q', '--qf', format, ...PACKAGE_NAMES], { timeoutMs: 15_000 });
+  const rooted = root === '/' ? [] : ['--root', root];
+  const ended = await runShort('rpm', [...rooted, '-q', '--qf', format, ...PACKAGE_NAMES], { timeoutMs: 15_000 });
+  // It exits with the number of packages that are not there, and says so on its output; errors are on the other.
+  if (ended.exitCode === undefined || /^error:/m.test(ended.stderr)) {
+    throw new FleetError('INSTALLATION_HALF_DONE', `rpm does not tell what is installed: ${wordsOf(ended)}`);
+  }
   return ended.stdout
     .split('\n')
     .map((line) => line.split('\t'))
