@@ -1,0 +1,112 @@
+/**
+ * When windows are open, as spans of real time.
+ *
+ * A window is written in the time that clocks of its zone show, and means it. There is one rule for the days on which the
+ * clocks are changed: **it opens at the first moment at which the clocks show its start, or something later, and closes at
+ * the first moment at which they show its end, or something later.** So
+ * - a start or end that the clocks jump over in spring counts as the moment of the jump. A window 02:30-04:00 in Berlin is
+ *   open from 03:00 to 04:00 that day; one that lies in the jump as a whole does not open that day;
+ * - a start or end that comes twice in autumn counts the first time;
+ * - a window across a change is shorter or longer by the change, and begins and ends when its clocks say so.
+ */
+import { Temporal } from 'temporal-polyfill';
+import { knownDurationMs } from '../duration.ts';
+import { DAYS, type Freeze, normalMoment, OPEN_MAX_MS, type OpeningRule, WEEKS, type Window } from './window.ts';
+
+/** From `startMs` on, and until before `endMs`. */
+export type Span = { readonly startMs: number; readonly endMs: number };
+
+const DAY_MS = 86_400_000;
+
+/**
+ * The spans that are open at some moment from `fromMs` until before `untilMs`, in order, apart from each other. What one of
+ * the windows opens is open; what one of them freezes is not. A span may begin before `fromMs` and end after `untilMs`.
+ */
+export function openSpans(windows: readonly Window[], fromMs: number, untilMs: number): Span[] {
+  const opened = windows.flatMap((window) => window.open.flatMap((rule) => ruleSpans(window, rule, fromMs, untilMs)));
+  const frozen = windows.flatMap((window) => freezeSpans(window));
+  return subtract(merge(opened), merge(frozen)).filter(({ startMs, endMs }) => endMs > fromMs && startMs < untilMs);
+}
+
+/** The freeze that is in force at a moment, where there is one. */
+export function freezeAt(windows: readonly Window[], nowMs: number): { freeze: Freeze; window: Window } | undefined {
+  for (const window of windows) {
+    for (const freeze of window.freezes ?? []) {
+      const { startMs, endMs } = freezeSpan(freeze, window.zone);
+      if (startMs <= nowMs && nowMs < endMs) return { freeze, window };
+    }
+  }
+  return undefined;
+}
+
+function ruleSpans({ zone }: Window, rule: OpeningRule, fromMs: number, untilMs: number): Span[] {
+  const spans: Span[] = [];
+  const forMs = knownDurationMs(rule.for);
+  const first = dateIn(zone, fromMs - OPEN_MAX_MS - DAY_MS);
+  const last = dateIn(zone, untilMs + DAY_MS);
+  for (let date = first; Temporal.PlainDate.compare(date, last) <= 0; date = date.add({ days: 1 })) {
+    if (!opensOn(rule, date)) continue;
+    const start = date.toPlainDateTime(Temporal.PlainTime.from(rule.at));
+    const span = { startMs: firstMs(start, zone), endMs: firstMs(start.add({ milliseconds: forMs }), zone) };
+    if (span.endMs > span.startMs) spans.push(span);
+  }
+  return spans;
+}
+
+function opensOn({ weekly, monthly, dates }: OpeningRule, date: Temporal.PlainDate): boolean {
+  const day = DAYS[date.dayOfWeek - 1];
+  if (weekly !== undefined) return weekly.some((wanted) => wanted === day);
+  if (dates !== undefined) return dates.includes(date.toString());
+  return (monthly ?? []).some((wanted) => {
+    if (typeof wanted === 'number') return wanted === date.day;
+    if (wanted === 'last') return date.day === date.daysInMonth;
+    const [week, weekday] = wanted.split(' ');
+    if (weekday !== day) return false;
+    return week === 'last' ? date.day + 7 > date.daysInMonth : week === WEEKS[Math.floor((date.day - 1) / 7)];
+  });
+}
+
+const freezeSpans = ({ freezes = [], zone }: Window): Span[] => freezes.map((freeze) => freezeSpan(freeze, zone));
+
+const freezeSpan = ({ from, until }: Freeze, zone: string): Span => ({
+  startMs: firstMs(Temporal.PlainDateTime.from(normalMoment(from)), zone),
+  endMs: firstMs(Temporal.PlainDateTime.from(normalMoment(until)), zone),
+});
+
+const dateIn = (zone: string, ms: number): Temporal.PlainDate =>
+  Temporal.Instant.fromEpochMilliseconds(ms).toZonedDateTimeISO(zone).toPlainDate();
+
+/** The first moment at which the clocks of the zone show this, or something later. */
+function firstMs(shown: Temporal.PlainDateTime, zone: string): number {
+  const moment = shown.toZonedDateTime(zone, { disambiguation: 'earlier' });
+  if (moment.toPlainDateTime().equals(shown)) return moment.epochMilliseconds;
+  // The clocks jump over it: `earlier` is a moment before the jump, and the jump is the next change.
+  const jump = moment.getTimeZoneTransition('next');
+  if (jump === null) throw new Error(`${zone} does not show ${shown.toString()} and has no change after it`);
+  return jump.epochMilliseconds;
+}
+
+function merge(spans: readonly Span[]): Span[] {
+  const merged: Span[] = [];
+  for (const span of spans.toSorted((a, b) => a.startMs - b.startMs)) {
+    const last = merged.at(-1);
+    if (last === undefined || span.startMs > last.endMs) merged.push(span);
+    else merged[merged.length - 1] = { startMs: last.startMs, endMs: Math.max(last.endMs, span.endMs) };
+  }
+  return merged;
+}
+
+/** Of `spans` what no span of `cuts` covers; both in order and apart. */
+function subtract(spans: readonly Span[], cuts: readonly Span[]): Span[] {
+  return spans.flatMap((span) => {
+    const left: Span[] = [];
+    let { startMs } = span;
+    for (const cut of cuts) {
+      if (cut.endMs <= startMs || cut.startMs >= span.endMs) continue;
+      if (cut.startMs > startMs) left.push({ startMs, endMs: cut.startMs });
+      startMs = cut.endMs;
+    }
+    if (startMs < span.endMs) left.push({ startMs, endMs: span.endMs });
+    return left;
+  });
+}
