@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   type ApprovalScope,
+  DEFAULT_STEP_TIMES,
   hashPlan,
   type Plan,
   type PlanOptions,
@@ -9,7 +10,7 @@ import {
   type Topology,
 } from '../src/index.ts';
 import { allAt, draft, fleet, installation, NEW, NOW, planOf } from './builders.ts';
-import { type Ending, HOUR, MINUTE, Model, SECOND } from './model.ts';
+import { type Ending, HOUR, MINUTE, Model, type Schedule, SECOND } from './model.ts';
 
 const wish = fc.record({
   topology: fc.constantFrom<Topology>('multi-replica', 'multi-replica', 'single-replica', 'standalone'),
@@ -20,12 +21,27 @@ const wish = fc.record({
   done: fc.boolean(),
   /** How many must approve the start, and what cannot be undone. */
   approvers: fc.constantFrom([0, 0], [0, 0], [2, 0], [1, 1], [0, 1]),
+  /** Whether it is done in windows, each open for four hours of six. */
+  inWindows: fc.boolean(),
   options: fc.record<Partial<PlanOptions>>({
     route: fc.constantFrom('offline', 'online'),
     concurrency: fc.integer({ min: 1, max: 3 }),
   }),
 });
 type Wish = typeof wish extends fc.Arbitrary<infer T> ? T : never;
+
+const quick = Object.fromEntries(Object.keys(DEFAULT_STEP_TIMES).map((kind) => [kind, 2 * MINUTE]));
+const open = ['00:00', '06:00', '12:00', '18:00'].map((time) => ({
+  weekly: ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'] as const,
+  at: time,
+  for: '4h',
+}));
+const WINDOWS: Schedule = {
+  timing: { windows: ['w'], prefetchMs: HOUR },
+  windows: [{ name: 'w', zone: 'UTC', open: open.map((rule) => ({ ...rule, weekly: [...rule.weekly] })) }],
+  isOpen: (ms) => ms % (6 * HOUR) < 4 * HOUR,
+  stepTimes: quick as typeof DEFAULT_STEP_TIMES,
+};
 
 const PEOPLE = ['ann', 'bo', 'cai'] as const;
 
@@ -47,14 +63,14 @@ function approvalFor(plan: Plan, [start = 0, irreversible = 0]: readonly number[
   };
 }
 
-function modelOf({ topology, size, calmBefore, done, approvers, options }: Wish): Model {
+function modelOf({ topology, size, calmBefore, done, approvers, inWindows, options }: Wish): Model {
   const nodes = fleet(topology, topology === 'standalone' ? 1 : size).map((one, index) =>
     topology === 'multi-replica' && done && index === 1
       ? { ...one, report: { ...one.report, installation: installation({ topology, versions: allAt(NEW) }) } }
       : one,
   );
   const plan = planOf(draft(nodes, { options }));
-  const model = new Model(plan, approvalFor(plan, approvers));
+  const model = new Model(plan, approvalFor(plan, approvers), inWindows ? WINDOWS : undefined);
   for (let finished = 0; finished < calmBefore && !model.ended; finished++) {
     model.settle();
     for (const order of model.orders.slice(0, 1)) model.finish(order);
@@ -135,11 +151,12 @@ function calm(model: Model): number {
     for (const person of PEOPLE) for (const scope of ['start', 'irreversible'] as const) model.approve(person, scope);
     model.request('retry');
     model.request('resume');
-    model.wait(6 * SECOND);
+    model.wait(model.state.wait === undefined ? 6 * SECOND : HOUR);
   }
   throw new Error(`not ended: ${JSON.stringify(model.state, undefined, 1)}\n${JSON.stringify(model.events.slice(-8))}`);
 }
 
+const TIMED = ['run-scheduled', 'window-opened', 'window-overrun'];
 const chaos = fc.array(command, { maxLength: 80, size: 'max' });
 
 describe('whatever agents, networks, hosts and people do', () => {
@@ -157,7 +174,15 @@ describe('whatever agents, networks, hosts and people do', () => {
       { numRuns: 250 },
     );
     // Proof that the games reach what they are played for.
-    for (const what of ['AGENT_LOST', 'STEP_STALLED', 'INTERNAL', 'INSTALL_FAILED', 'step-reset', 'run-paused']) {
+    for (const what of [
+      'AGENT_LOST',
+      'STEP_STALLED',
+      'INTERNAL',
+      'INSTALL_FAILED',
+      'step-reset',
+      'run-paused',
+      ...TIMED,
+    ]) {
       expect(seen).toContain(what);
     }
   });

@@ -98,7 +98,7 @@ describe('a run in which nothing goes wrong', () => {
 
   it('does nothing once it has ended, nor before it is released', () => {
     const model = multi();
-    for (const status of ['succeeded', 'failed', 'aborted', 'awaiting_approval', 'scheduled'] as const) {
+    for (const status of ['succeeded', 'failed', 'aborted', 'awaiting_approval'] as const) {
       expect(decide(model.plan, { ...model.state, status }, model.facts(), model.nowMs)).toEqual([]);
     }
   });

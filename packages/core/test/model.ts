@@ -35,9 +35,12 @@ import {
   type RunApproval,
   type RunEvent,
   RunState,
+  type RunTiming,
   type Step,
   type StepState,
+  type StepTimes,
   stepOf,
+  type Window,
 } from '../src/index.ts';
 import {
   allAt,
@@ -82,6 +85,14 @@ export type Ending =
   | 'as it goes'
   | { readonly disposition: Disposition; readonly code?: string; readonly newVersionStarted?: boolean };
 
+/** When a run may work, and the same once more as the model itself knows it. */
+export type Schedule = {
+  readonly timing: RunTiming;
+  readonly windows: readonly Window[];
+  readonly isOpen: (ms: number) => boolean;
+  readonly stepTimes?: StepTimes;
+};
+
 function must(condition: boolean, why: string): asserts condition {
   if (!condition) throw new Error(why);
 }
@@ -102,11 +113,15 @@ export class Model {
   jobs: NonNullable<ClusterHealth['jobs']> = [];
   /** Every approval that anybody gave. */
   readonly said: { person: string; scope: ApprovalScope; hash: string; atMs: number }[] = [];
+  /** May be changed in the middle, as people change windows. */
+  schedule: Schedule | undefined;
   readonly #ids = new Set<string>();
+  readonly #touched = new Set<string>();
 
-  constructor(plan: Plan, approval?: RunApproval) {
+  constructor(plan: Plan, approval?: RunApproval, schedule?: Schedule) {
     this.plan = frozen(plan);
-    this.state = frozen(initialState('r1', plan, approval));
+    this.schedule = schedule;
+    this.state = frozen(initialState('r1', plan, approval, schedule?.timing));
     this.hosts = plan.nodes.map(({ node, kwdbId, from }) => ({
       node,
       kwdbId,
@@ -154,6 +169,8 @@ export class Model {
           facts(kwdbId, last, { node, connected, lastSeenMs }),
         ]),
       ),
+      windows: new Map(this.schedule?.windows.map((window) => [window.name, window])),
+      stepTimes: this.schedule?.stepTimes,
     };
   }
 
@@ -207,6 +224,7 @@ export class Model {
     const { id, attempt } = action;
     this.apply({ type: 'step-dispatched', step: step.id, attempt, executor, atMs: this.nowMs });
     this.#ids.add(id);
+    if (step.kind === 'stop' || step.kind === 'upgrade') this.#touched.add(step.node);
     this.orders.push(action);
   }
 
@@ -502,6 +520,16 @@ export class Model {
     assertSame(legalChoices(this.state), hold.choices, 'a hold that shows other choices than are legal');
   }
 
+  /** I10. What was begun inside a window may end outside of it. */
+  #mustBeInTime({ id, kind, node }: Step): void {
+    if (this.schedule === undefined) return;
+    const { timing, isOpen } = this.schedule;
+    must(this.nowMs >= (timing.notBeforeMs ?? 0), `I10: ${id} before its time`);
+    if (timing.windows.length === 0 || !['gate', 'stop', 'upgrade'].includes(kind)) return;
+    const begun = this.plan.topology === 'single-replica' ? this.#touched.size > 0 : this.#touched.has(node);
+    must(begun || isOpen(this.nowMs), `I10: ${id} outside of its window`);
+  }
+
   #checkDispatch(step: Step, action: Action): void {
     const { state, plan, nowMs } = this;
     const { id, node, kind } = step;
@@ -509,6 +537,7 @@ export class Model {
     assertSame(parseActionId('r1', action.id), { step: id, attempt: action.attempt }, 'an id that does not tell');
     must(state.steps[id]?.status === 'pending', `${id} is ${state.steps[id]?.status}`);
     must(state.status === 'running' && (state.abortRequested || !state.pauseRequested), `${id} while ${state.status}`);
+    this.#mustBeInTime(step);
     must(plan.steps.includes(step) !== state.abortRequested, `I8: ${id}, abort: ${state.abortRequested}`);
     for (const need of step.needs) must(state.steps[need]?.status === 'succeeded', `I2: ${id} before ${need}`);
     const executor = this.host(action.node);

@@ -25,6 +25,12 @@ export function describeEvent(event: RunEvent): string {
       return `${event.person} approved ${event.scope === 'start' ? 'the start' : 'what cannot be undone'}.`;
     case 'run-started':
       return 'The run started.';
+    case 'run-scheduled':
+      return `The run waits: ${event.wait.message}`;
+    case 'window-opened':
+      return 'The run goes on: its window is open.';
+    case 'window-overrun':
+      return event.message;
     case 'step-dispatched':
       return `given to ${event.executor}${event.attempt > 1 ? `, attempt ${event.attempt}` : ''}`;
     case 'step-progressed':

@@ -4,13 +4,14 @@ import {
   type RunApproval,
   type RunEvent,
   type RunState,
+  type RunTiming,
   STATE_FORMAT,
   type StepOutcome,
   type StepState,
 } from './state.ts';
 
-/** A run that has not begun; with an approval that its start needs, it awaits that. */
-export function initialState(run: string, plan: Plan, approval?: RunApproval): RunState {
+/** A run that has not begun; with an approval that its start needs, it awaits that. `timing`: when it may work. */
+export function initialState(run: string, plan: Plan, approval?: RunApproval, timing?: RunTiming): RunState {
   return {
     format: STATE_FORMAT,
     run,
@@ -22,6 +23,7 @@ export function initialState(run: string, plan: Plan, approval?: RunApproval): R
     pauseRequested: false,
     abortRequested: false,
     abandoned: false,
+    ...(timing === undefined ? {} : { timing }),
   };
 }
 
@@ -55,7 +57,15 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
       return { ...state, approval: { ...state.approval, given: [...state.approval.given, given] } };
     }
     case 'run-started':
-      return { ...state, status: 'running', startedAtMs: event.atMs };
+      return { ...running(state), startedAtMs: event.atMs };
+    case 'run-scheduled':
+      return { ...state, status: 'scheduled', wait: event.wait };
+    case 'window-opened': {
+      const { overrun: _, ...rest } = running(state);
+      return { ...rest, steps: askedAfresh(state) };
+    }
+    case 'window-overrun':
+      return { ...state, overrun: event.message };
     case 'step-dispatched':
       return withStep(state, event.step, (step) => {
         const { waiting } = step;
@@ -106,7 +116,7 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
     case 'abort-requested':
       return { ...running(state), abortRequested: true, abandoned: state.abortRequested };
     case 'run-ended': {
-      const { hold: _, ...rest } = state;
+      const { hold: _, wait: __, ...rest } = state;
       return { ...rest, status: event.status, endedAtMs: event.atMs, reason: event.reason };
     }
     default:
@@ -129,7 +139,7 @@ function ledgerOf({ health }: ActionResult): LedgerEntry[] | undefined {
 }
 
 function running(state: RunState): RunState {
-  const { hold: _, ...rest } = state;
+  const { hold: _, wait: __, ...rest } = state;
   return { ...rest, status: 'running' };
 }
 

@@ -7,10 +7,19 @@ import type { NodeFacts } from '../facts.ts';
 import { judgeServing, judgeStopped } from '../judge.ts';
 import { type Plan, type Step, type StepKind, stepOf } from '../plan.ts';
 import { LOST_AFTER_MS } from '../topology.ts';
+import type { StepTimes } from '../windows/estimate.ts';
+import type { Window } from '../windows/window.ts';
 import { approvalDeadlineMs, approvalStanding, missingBefore } from './approvals.ts';
 import { ENDED, type Hold, type RunEvent, type RunState, type StepState } from './state.ts';
+import { decideScheduled, findOverrun, isWindowed, waitToTouch } from './timing.ts';
 
-export type EngineFacts = { readonly nodes: ReadonlyMap<string, NodeFacts> };
+export type EngineFacts = {
+  readonly nodes: ReadonlyMap<string, NodeFacts>;
+  /** Those that the run's timing names, as they are now. */
+  readonly windows?: ReadonlyMap<string, Window>;
+  /** How long steps take in this cluster, where that is known better than by default. */
+  readonly stepTimes?: StepTimes | undefined;
+};
 
 export type Decision =
   | { readonly do: 'record'; readonly event: RunEvent }
@@ -37,23 +46,28 @@ const record = (event: RunEvent): Decision => ({ do: 'record', event });
  */
 export function decide(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
   if (ENDED.has(state.status)) return [];
-  if (state.status === 'planned') return [record({ type: 'run-started', atMs: nowMs })];
-  if (state.status === 'awaiting_approval') return awaitApproval(state, nowMs);
-  if (state.status === 'scheduled') return [];
+  if (state.status === 'planned' || state.status === 'scheduled') {
+    return decideScheduled(plan, state, facts, nowMs).map(record);
+  }
+  if (state.status === 'awaiting_approval') return awaitApproval(plan, state, facts, nowMs);
   if (state.status === 'held') return decideHeld(plan, state, facts, nowMs);
   if (state.abortRequested) return decideAbort(plan, state, facts, nowMs);
   const trouble = findTrouble(plan, state, facts, nowMs);
   if (trouble !== undefined) return [trouble];
   if (state.status === 'paused') return [];
   if (state.pauseRequested) return pauseWhenIdle(state, nowMs);
+  const overrun = findOverrun(plan, state, facts, nowMs);
+  if (overrun !== undefined) return [record({ type: 'window-overrun', message: overrun, atMs: nowMs })];
   if (plan.steps.every((step) => state.steps[step.id]?.status === 'succeeded'))
     return finish(plan, state, facts, nowMs);
   return dispatchReady(plan, state, facts, nowMs);
 }
 
 /** I10: a run begins when enough people agreed to exactly its plan; one that they do not agree to in time ends. */
-function awaitApproval(state: RunState, nowMs: number): Decision[] {
-  if (approvalStanding(state, 'start', nowMs)?.granted === true) return [record({ type: 'run-started', atMs: nowMs })];
+function awaitApproval(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
+  if (approvalStanding(state, 'start', nowMs)?.granted === true) {
+    return decideScheduled(plan, state, facts, nowMs).map(record);
+  }
   const deadlineMs = approvalDeadlineMs(state);
   if (deadlineMs === undefined || nowMs < deadlineMs) return [];
   const reason = 'it was not approved in time; nothing was touched';
@@ -263,8 +277,12 @@ function dispatchReady(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
       step.needs.every((need) => state.steps[need]?.status === 'succeeded'),
   );
   const decisions: Decision[] = [];
+  // I10: what touches a node that was not touched yet begins inside a window only.
+  const windowed = ready.some((step) => isWindowed(plan, state, step));
+  const wait = windowed ? waitToTouch(plan, state, facts, nowMs) : undefined;
   let installing = runningSteps(plan, state).filter(({ kind }) => kind === 'install').length;
   for (const step of ready) {
+    if (wait !== undefined && isWindowed(plan, state, step)) continue;
     if (step.kind === 'install' && installing >= plan.options.concurrency) continue;
     const obstacle = findObstacle(plan, state, step, facts, nowMs);
     if (obstacle === 'wait') continue;
@@ -278,7 +296,8 @@ function dispatchReady(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
     if (step.kind === 'install') installing++;
     decisions.push({ do: 'dispatch', step, executor });
   }
-  return decisions;
+  const idle = decisions.length === 0 && runningSteps(plan, state).length === 0;
+  return idle && wait !== undefined ? [record({ type: 'run-scheduled', wait, atMs: nowMs })] : decisions;
 }
 
 /** What stands against a step that is due: a record to make first, `wait`, or nothing. */

@@ -45,6 +45,34 @@ export const Hold = Type.Object({
 });
 export type Hold = Static<typeof Hold>;
 
+/** When a run may work. Windows by name: they are looked up at each decision, so that a freeze made later counts. */
+export const RunTiming = Type.Object({
+  /** Not before this moment. */
+  notBeforeMs: Type.Optional(Type.Integer({ minimum: 0 })),
+  /** Found due later than this after that moment (nothing ran meanwhile), the run is not started but ended. */
+  skipAfterMs: Type.Optional(Type.Integer({ minimum: 0 })),
+  /** Nothing but fetching the package begins outside all of these. None: at any time. */
+  windows: Type.Array(Type.String(), { maxItems: 20 }),
+  /** The package is fetched this long ahead of the window. */
+  prefetchMs: Type.Integer({ minimum: 0, maximum: 30 * 86_400_000 }),
+});
+export type RunTiming = Static<typeof RunTiming>;
+
+/** What a scheduled run waits for. */
+export const RunWait = Type.Object({
+  code: Type.Union([
+    Type.Literal('NOT_YET'),
+    Type.Literal('WINDOW_CLOSED'),
+    Type.Literal('WINDOW_FROZEN'),
+    Type.Literal('WINDOW_TOO_SHORT'),
+    Type.Literal('WINDOW_NEVER'),
+  ]),
+  message: Type.String(),
+  /** Absent when it never comes, as the windows are. */
+  untilMs: Type.Optional(Type.Integer()),
+});
+export type RunWait = Static<typeof RunWait>;
+
 /** What is kept of an action's result; the whole of it is in the history. */
 export const StepOutcome = Type.Object({
   outcome: ActionResult.properties.outcome,
@@ -109,6 +137,12 @@ export const RunState = Type.Object({
   abortRequested: Type.Boolean(),
   /** A person gave up even the way back: the run ends as things are. */
   abandoned: Type.Boolean(),
+  /** Absent: it may work at any time. */
+  timing: Type.Optional(RunTiming),
+  /** While it is scheduled. */
+  wait: Type.Optional(RunWait),
+  /** Its window closed over work that is not left half done: what goes on, and why. */
+  overrun: Type.Optional(Type.String()),
   startedAtMs: Type.Optional(Type.Integer()),
   endedAtMs: Type.Optional(Type.Integer()),
   /** Why it ended, in words. */
@@ -125,6 +159,9 @@ export type RunEvent =
       readonly atMs: number;
     }
   | { readonly type: 'run-started'; readonly atMs: number }
+  | { readonly type: 'run-scheduled'; readonly wait: RunWait; readonly atMs: number }
+  | { readonly type: 'window-opened'; readonly atMs: number }
+  | { readonly type: 'window-overrun'; readonly message: string; readonly atMs: number }
   | {
       readonly type: 'step-dispatched';
       readonly step: string;

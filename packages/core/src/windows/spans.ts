@@ -23,7 +23,8 @@ const DAY_MS = 86_400_000;
  * the windows opens is open; what one of them freezes is not. A span may begin before `fromMs` and end after `untilMs`.
  */
 export function openSpans(windows: readonly Window[], fromMs: number, untilMs: number): Span[] {
-  const opened = windows.flatMap((window) => window.open.flatMap((rule) => ruleSpans(window, rule, fromMs, untilMs)));
+  const [firstDay, lastDay] = [Math.floor(fromMs / DAY_MS), Math.ceil(untilMs / DAY_MS)];
+  const opened = windows.flatMap((window) => openings(window, firstDay, lastDay));
   const frozen = windows.flatMap((window) => freezeSpans(window));
   return subtract(merge(opened), merge(frozen)).filter(({ startMs, endMs }) => endMs > fromMs && startMs < untilMs);
 }
@@ -37,6 +38,22 @@ export function freezeAt(windows: readonly Window[], nowMs: number): { freeze: F
     }
   }
   return undefined;
+}
+
+/** Asked at every decision of every run, and the same for a whole day. */
+const remembered = new WeakMap<Window, Map<string, readonly Span[]>>();
+const REMEMBERED_MAX = 16;
+
+function openings(window: Window, firstDay: number, lastDay: number): readonly Span[] {
+  const known = remembered.get(window) ?? new Map<string, readonly Span[]>();
+  remembered.set(window, known);
+  const key = `${firstDay}-${lastDay}`;
+  const before = known.get(key);
+  if (before !== undefined) return before;
+  const spans = window.open.flatMap((rule) => ruleSpans(window, rule, firstDay * DAY_MS, lastDay * DAY_MS));
+  if (known.size >= REMEMBERED_MAX) known.clear();
+  known.set(key, spans);
+  return spans;
 }
 
 function ruleSpans({ zone }: Window, rule: OpeningRule, fromMs: number, untilMs: number): Span[] {

@@ -2,6 +2,7 @@
 import Type, { type Static } from 'typebox';
 import { DURATION_PATTERN, knownDurationMs } from '../duration.ts';
 import { Selector } from '../selector.ts';
+import type { BrokenRule } from '../written.ts';
 
 const strict = { additionalProperties: false } as const;
 
@@ -82,11 +83,9 @@ export type Window = Static<typeof Window>;
 /** A window that is open longer than this at a stretch is no window. It also bounds how far back an opening is looked for. */
 export const OPEN_MAX_MS = 7 * 86_400_000;
 
-export type WindowMistake = { readonly path: readonly (string | number)[]; readonly expected: string };
-
 /** What the schema cannot say: the zone exists, each opening is of one kind, dates are dates, freezes end after they begin. */
-export function checkWindow(window: Window): WindowMistake[] {
-  const mistakes: WindowMistake[] = [];
+export function checkWindow(window: Window): BrokenRule[] {
+  const mistakes: BrokenRule[] = [];
   if (!isZone(window.zone)) mistakes.push({ path: ['zone'], expected: 'an IANA time zone like Europe/Berlin' });
   for (const [i, rule] of window.open.entries()) {
     const kinds = (['weekly', 'monthly', 'dates'] as const).filter((kind) => rule[kind] !== undefined);

@@ -1,0 +1,218 @@
+import { describe, expect, it } from 'vitest';
+import { DEFAULT_STEP_TIMES, type RunEvent, type RunTiming, type Topology, type Window } from '../src/index.ts';
+import { NOW, planFor } from './builders.ts';
+import { HOUR, MINUTE, Model, SECOND } from './model.ts';
+
+const DAY = 24 * HOUR;
+/** NOW is 2027-01-15T08:00Z. */
+const nights: Window = {
+  name: 'nights',
+  zone: 'UTC',
+  open: [{ weekly: ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'], at: '22:00', for: '4h' }],
+};
+const OPENS = NOW + 14 * HOUR;
+const CLOSES = OPENS + 4 * HOUR;
+const isOpen = (ms: number) => (((ms - OPENS) % DAY) + DAY) % DAY < 4 * HOUR;
+const times = { ...DEFAULT_STEP_TIMES, fetch: MINUTE, gate: MINUTE, upgrade: 30 * MINUTE, witness: MINUTE };
+
+function begin(topology: Topology, timing: Partial<RunTiming> = {}, windows = [nights]): Model {
+  const full = { windows: ['nights'], prefetchMs: 0, ...timing };
+  const plan = planFor(topology, topology === 'standalone' ? 1 : 3);
+  return new Model(plan, undefined, { timing: full, windows, isOpen, stepTimes: times });
+}
+
+const typesOf = (model: Model) => model.events.map(({ type }) => type).filter((type) => type !== 'step-ended');
+const dispatched = (model: Model) =>
+  model.events.flatMap((event) => (event.type === 'step-dispatched' ? [event.step] : []));
+const find = <T extends RunEvent['type']>(model: Model, type: T) =>
+  model.events.findLast((event): event is Extract<RunEvent, { type: T }> => event.type === type);
+function to(model: Model, ms: number): void {
+  model.wait(ms - model.nowMs);
+  model.settle();
+}
+
+/** Until then what is under way moves, and does not end. */
+function working(model: Model, untilMs: number): void {
+  while (model.nowMs < untilMs) {
+    model.wait(Math.min(10 * MINUTE, untilMs - model.nowMs));
+    for (const id of model.running) model.progress(id, model.step(id).attempt);
+    model.settle();
+  }
+}
+
+describe('a run with a window', () => {
+  it('waits for it, says until when, and starts when it opens', () => {
+    const model = begin('multi-replica');
+    model.settle();
+    expect(model.state).toMatchObject({ status: 'scheduled', wait: { code: 'WINDOW_CLOSED', untilMs: OPENS } });
+    expect(model.state.wait?.message).toContain('2027-01-15 22:00 UTC');
+    to(model, OPENS - 1);
+    expect(typesOf(model)).toEqual(['run-scheduled']);
+    to(model, OPENS);
+    expect(model.state.status).toBe('running');
+    expect(model.state.wait).toBeUndefined();
+    model.until('witness:n3');
+    model.settle();
+    expect(model.state.status).toBe('succeeded');
+  });
+
+  it('does not start where its estimate does not fit what remains, but in the next', () => {
+    const model = begin('multi-replica');
+    // Three nodes of 32 minutes and the soaks, and the package before: more than the 90 minutes that are left.
+    to(model, CLOSES - 90 * MINUTE);
+    expect(model.state).toMatchObject({
+      status: 'scheduled',
+      wait: { code: 'WINDOW_TOO_SHORT', untilMs: OPENS + DAY },
+    });
+    to(model, OPENS + DAY);
+    expect(model.state.status).toBe('running');
+  });
+
+  it('finishes the node in hand when the window closes, and holds the rest until the next', () => {
+    const model = begin('multi-replica');
+    to(model, OPENS);
+    model.until('gate:n1');
+    model.settle();
+    working(model, CLOSES + MINUTE);
+    expect(model.running).toEqual(['upgrade:n1']);
+    expect(find(model, 'window-overrun')?.message).toContain('n1 is in hand and is finished');
+    model.until('witness:n1');
+    model.settle();
+    expect(model.state).toMatchObject({ status: 'scheduled', wait: { untilMs: OPENS + DAY } });
+    expect(dispatched(model)).not.toContain('gate:n2');
+    to(model, OPENS + DAY);
+    expect(find(model, 'window-opened')).toBeDefined();
+    expect(model.state.overrun).toBeUndefined();
+    model.until('witness:n3');
+    model.settle();
+    expect(model.state.status).toBe('succeeded');
+  });
+
+  it('begins no further node that does not fit, and asks a gate again that passed before the window closed', () => {
+    const model = begin('multi-replica');
+    to(model, OPENS);
+    model.until('witness:n1');
+    model.settle();
+    expect(model.running).toEqual(['gate:n2']);
+    model.wait(CLOSES - 20 * MINUTE - model.nowMs);
+    model.end('gate:n2');
+    model.settle();
+    expect(model.state).toMatchObject({ status: 'scheduled', wait: { code: 'WINDOW_TOO_SHORT' } });
+    expect(dispatched(model)).not.toContain('upgrade:n2');
+    to(model, OPENS + DAY);
+    expect(model.running).toEqual(['gate:n2']);
+    expect(model.step('gate:n2').attempt).toBe(2);
+  });
+
+  it('goes on in a single-replica cluster once a node was stopped, and says so', () => {
+    const model = begin('single-replica');
+    to(model, OPENS);
+    model.until('stop:n1');
+    model.settle();
+    working(model, CLOSES + MINUTE);
+    expect(find(model, 'window-overrun')?.message).toContain('goes on until all serve again');
+    model.until('verify:n1', 'verify:n2', 'verify:n3');
+    model.settle();
+    expect(model.state.status).toBe('succeeded');
+  });
+
+  it('stops nothing in a single-replica cluster when the window closes before the first stop', () => {
+    const model = begin('single-replica');
+    to(model, OPENS);
+    model.until('gate:n1', 'gate:n2');
+    model.settle();
+    model.wait(CLOSES - model.nowMs);
+    model.end('gate:n3');
+    model.settle();
+    expect(model.state.status).toBe('scheduled');
+    expect(dispatched(model).some((step) => step.startsWith('stop:'))).toBe(false);
+  });
+
+  it('fetches ahead of the window, and nothing else', () => {
+    const model = begin('standalone', { prefetchMs: 2 * HOUR });
+    to(model, OPENS - 2 * HOUR - 1);
+    expect(dispatched(model)).toEqual([]);
+    to(model, OPENS - 2 * HOUR);
+    expect(dispatched(model)).toEqual(['fetch:n1']);
+    model.end('fetch:n1');
+    to(model, OPENS - MINUTE);
+    expect(dispatched(model)).toEqual(['fetch:n1']);
+    expect(model.state.status).toBe('scheduled');
+    to(model, OPENS);
+    expect(dispatched(model)).toEqual(['fetch:n1', 'gate:n1']);
+  });
+
+  it('heeds a freeze that is put up while it runs, and a window that is taken away', () => {
+    const model = begin('multi-replica');
+    to(model, OPENS);
+    model.until('upgrade:n1');
+    model.settle();
+    const frozen = { ...nights, freezes: [{ from: '2027-01-15', until: '2027-01-17', reason: 'an incident' }] };
+    model.schedule = { timing: { windows: ['nights'], prefetchMs: 0 }, windows: [frozen], isOpen, stepTimes: times };
+    model.until('witness:n1');
+    model.settle();
+    expect(model.state).toMatchObject({ status: 'scheduled', wait: { code: 'WINDOW_FROZEN' } });
+    expect(model.state.wait?.message).toContain('an incident');
+    model.schedule = { ...model.schedule, windows: [] };
+    model.wait(DAY);
+    model.settle();
+    expect(model.state.wait).toMatchObject({ code: 'WINDOW_NEVER' });
+    expect(model.state.wait?.message).toContain('nights');
+  });
+
+  it('lets a person abort what waits, and try a broken node again outside of it', () => {
+    const waiting = begin('multi-replica');
+    waiting.settle();
+    expect(waiting.request('abort')).toBe(true);
+    waiting.settle();
+    expect(waiting.state).toMatchObject({ status: 'aborted' });
+    expect(dispatched(waiting)).toEqual([]);
+
+    const model = begin('multi-replica');
+    to(model, OPENS);
+    model.until('gate:n1');
+    model.settle();
+    model.end('upgrade:n1', { disposition: 'broken', code: 'START_FAILED' });
+    to(model, CLOSES + HOUR);
+    expect(model.state.status).toBe('held');
+    model.request('retry');
+    model.settle();
+    expect(model.running).toEqual(['upgrade:n1']);
+  });
+});
+
+describe('a run with a start time', () => {
+  it('starts then, once', () => {
+    const model = begin('standalone', { windows: [], notBeforeMs: NOW + HOUR });
+    to(model, NOW + HOUR - 1);
+    expect(model.state).toMatchObject({ status: 'scheduled', wait: { code: 'NOT_YET', untilMs: NOW + HOUR } });
+    to(model, NOW + HOUR);
+    model.until('upgrade:n1');
+    model.settle();
+    expect(model.state.status).toBe('succeeded');
+    expect(typesOf(model).filter((type) => type === 'run-started')).toHaveLength(1);
+  });
+
+  it('catches up after an outage, or is skipped, as it says', () => {
+    const catchesUp = begin('standalone', { windows: [], notBeforeMs: NOW + HOUR });
+    catchesUp.settle();
+    to(catchesUp, NOW + 9 * HOUR);
+    expect(catchesUp.state.status).toBe('running');
+
+    const skips = begin('standalone', { windows: [], notBeforeMs: NOW + HOUR, skipAfterMs: 10 * MINUTE });
+    skips.settle();
+    to(skips, NOW + HOUR + 10 * MINUTE + SECOND);
+    expect(skips.state).toMatchObject({ status: 'aborted' });
+    expect(skips.state.reason).toContain('missed');
+    expect(dispatched(skips)).toEqual([]);
+  });
+
+  it('that waits for its window meanwhile was not missed', () => {
+    const model = begin('standalone', { notBeforeMs: NOW + HOUR, skipAfterMs: 10 * MINUTE });
+    model.settle();
+    to(model, NOW + HOUR);
+    expect(model.state.wait?.code).toBe('WINDOW_CLOSED');
+    to(model, OPENS);
+    expect(model.state.status).toBe('running');
+  });
+});
