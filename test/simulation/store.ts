@@ -17,6 +17,7 @@ import {
   type Plan,
   type RunApproval,
   type RunState,
+  type Window,
 } from '@kwfleet/core';
 import type {
   ApprovalInput,
@@ -75,6 +76,7 @@ export class Store {
   readonly runs = new Map<string, Run>();
   readonly orders = new Map<string, OrderRow>();
   readonly nodes = new Map<string, NodeRow>();
+  readonly windows = new Map<string, Window>();
   readonly #world: World;
   readonly #faults: Faults;
   #epoch = 0;
@@ -133,6 +135,7 @@ export class Store {
       state,
       inputs: inputs.filter(({ seq }) => seq > appliedSeq),
       nodes: new Map(this.allNodes().map((facts) => [facts.node, facts])),
+      windows: this.windows,
       nowMs: this.#world.nowMs,
     };
   }

@@ -1,22 +1,21 @@
 /** Reads what people type: durations, backups, numbers. Each says what it wants when it gets something else. */
-import type { Backup } from '@kwfleet/core';
+import { type Backup, durationMs } from '@kwfleet/core';
 import { InvalidArgumentError } from 'commander';
-
-const UNIT_MS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
 /** `500ms`, `30s`, `5m`, `1.5h`, `2d`, in milliseconds. */
 export function parseDuration(text: string): number {
-  const match = /^(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)$/.exec(text.trim());
-  const unit = UNIT_MS[match?.[2] ?? ''];
-  if (match === null || unit === undefined)
-    throw new InvalidArgumentError('Write a duration like 500ms, 30s, 5m or 2h.');
-  return Math.round(Number(match[1]) * unit);
+  const ms = durationMs(text);
+  if (ms === undefined) throw new InvalidArgumentError('Write a duration like 500ms, 30s, 5m or 2h.');
+  return ms;
 }
 
-/** A duration as `parseDuration` reads it, in the largest unit that loses nothing. */
-export function writeDuration(ms: number): string {
-  const unit = ['d', 'h', 'm', 's'].find((name) => ms > 0 && ms % (UNIT_MS[name] ?? 1) === 0) ?? 'ms';
-  return `${ms / (UNIT_MS[unit] ?? 1)}${unit}`;
+/** A moment, in milliseconds: `2026-12-01T22:00`, by the clock of this machine, or with a zone: `2026-12-01T22:00+01:00`. */
+export function parseMoment(text: string): number {
+  const shape = /^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2})?(Z|[+-]\d{2}:\d{2})?$/;
+  const ms = shape.test(text.trim()) ? Date.parse(text.trim().replace(' ', 'T')) : Number.NaN;
+  if (Number.isNaN(ms))
+    throw new InvalidArgumentError('Write a moment like 2026-12-01T22:00 or 2026-12-01T22:00+01:00.');
+  return ms;
 }
 
 /** `attested:WHERE` or `none:REASON`. */

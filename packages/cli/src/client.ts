@@ -16,6 +16,8 @@ import type {
   RunRequest,
   RunSummary,
   RunView,
+  WindowView,
+  WrittenFile,
 } from '@kwfleet/core';
 import { badInput, CliError, EXIT, problemError } from './exit.ts';
 
@@ -89,6 +91,13 @@ export class Client {
   /** Agrees to what a run waits for. */
   approve = (id: string, json: ApprovalRequestBody): Promise<RunSummary> =>
     this.#json(`/v1/runs/${encodeURIComponent(id)}/approve`, { method: 'POST', json });
+  windows = async (): Promise<WindowView[]> => (await this.#json<{ items: WindowView[] }>('/v1/windows')).items;
+  window = (name: string, days: number): Promise<WindowView> =>
+    this.#json(`/v1/windows/${encodeURIComponent(name)}?days=${days}`);
+  putWindow = (json: WrittenFile): Promise<WindowView> => this.#json('/v1/windows', { method: 'POST', json });
+  async deleteWindow(name: string): Promise<void> {
+    await this.#ask(`/v1/windows/${encodeURIComponent(name)}`, { method: 'DELETE' });
+  }
   createToken = (json: TokenRequest): Promise<TokenView> => this.#json('/v1/tokens', { method: 'POST', json });
 
   createEnrollment = (json: EnrollmentRequest): Promise<EnrollmentView> =>

@@ -11,6 +11,7 @@ import { addPackages } from './commands/packages.ts';
 import { addPlan } from './commands/plan.ts';
 import { addRuns } from './commands/runs.ts';
 import { addServices } from './commands/services.ts';
+import { addWindows } from './commands/windows.ts';
 import { Context, examples } from './context.ts';
 import { EXIT, errorLines, exitOfError } from './exit.ts';
 import type { Output } from './terminal.ts';
@@ -66,6 +67,7 @@ export function createProgram(context: Context): Command {
   addHealth(program, context);
   addCluster(program, context);
   addPackages(program, context);
+  addWindows(program, context);
   addAccess(program, context);
   addServices(program, context);
   program.helpCommand('help [COMMAND]', 'print the help of a command').commandsGroup('Help:');

@@ -2,9 +2,11 @@
 import Type, { type Static } from 'typebox';
 import { PackageInfo, Phase } from './action.ts';
 import { ApprovalScope, Requirement } from './approval.ts';
-import { Choice, Hold, RunApproval, RunStatus, StepState } from './engine/state.ts';
+import { Choice, Hold, RunApproval, RunStatus, RunTiming, RunWait, StepState } from './engine/state.ts';
 import { Method, NodeReport, Topology } from './facts.ts';
 import { Backup, CheckResult, Plan, PlanOptions } from './plan.ts';
+import { Window } from './windows/window.ts';
+import { FILE_MAX_BYTES, Mistake } from './written.ts';
 
 export const NodeState = Type.Union([
   Type.Literal('healthy'),
@@ -131,7 +133,12 @@ export const PlanView = Type.Object({
 export type PlanView = Static<typeof PlanView>;
 
 export const RunRequest = Type.Object(
-  { plan: Type.String({ minLength: 1 }), hash: Type.String({ pattern: '^[0-9a-f]{64}$' }) },
+  {
+    plan: Type.String({ minLength: 1 }),
+    hash: Type.String({ pattern: '^[0-9a-f]{64}$' }),
+    /** When it may work; absent: now, and at any time. */
+    timing: Type.Optional(Type.Partial(RunTiming, { additionalProperties: false })),
+  },
   { additionalProperties: false },
 );
 export type RunRequest = Static<typeof RunRequest>;
@@ -182,6 +189,10 @@ export const RunSummary = Type.Object({
   to: Type.String(),
   status: RunStatus,
   hold: Type.Optional(Hold),
+  /** When it may work, and what it waits for now; what goes on although its window closed. */
+  timing: Type.Optional(RunTiming),
+  wait: Type.Optional(RunWait),
+  overrun: Type.Optional(Type.String()),
   /** What a policy asks of it, and who has agreed. */
   approval: Type.Optional(RunApproval),
   pauseRequested: Type.Boolean(),
@@ -224,6 +235,22 @@ export const RunEventView = Type.Object({
 });
 export type RunEventView = Static<typeof RunEventView>;
 
+/** A YAML or JSON file as it was written, so that mistakes can be told with their places. */
+export const WrittenFile = Type.Object(
+  { file: Type.String({ minLength: 1, maxLength: FILE_MAX_BYTES }) },
+  { additionalProperties: false },
+);
+export type WrittenFile = Static<typeof WrittenFile>;
+
+export const WindowView = Type.Object({
+  window: Window,
+  nowMs: Type.Integer(),
+  /** When it is open in the days from now on; the first may have begun before. */
+  days: Type.Integer(),
+  spans: Type.Array(Type.Object({ startMs: Type.Integer(), endMs: Type.Integer() })),
+});
+export type WindowView = Static<typeof WindowView>;
+
 /** RFC 9457, `application/problem+json`. */
 export const Problem = Type.Object({
   type: Type.String(),
@@ -237,6 +264,8 @@ export const Problem = Type.Object({
   words: Type.Optional(Type.String()),
   /** Checks that block, where the problem is a blocked plan. */
   checks: Type.Optional(Type.Array(CheckResult)),
+  /** Mistakes in a file that was sent, where that is the problem. */
+  mistakes: Type.Optional(Type.Array(Mistake)),
   requestId: Type.Optional(Type.String()),
 });
 export type Problem = Static<typeof Problem>;

@@ -20,6 +20,25 @@ export const ERRORS = {
   PLAN_HASH_MISMATCH: { status: 409, remedy: 'Look at the plan again and start it with the hash it shows now.' },
   PLAN_BLOCKED: { status: 422, remedy: 'Mend what the blocking checks name, then plan again.' },
   PLAN_STALE: { status: 409, remedy: 'The cluster changed since the plan was made: plan again.' },
+  FILE_INVALID: { status: 422, remedy: 'Correct the file at the lines and columns that are named.' },
+  WINDOW_UNKNOWN: { status: 404, remedy: 'List the windows with `kwfleet windows`.' },
+  WINDOW_IN_USE: {
+    status: 409,
+    remedy: 'Let the run that works in it end, or abort it; a freeze stops what has not begun.',
+  },
+  WINDOW_CLOSED: { status: 409, remedy: 'Nothing to do: it begins when its window opens.' },
+  WINDOW_FROZEN: {
+    status: 409,
+    remedy: 'Nothing to do: it begins after the freeze; take the freeze away to go on earlier.',
+  },
+  WINDOW_TOO_SHORT: {
+    status: 409,
+    remedy: 'Nothing to do: it begins in the next window that is long enough for what it is reckoned to take.',
+  },
+  WINDOW_NEVER: {
+    status: 422,
+    remedy: 'Give it a window that opens, for this cluster, and for as long as it is reckoned to take.',
+  },
   RUN_UNKNOWN: { status: 404, remedy: 'List the runs with `kwfleet runs`.' },
   RUN_ACTIVE: { status: 409, remedy: 'One run at a time for a cluster: finish or abort the active one.' },
   APPROVAL_NEEDED: {

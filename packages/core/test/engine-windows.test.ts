@@ -207,6 +207,16 @@ describe('a run with a start time', () => {
     expect(dispatched(skips)).toEqual([]);
   });
 
+  it('does not start when the cluster is another by then than the plan was made for', () => {
+    const model = begin('standalone', { windows: [], notBeforeMs: NOW + HOUR });
+    model.settle();
+    model.host('n1').installed = '3.0.1';
+    to(model, NOW + HOUR);
+    expect(model.state).toMatchObject({ status: 'aborted' });
+    expect(model.state.reason).toContain('n1 has 3.0.1, not 3.0.0');
+    expect(dispatched(model)).toEqual([]);
+  });
+
   it('that waits for its window meanwhile was not missed', () => {
     const model = begin('standalone', { notBeforeMs: NOW + HOUR, skipAfterMs: 10 * MINUTE });
     model.settle();

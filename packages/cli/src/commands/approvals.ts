@@ -1,7 +1,7 @@
 /** `approvals`, `run approve`, `policies` and `policy ...`: who must agree to an upgrade, and agreeing. */
-import type { ApprovalPolicy, ApprovalScope, ApprovalView, RunView } from '@kwfleet/core';
+import { type ApprovalPolicy, type ApprovalScope, type ApprovalView, type RunView, writeDuration } from '@kwfleet/core';
 import type { Command } from 'commander';
-import { parseCount, parseDuration, parseLabel, writeDuration } from '../arguments.ts';
+import { parseCount, parseDuration, parseLabel } from '../arguments.ts';
 import { type Context, examples } from '../context.ts';
 import { badInput } from '../exit.ts';
 import { columns } from '../render/columns.ts';

@@ -1,7 +1,14 @@
 /** `plan` and `upgrade`: what would happen, and making it happen. */
-import { DEFAULT_OPTIONS, type PlanRequest, type PlanView, type Route } from '@kwfleet/core';
+import {
+  DEFAULT_OPTIONS,
+  type PlanRequest,
+  type PlanView,
+  type Route,
+  type RunRequest,
+  writeDuration,
+} from '@kwfleet/core';
 import { type Command, Option } from 'commander';
-import { parseBackup, parseCount, parseDuration, shellQuote, writeDuration } from '../arguments.ts';
+import { parseBackup, parseCount, parseDuration, parseMoment, shellQuote } from '../arguments.ts';
 import type { Client } from '../client.ts';
 import { type Context, examples } from '../context.ts';
 import { badInput, EXIT } from '../exit.ts';
@@ -21,7 +28,8 @@ type PlanFlags = {
   concurrency?: number;
   json?: true;
 };
-type UpgradeFlags = PlanFlags & { yes?: true; watch?: true };
+type UpgradeFlags = PlanFlags & TimingFlags & { yes?: true; watch?: true };
+type TimingFlags = { at?: number; skipAfter?: number; window?: string[]; prefetch?: number };
 
 /** Adds `plan` and `upgrade`. */
 export function addPlan(program: Command, context: Context): void {
@@ -49,6 +57,14 @@ export function addPlan(program: Command, context: Context): void {
   withPlanOptions(upgrade)
     .option('-y, --yes', 'start without asking; needed where there is no terminal to ask at')
     .option('-w, --watch', 'follow the upgrade to its end')
+    .option(
+      '--at <TIME>',
+      "start then, like 2026-12-01T22:00 (this machine's clock) or 2026-12-01T22:00+01:00",
+      parseMoment,
+    )
+    .option('--skip-after <DURATION>', 'with --at: give it up when it could not start within so long', parseDuration)
+    .option('--window <NAME...>', 'touch nothing outside of these windows')
+    .option('--prefetch <DURATION>', 'with --window: bring the package to the hosts so long ahead', parseDuration)
     .option('--json', 'print the run as the API gives it, then, with --watch, one event a line')
     .addHelpText(
       'after',
@@ -148,6 +164,16 @@ async function upgradeCluster(context: Context, command: Command, cluster: strin
   await start(context, client, view, flags);
 }
 
+function timingOf({ at, skipAfter, window, prefetch }: TimingFlags): RunRequest['timing'] {
+  const timing = {
+    ...(at !== undefined && { notBeforeMs: at }),
+    ...(skipAfter !== undefined && { skipAfterMs: skipAfter }),
+    ...(window !== undefined && { windows: window }),
+    ...(prefetch !== undefined && { prefetchMs: prefetch }),
+  };
+  return Object.keys(timing).length === 0 ? undefined : timing;
+}
+
 async function consent(view: PlanView): Promise<boolean> {
   // Loaded only here: no other command asks anything.
   const { confirm } = await import('@clack/prompts');
@@ -159,7 +185,8 @@ async function consent(view: PlanView): Promise<boolean> {
 async function start(context: Context, client: Client, view: PlanView, flags: UpgradeFlags): Promise<void> {
   const { terminal } = context;
   // The hash that was shown: if the plan is another by now, the controller refuses.
-  const run = await client.createRun({ plan: view.id, hash: view.hash });
+  const timing = timingOf(flags);
+  const run = await client.createRun({ plan: view.id, hash: view.hash, ...(timing && { timing }) });
   if (flags.json) {
     if (flags.watch) terminal.jsonLine(run);
     else terminal.json(run);

@@ -15,6 +15,8 @@ export function footer(paint: Paint): string[] {
   const lines: string[] = [];
   if (view.hold !== undefined && view.status === 'held') lines.push('', ...holdPanel(view.hold, view.id, paint));
   if (view.status === 'awaiting_approval') lines.push('', ...approvalPanel(paint));
+  if (view.status === 'scheduled') lines.push('', ...waitPanel(paint));
+  if (view.overrun !== undefined) lines.push('', ...labelled('window', oneLine(view.overrun), width));
   if (view.status === 'paused') lines.push('', ...pausePanel(paint));
   if (exitOfRun(view.status, view.hold) !== undefined && view.status !== 'held') lines.push('', ...ending(paint));
   if (trouble !== undefined) {
@@ -24,6 +26,15 @@ export function footer(paint: Paint): string[] {
     );
   }
   return lines;
+}
+
+function waitPanel({ screen: { view, nowMs }, theme, width }: Paint): string[] {
+  const { colors, glyphs } = theme;
+  const { wait } = view;
+  const rest = wait?.untilMs === undefined ? '' : `, in ${elapsed(wait.untilMs - nowMs)}`;
+  const title = colors.cyan(colors.bold(`${glyphs.waiting} waits${rest}`));
+  const why = wait === undefined ? [] : labelled('for', oneLine(wait.message), width);
+  return [title, ...why, ...choiceLines(view.choices, view.id)];
 }
 
 /** `label   text`, wrapped below itself. */

@@ -1,5 +1,14 @@
 /** Every error leaves as an RFC 9457 problem document with a stable code. */
-import { type CheckResult, ERRORS, type ErrorCode, FleetError, type Problem } from '@kwfleet/core';
+import {
+  type CheckResult,
+  ERRORS,
+  type ErrorCode,
+  FleetError,
+  type Mistake,
+  mistakeLine,
+  type Problem,
+  type Written,
+} from '@kwfleet/core';
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 
 /** PLAN_BLOCKED, with the checks that block. */
@@ -10,6 +19,22 @@ export class BlockedPlan extends FleetError {
     super('PLAN_BLOCKED', message);
     this.checks = checks.filter(({ verdict }) => verdict === 'block' || verdict === 'unknown');
   }
+}
+
+/** FILE_INVALID, with every mistake and its place. */
+export class BadFile extends FleetError {
+  readonly mistakes: readonly Mistake[];
+
+  constructor(mistakes: readonly Mistake[]) {
+    super('FILE_INVALID', mistakes.map((mistake) => mistakeLine('file', mistake)).join('\n'));
+    this.mistakes = mistakes;
+  }
+}
+
+/** What was found in a file that was sent. Throws FILE_INVALID. */
+export function valueOrRefuse<T>(written: Written<T>): T {
+  if ('mistakes' in written) throw new BadFile(written.mistakes);
+  return written.value;
 }
 
 /** As fastify's error handler. What is not ours to explain is logged whole and told as INTERNAL. */
@@ -32,6 +57,7 @@ function toProblem(error: FastifyError | FleetError, requestId: string): Problem
       ...(error.node !== undefined && { node: error.node }),
       ...(error.words !== undefined && { words: error.words }),
       ...(error instanceof BlockedPlan && { checks: [...error.checks] }),
+      ...(error instanceof BadFile && { mistakes: [...error.mistakes] }),
     };
   }
   if (error.validation !== undefined) return problemOf('BAD_REQUEST', validationMessage(error), requestId);

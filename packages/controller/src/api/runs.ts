@@ -1,5 +1,15 @@
 /** `/v1/runs`: start an upgrade, follow it, and say what it should do. */
-import { FleetError, hashPlan, initialState, legalChoices, page, RunRequest, RunSummary, RunView } from '@kwfleet/core';
+import {
+  FleetError,
+  hashPlan,
+  initialState,
+  legalChoices,
+  page,
+  RunRequest,
+  RunSummary,
+  type RunTiming,
+  RunView,
+} from '@kwfleet/core';
 import Type from 'typebox';
 import type { RunRequestKind } from '../runner/run-store.ts';
 import { audit } from '../store/audit.ts';
@@ -8,6 +18,7 @@ import { newId } from '../store/ids.ts';
 import { lockPackages } from '../store/packages.ts';
 import { findPlan, type PlanRow } from '../store/plans.ts';
 import { findRun, insertInput, insertRun, listRuns, type RunRow } from '../store/runs.ts';
+import { needWindows } from '../store/windows.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 import { type Fleet, readFleet, readFleetIn } from './fleet.ts';
 import { freshen } from './freshen.ts';
@@ -80,7 +91,11 @@ export function runRoutes(app: Api, { database }: ApiParts): void {
  * of the facts as they are now must lead to the same plan. Throws PLAN_UNKNOWN, PLAN_HASH_MISMATCH, PLAN_BLOCKED,
  * PLAN_STALE or RUN_ACTIVE.
  */
-async function startRun(sql: Sql, { plan: planId, hash }: RunRequest, actor: string): Promise<string> {
+export async function startRun(
+  sql: Sql,
+  { plan: planId, hash, timing: asked }: RunRequest,
+  actor: string,
+): Promise<string> {
   const row = await findPlan(sql, planId);
   if (row === undefined) throw new FleetError('PLAN_UNKNOWN', `there is no plan ${planId}`);
   if (row.plan === null || row.blocked) throw new BlockedPlan(`plan ${planId} is blocked by its checks`, row.checks);
@@ -90,14 +105,30 @@ async function startRun(sql: Sql, { plan: planId, hash }: RunRequest, actor: str
     throw new FleetError('PLAN_STALE', 'a package of the plan was deleted');
   }
   const fleet = await refuseStale(sql, row);
+  const timing = asked && (await checkTiming(sql, asked));
   const id = newId('run');
   const { labels, name } = fleet.summaryOf(row.cluster);
   const approval = approvalOfRun(row.plan, hash, await demandFor(sql, labels), actor, fleet.nowMs);
-  const state = initialState(id, row.plan, approval);
+  const state = initialState(id, row.plan, approval, timing);
   await insertRun(sql, { id, planId, planHash: row.hash, plan: row.plan, state, by: actor });
   if (approval !== undefined) await askForApproval(sql, id, name, row.plan, approval);
   await audit(sql, actor, 'run.create', { run: id, plan: planId, hash, cluster: row.cluster });
   return id;
+}
+
+/** Throws WINDOW_UNKNOWN, or BAD_REQUEST for a policy about a time that is not given. */
+async function checkTiming(sql: Sql, { notBeforeMs, skipAfterMs, ...rest }: Partial<RunTiming>): Promise<RunTiming> {
+  if (skipAfterMs !== undefined && notBeforeMs === undefined) {
+    throw new FleetError('BAD_REQUEST', 'body.timing.skipAfterMs: needs notBeforeMs');
+  }
+  const { windows = [], prefetchMs = 0 } = rest;
+  await needWindows(sql, windows);
+  return {
+    windows,
+    prefetchMs,
+    ...(notBeforeMs !== undefined && { notBeforeMs }),
+    ...(skipAfterMs !== undefined && { skipAfterMs }),
+  };
 }
 
 /** `own`: the run of this plan that waits for its start. Throws RUN_ACTIVE, PLAN_STALE or PLAN_BLOCKED. */
@@ -149,6 +180,9 @@ export function runSummary({ id, cluster, clusterName, planId, plan, state, ...r
     to: plan.to,
     status: state.status,
     ...(state.hold && { hold: state.hold }),
+    ...(state.timing && { timing: state.timing }),
+    ...(state.wait && { wait: state.wait }),
+    ...(state.overrun !== undefined && { overrun: state.overrun }),
     ...(state.approval && { approval: state.approval }),
     pauseRequested: state.pauseRequested,
     abortRequested: state.abortRequested,

@@ -22,6 +22,7 @@ import { answerWithProblem } from './problems.ts';
 import { runEventRoutes } from './run-events.ts';
 import { runReportRoutes } from './run-report.ts';
 import { runRoutes } from './runs.ts';
+import { windowRoutes } from './windows.ts';
 
 export type RestServer = { readonly url: string; close(): Promise<void> };
 
@@ -90,6 +91,7 @@ function addRoutes(app: Api, parts: ApiParts): void {
   runEventRoutes(app, parts);
   runReportRoutes(app, parts);
   approvalRoutes(app, parts);
+  windowRoutes(app, parts);
   accessRoutes(app, parts);
 }
 

@@ -7,6 +7,7 @@ import type {
   Plan,
   RunEvent,
   RunState,
+  Window,
 } from '@kwfleet/core';
 
 /** What a person, or a schedule on their behalf, asks of a run. */
@@ -36,6 +37,8 @@ export type RunSnapshot = {
   readonly inputs: readonly RunInput[];
   /** Every node of the fleet that ever reported, by name. */
   readonly nodes: ReadonlyMap<string, NodeFacts>;
+  /** The windows that the run's timing names, as they are now. */
+  readonly windows: ReadonlyMap<string, Window>;
   /** The database's clock: the only one that decisions use. */
   readonly nowMs: number;
 };

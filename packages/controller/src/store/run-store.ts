@@ -6,6 +6,7 @@ import type { Database, Sql } from './database.ts';
 import { databaseNow, someNodes } from './nodes.ts';
 import { CHANNELS } from './notices.ts';
 import { chainedEvent } from './runs.ts';
+import { someWindows } from './windows.ts';
 
 /** How many inputs one decision takes in; the rest waits for the next. */
 const INPUTS_MAX = 500;
@@ -69,9 +70,11 @@ async function load(sql: Sql, run: string): Promise<RunSnapshot> {
     sql,
     row.plan.nodes.map(({ node }) => node),
   );
+  const state = readState(row.state, row.plan);
   return {
     plan: row.plan,
-    state: readState(row.state, row.plan),
+    state,
+    windows: await someWindows(sql, state.timing?.windows ?? []),
     inputs: inputs.map(toInput),
     nodes: new Map<string, NodeFacts>(nodes.map((facts) => [facts.node, facts])),
     nowMs: await databaseNow(sql),

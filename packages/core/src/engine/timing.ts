@@ -3,7 +3,9 @@
  * its window closes over finishes the node in hand, and the rest waits for the next window; a single-replica cluster of
  * which a node was stopped is brought back first, whatever the window.
  */
+import { installedVersion, members } from '../judge.ts';
 import type { Plan, Step } from '../plan.ts';
+import { isVersion, normalVersion } from '../version.ts';
 import { type Admission, admit } from '../windows/admission.ts';
 import { estimateMs } from '../windows/estimate.ts';
 import type { Window } from '../windows/window.ts';
@@ -19,10 +21,31 @@ export function decideScheduled(plan: Plan, state: RunState, facts: EngineFacts,
     const reason = `its time was missed by ${late} s, and its schedule says to skip it then; nothing was touched`;
     return [{ type: 'run-ended', status: 'aborted', reason, atMs: nowMs }];
   }
+  const stale = !begun && state.status === 'scheduled' ? staleness(plan, facts) : undefined;
   const wait = begun ? waitToTouch(plan, state, facts, nowMs) : waitToStart(plan, state, facts, nowMs);
+  if (wait === undefined && stale !== undefined) {
+    const reason = `the cluster is not as the plan found it any more: ${stale}; nothing was touched, plan again`;
+    return [{ type: 'run-ended', status: 'aborted', reason, atMs: nowMs }];
+  }
   if (wait === undefined) return [{ type: begun ? 'window-opened' : 'run-started', atMs: nowMs }];
   const same = known?.code === wait.code && known.untilMs === wait.untilMs;
   return same ? [] : [{ type: 'run-scheduled', wait, atMs: nowMs }];
+}
+
+/** What the plan of a run that waited says of the cluster, and is no longer so. What is not known is asked by the gates. */
+function staleness(plan: Plan, { nodes }: EngineFacts): string | undefined {
+  const planned = new Set(plan.nodes.map(({ kwdbId }) => kwdbId));
+  for (const { node, kwdbId, from } of plan.nodes) {
+    const report = nodes.get(node)?.report;
+    if (report?.identity !== undefined && report.identity.kwdbId !== kwdbId) return `${node} is another node now`;
+    const version = report?.installation && installedVersion(report.installation);
+    if (version !== undefined && isVersion(version) && normalVersion(version) !== from) {
+      return `${node} has ${normalVersion(version)}, not ${from}`;
+    }
+    const stranger = members(report?.view?.nodes ?? []).find((row) => !planned.has(row.kwdbId));
+    if (stranger !== undefined) return `node ${stranger.kwdbId} is not in the plan`;
+  }
+  return undefined;
 }
 
 /** Found due too late: nothing of the system ran when it was due. One that waited for a window meanwhile was not missed. */

@@ -2,7 +2,7 @@
 import Type, { type Static } from 'typebox';
 import { DURATION_PATTERN, knownDurationMs } from '../duration.ts';
 import { Selector } from '../selector.ts';
-import type { BrokenRule } from '../written.ts';
+import { type BrokenRule, readWritten, type Written } from '../written.ts';
 
 const strict = { additionalProperties: false } as const;
 
@@ -109,6 +109,9 @@ export function checkWindow(window: Window): BrokenRule[] {
   }
   return mistakes;
 }
+
+/** A window as it is written in a YAML or JSON file. */
+export const readWindow = (text: string): Written<Window> => readWritten(text, Window, checkWindow);
 
 /** `2026-12-24` and `2026-12-24 18:00` in one form, which sorts. */
 export function normalMoment(moment: string): string {
