@@ -26,6 +26,7 @@ import { PackageCache } from './packages.ts';
 import { Prefetcher } from './prefetcher.ts';
 import { Reporter } from './reporter.ts';
 import { ServiceNotify } from './service-notify.ts';
+import { PackageTrust } from './trust.ts';
 
 export const AGENT_VERSION: string = manifest.version;
 
@@ -87,7 +88,13 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
     agentVersion: AGENT_VERSION,
     finders: [new ScriptFinder({ root, services, now, statusTimeoutMs, sudo })],
   });
-  const packages = new PackageCache(stateDir, (sha256, offset) => link.fetchPackage(sha256, offset));
+  const trust = new PackageTrust({
+    stateDir,
+    policy: config.trust,
+    source: (name) => link.fetchMetadata(name),
+    log,
+  });
+  const packages = new PackageCache(stateDir, (sha256, offset) => link.fetchPackage(sha256, offset), trust);
   const shared = { root, stateDir, services, commands, observer, packages, sudo, environment: environmentOf(config) };
   const driver = new HostDriver({
     observer,
@@ -134,7 +141,11 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
   const busy = () => executor.busy;
   const seen = (report: NodeReport) => void executor.saw(report);
   const reporter: Reporter = new Reporter({ observer, link, heartbeatMs, busy, seen, now: systemClock.now, log });
-  link.whenWelcomed((everyMs) => reporter.welcomed(everyMs));
+  link.whenWelcomed((everyMs) => {
+    reporter.welcomed(everyMs);
+    // Pins the root at the first contact, and follows its changes long before a package is wanted.
+    trust.refresh().catch((error: unknown) => log.warn({ err: error }, 'the root of trust cannot be followed now'));
+  });
   return { executor, link, prefetcher, reporter, storage };
 }
 

@@ -6,6 +6,7 @@ import { FleetError } from '@kwfleet/core';
 import Type, { type Static } from 'typebox';
 import Value from 'typebox/value';
 import { parse } from 'yaml';
+import type { TrustPolicy } from './trust.ts';
 
 const path = Type.String({ minLength: 1, maxLength: 4096 });
 
@@ -30,6 +31,16 @@ const File = Type.Object(
       Type.Union([Type.Literal('auto'), Type.Literal('systemd'), Type.Literal('process')]),
     ),
     heartbeat_ms: Type.Optional(Type.Integer({ minimum: 50, maximum: 60_000 })),
+    packages: Type.Optional(
+      Type.Object(
+        {
+          trust: Type.Optional(Type.Literal('off')),
+          root: Type.Optional(path),
+          root_sha256: Type.Optional(Type.String({ pattern: '^[0-9a-fA-F]{64}$' })),
+        },
+        { additionalProperties: false },
+      ),
+    ),
     kwdb: Type.Optional(
       Type.Object(
         { status_timeout_ms: Type.Optional(Type.Integer({ minimum: 100, maximum: 300_000 })) },
@@ -61,6 +72,8 @@ export type AgentConfig = {
   readonly heartbeatMs: number;
   /** How long one question to the database may take. */
   readonly statusTimeoutMs: number;
+  /** Which packages this host accepts. */
+  readonly trust: TrustPolicy;
   readonly logLevel: string;
 };
 
@@ -97,8 +110,20 @@ export function parseAgentConfig(text: string, file = 'agent.yaml'): AgentConfig
     serviceManager: content.service_manager ?? 'auto',
     heartbeatMs: content.heartbeat_ms ?? 5000,
     statusTimeoutMs: content.kwdb?.status_timeout_ms ?? 10_000,
+    trust: trustOf(content, file),
     logLevel: content.log_level ?? 'info',
   };
+}
+
+function trustOf({ packages = {} }: Static<typeof File>, file: string): TrustPolicy {
+  const given = Object.keys(packages).filter((name) => ['trust', 'root', 'root_sha256'].includes(name));
+  if (given.length > 1) {
+    throw new FleetError('CONFIG_INVALID', `${file}: packages: give one of ${given.join(' and ')}`);
+  }
+  const { trust, root, root_sha256: sha256 } = packages;
+  if (trust === 'off') return { kind: 'off' };
+  if (root !== undefined) return { kind: 'root', file: root };
+  return sha256 === undefined ? { kind: 'first-contact' } : { kind: 'root-sha256', sha256: sha256.toLowerCase() };
 }
 
 function securityOf(content: Static<typeof File>, file: string): LinkSecurity {

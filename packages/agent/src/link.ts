@@ -1,7 +1,13 @@
 /** The stream to the controller: it is made again whenever it breaks, and what must not be lost is said again. */
 import * as grpc from '@grpc/grpc-js';
 import { type Action, FleetError, type PackageInfo } from '@kwfleet/core';
-import { type AgentMessage, agentGateway, type ControllerMessage, PROTOCOL } from '@kwfleet/protocol';
+import {
+  type AgentMessage,
+  agentGateway,
+  type ControllerMessage,
+  type MetadataFile,
+  PROTOCOL,
+} from '@kwfleet/protocol';
 import type { Logger } from 'pino';
 
 type Stream = grpc.ClientDuplexStream<AgentMessage, ControllerMessage>;
@@ -112,6 +118,28 @@ export class Link {
       clearTimeout(timer);
       call.cancel();
     }
+  }
+
+  /** A metadata file of the package repository, or undefined when there is none. Rejects when it cannot be asked for. */
+  fetchMetadata(name: string): Promise<Uint8Array | undefined> {
+    const { path, requestSerialize, responseDeserialize } = agentGateway.fetchMetadata;
+    return new Promise((resolve, reject) => {
+      const done = (error: grpc.ServiceError | null, file?: MetadataFile) => {
+        if (error === null) return resolve(file?.data);
+        if (error.code === grpc.status.NOT_FOUND) return resolve(undefined);
+        reject(error);
+      };
+      const options = { deadline: Date.now() + FETCH_QUIET_MS };
+      this.#client.makeUnaryRequest(
+        path,
+        requestSerialize,
+        responseDeserialize,
+        { name },
+        new grpc.Metadata(),
+        options,
+        done,
+      );
+    });
   }
 
   /** One stream, from the hello to its end. */

@@ -1,13 +1,15 @@
 /** Packages on this host: brought from the controller, verified, unpacked; by SHA-256 under `<state_dir>/packages`. */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { chmod, mkdir, open, readdir, rename, rm, stat, truncate, utimes } from 'node:fs/promises';
+import { chmod, mkdir, open, readdir, readFile, rename, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises';
 import { dirname, join, normalize, posix } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { FleetError, type PackageInfo } from '@kwfleet/core';
 import * as tar from 'tar';
 import { DeadlineError, Stopping, type Watch } from './driver/driver.ts';
 import { freeBytes } from './host/host-facts.ts';
 import { syncDirectory } from './journal/file-storage.ts';
+import type { PackageTrust } from './trust.ts';
 
 /** Streams a package's bytes from `offset`. Rejects with FETCH_FAILED when it cannot be had at all. */
 export type PackageSource = (sha256: string, offset: number) => AsyncIterable<Uint8Array>;
@@ -18,23 +20,28 @@ const UNPACKED_LIMIT_BYTES = 64 * 1024 ** 3;
 /** Left free on the disk, so that journal and database can go on writing. */
 const SPARE_BYTES = 64 * 1024 ** 2;
 const KEPT_PACKAGES = 4;
+/** Beside a package: what the root of trust vouched for. */
+const VERIFIED = 'verified.json';
 /** So often a transfer that flows asks whether it may go on. */
 const ASK_EVERY_BYTES = 4 * 1024 ** 2;
 
 export class PackageCache {
   readonly #directory: string;
   readonly #source: PackageSource;
+  readonly #trust: Pick<PackageTrust, 'on' | 'verify'>;
   /** Those that are being brought now: an order and a prefetch may want the same. */
   readonly #inHand = new Set<string>();
 
-  constructor(stateDir: string, source: PackageSource) {
+  constructor(stateDir: string, source: PackageSource, trust: Pick<PackageTrust, 'on' | 'verify'>) {
     this.#directory = join(stateDir, 'packages');
     this.#source = source;
+    this.#trust = trust;
   }
 
   /**
    * Makes sure the package lies here, verified and unpacked; returns the directory of its deploy.sh. Goes on where an
-   * earlier try ended. Throws PACKAGE_CORRUPT, PACKAGE_UNSAFE, PACKAGE_INCOMPLETE, DISK_FULL or FETCH_FAILED.
+   * earlier try ended. Throws PACKAGE_UNTRUSTED and its kin
+   * (see PackageTrust.verify) before anything is fetched, PACKAGE_CORRUPT, PACKAGE_UNSAFE, PACKAGE_INCOMPLETE, DISK_FULL or FETCH_FAILED.
    */
   async ensure(wanted: PackageInfo, watch: Watch): Promise<string> {
     const { sha256 } = wanted;
@@ -52,7 +59,20 @@ export class PackageCache {
     }
   }
 
+  /**
+   * The same for a package that `ensure` brought and verified before: nobody is asked again, so that a node that is
+   * down already comes back also without the controller.
+   */
+  async ready(wanted: PackageInfo, watch: Watch): Promise<string> {
+    const place = join(this.#directory, wanted.sha256);
+    const noted: unknown = await readFile(join(place, VERIFIED), 'utf8').then(JSON.parse, () => undefined);
+    const verified = !this.#trust.on || isDeepStrictEqual(noted, JSON.parse(JSON.stringify(wanted)));
+    const found = verified ? await findDeployDirectory(join(place, 'unpacked')) : undefined;
+    return found ?? this.ensure(wanted, watch);
+  }
+
   async #ensure(wanted: PackageInfo, watch: Watch): Promise<string> {
+    await this.#verify(wanted, watch);
     const place = join(this.#directory, wanted.sha256);
     const unpacked = join(place, 'unpacked');
     const there = await findDeployDirectory(unpacked);
@@ -83,6 +103,34 @@ export class PackageCache {
     dated.sort((a, b) => b.usedMs - a.usedMs);
     for (const { name } of dated.slice(KEPT_PACKAGES))
       await rm(join(this.#directory, name), { recursive: true, force: true });
+  }
+
+  /**
+   * Asks the root of trust, and notes that it agreed: an order that has begun is finished without the controller. What
+   * is refused is refused before a byte of it is fetched.
+   */
+  async #verify(wanted: PackageInfo, watch: Watch): Promise<void> {
+    if (!this.#trust.on) return;
+    watch.detail('verifying who signed the package');
+    while (!(await this.#vouched(wanted, watch))) await watch.pause();
+    const place = join(this.#directory, wanted.sha256);
+    await mkdir(place, { recursive: true, mode: 0o700 });
+    await writeFile(join(place, VERIFIED), JSON.stringify(wanted), { mode: 0o600, flush: true });
+  }
+
+  /** False when the controller could not be asked. */
+  async #vouched(wanted: PackageInfo, watch: Watch): Promise<boolean> {
+    try {
+      await this.#trust.verify(wanted);
+      return true;
+    } catch (error) {
+      if (error instanceof FleetError) {
+        await rm(join(this.#directory, wanted.sha256, VERIFIED), { force: true });
+        throw error;
+      }
+      watch.detail(`who signed the package cannot be asked (${(error as Error).message}); asking again`);
+      return false;
+    }
   }
 
   async #checkSpace(wanted: PackageInfo, place: string): Promise<void> {

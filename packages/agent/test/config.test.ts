@@ -12,6 +12,7 @@ test('defaults', () => {
     serviceManager: 'auto',
     heartbeatMs: 5000,
     statusTimeoutMs: 10_000,
+    trust: { kind: 'first-contact' },
     logLevel: 'info',
   });
 });
@@ -26,6 +27,14 @@ test('enrollment', () => {
   });
 });
 
+test('trust', () => {
+  const base = 'controller: {address: "127.0.0.1:7090"}\ninsecure: true\n';
+  const trust = (packages: string) => parseAgentConfig(`${base}packages: ${packages}\n`).trust;
+  expect(trust('{trust: off}')).toEqual({ kind: 'off' });
+  expect(trust('{root: /etc/kwfleet/root.json}')).toEqual({ kind: 'root', file: '/etc/kwfleet/root.json' });
+  expect(trust(`{root_sha256: ${'AB'.repeat(32)}}`)).toEqual({ kind: 'root-sha256', sha256: 'ab'.repeat(32) });
+});
+
 test.each([
   ['controller: {address: "10.0.0.1:7090"}\ninsecure: true\n', /insecure/],
   ['controller: {address: "127.0.0.1:7090"}\n', /tls, enrollment and insecure/],
@@ -35,6 +44,8 @@ test.each([
   ['controller: {address: "127.0.0.1:1"}\ninsecure: true\nrooot: /x\n', /rooot/],
   ['controller: {address: "127.0.0.1:1"}\ninsecure: true\nstate_dir: here\n', /state_dir/],
   ['controller: {address: "c:1"}\ntls: {certificate: /a, key: /b}\n', /authority/],
+  ['controller: {address: "127.0.0.1:1"}\ninsecure: true\npackages: {trust: off, root: /r}\n', /trust and root/],
+  ['controller: {address: "127.0.0.1:1"}\ninsecure: true\npackages: {trust: maybe}\n', /packages.trust/],
   [': [', /YAML/],
 ])('%j is refused by the field', (text, message) => {
   expect(() => parseAgentConfig(text)).toThrow(expect.objectContaining({ code: 'CONFIG_INVALID' }));

@@ -7,6 +7,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import type { Watch } from '../src/driver/driver.ts';
 import { PackageCache, unsafeEntry } from '../src/packages.ts';
 
+const OFF = { on: false, async verify() {} };
 const WATCH: Watch = { detail() {}, moved() {}, async fence() {}, output() {}, async pause() {} };
 
 async function packed() {
@@ -34,11 +35,15 @@ async function packed() {
 test('a transfer that breaks goes on where it was', async () => {
   const { directory, bytes, info } = await packed();
   const offsets: number[] = [];
-  const cache = new PackageCache(join(directory, 'state'), async function* (_sha256, offset) {
-    offsets.push(offset);
-    yield bytes.subarray(offset, offset + 100);
-    if (offset + 100 < bytes.length) throw new Error('the connection broke');
-  });
+  const cache = new PackageCache(
+    join(directory, 'state'),
+    async function* (_sha256, offset) {
+      offsets.push(offset);
+      yield bytes.subarray(offset, offset + 100);
+      if (offset + 100 < bytes.length) throw new Error('the connection broke');
+    },
+    OFF,
+  );
   const found = await cache.ensure(info, WATCH);
   expect(await readFile(join(found, 'packages/.version'), 'utf8')).toBe('3.1.0\n');
   expect(offsets).toEqual(offsets.map((_, index) => index * 100));
@@ -53,9 +58,13 @@ test('other bytes are refused and forgotten', async () => {
   const wrong = Buffer.from(bytes);
   wrong[50] = (wrong[50] as number) ^ 1;
   let given = wrong;
-  const cache = new PackageCache(join(directory, 'state'), async function* (_sha256, offset) {
-    yield given.subarray(offset);
-  });
+  const cache = new PackageCache(
+    join(directory, 'state'),
+    async function* (_sha256, offset) {
+      yield given.subarray(offset);
+    },
+    OFF,
+  );
   await expect(cache.ensure(info, WATCH)).rejects.toMatchObject({ code: 'PACKAGE_CORRUPT' });
   given = bytes;
   await cache.ensure(info, WATCH);
@@ -63,7 +72,7 @@ test('other bytes are refused and forgotten', async () => {
 
 test('a package that does not fit is refused before it is brought', async () => {
   const { directory, info } = await packed();
-  const cache = new PackageCache(join(directory, 'state'), async function* () {});
+  const cache = new PackageCache(join(directory, 'state'), async function* () {}, OFF);
   const huge = { ...info, unpackedBytes: Number.MAX_SAFE_INTEGER / 2 };
   await expect(cache.ensure(huge, WATCH)).rejects.toMatchObject({ code: 'DISK_FULL' });
 });

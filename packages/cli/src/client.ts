@@ -12,10 +12,13 @@ import type {
   Page,
   PlanRequest,
   PlanView,
+  PrefetchRequest,
+  PrefetchView,
   Problem,
   RunRequest,
   RunSummary,
   RunView,
+  TrustView,
   WindowView,
   WrittenFile,
 } from '@kwfleet/core';
@@ -27,8 +30,18 @@ export type TokenRequest = { role: Role; name?: string; expiresInMs?: number };
 /** The one time the token itself is shown. */
 export type TokenView = { id: string; token: string; role: Role; name: string; expiresAtMs?: number };
 export type EnrollmentRequest = { node?: string; expiresInMs?: number };
-/** `fingerprint`: SHA-256 of the authority's certificate, by which the agent knows its controller. */
-export type EnrollmentView = { id: string; token: string; node?: string; expiresAtMs: number; fingerprint?: string };
+/**
+ * `fingerprint`: SHA-256 of the authority's certificate, by which the agent knows its controller; `packageRootSha256`:
+ * of the root of trust, by which it knows whose packages it may install.
+ */
+export type EnrollmentView = {
+  id: string;
+  token: string;
+  node?: string;
+  expiresAtMs: number;
+  fingerprint?: string;
+  packageRootSha256?: string;
+};
 export type ReportFormat = 'json' | 'markdown' | 'html';
 
 const ANSWER_TIMEOUT_MS = 30_000;
@@ -74,6 +87,23 @@ export class Client {
     return (await this.#json<Page<HealthEventView>>(path)).items;
   };
   nodes = (): Promise<NodeView[]> => this.#all<NodeView>('/v1/nodes');
+  trust = (): Promise<TrustView> => this.#json('/v1/trust');
+
+  /** Metadata as it was signed, or undefined when there is none. */
+  trustMetadata = (name: string): Promise<string | undefined> => this.#text(`/v1/trust/metadata/${name}`);
+
+  /** What waits for more signatures. */
+  trustStaged = (role: 'root' | 'targets'): Promise<string | undefined> => this.#text(`/v1/trust/staged/${role}`);
+
+  /** `metadata` is JSON already: it is sent as it was signed. */
+  submitTrust = (role: 'root' | 'targets', metadata: string): Promise<TrustView> =>
+    this.#json(`/v1/trust/${role}`, { method: 'POST', json: JSON.parse(metadata) });
+
+  package = (id: string): Promise<PackageView> => this.#json(`/v1/packages/${encodeURIComponent(id)}`);
+  prefetch = (id: string, json: PrefetchRequest): Promise<{ nodes: number }> =>
+    this.#json(`/v1/packages/${encodeURIComponent(id)}/prefetch`, { method: 'POST', json });
+  prefetches = (id: string): Promise<PrefetchView[]> =>
+    this.#all<PrefetchView>(`/v1/packages/${encodeURIComponent(id)}/prefetch`);
   packages = (): Promise<PackageView[]> => this.#all<PackageView>('/v1/packages');
   createPlan = (json: PlanRequest): Promise<PlanView> => this.#json('/v1/plans', { method: 'POST', json });
   plan = (id: string): Promise<PlanView> => this.#json(`/v1/plans/${encodeURIComponent(id)}`);
@@ -131,6 +161,16 @@ export class Client {
   /** Now, by the controller's clock: its times are compared with this one. */
   nowMs(): number {
     return Date.now() + this.#clockSkewMs;
+  }
+
+  /** The body as it came; undefined when there is none. */
+  async #text(path: string): Promise<string | undefined> {
+    try {
+      return await (await this.#ask(path, {})).text();
+    } catch (error) {
+      if (error instanceof CliError && error.where.code === 'NOT_FOUND') return undefined;
+      throw error;
+    }
   }
 
   async #json<T>(path: string, ask: Ask = {}): Promise<T> {

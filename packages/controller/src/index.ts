@@ -18,8 +18,11 @@ import { type ConnectionSettings, type Database, openDatabase } from './store/da
 import { migrate } from './store/migrate.ts';
 import { listen } from './store/notices.ts';
 import { pgRunStore } from './store/run-store.ts';
+import { openOnlineKey } from './trust/online-key.ts';
+import { openRepository } from './trust/repository.ts';
 
 export { type ControllerConfig, type ControllerSettings, controllerConfig, loadControllerConfig } from './config.ts';
+export { inspectPackage } from './packages/inspect.ts';
 
 export type Controller = {
   /** `http://127.0.0.1:7080`. */
@@ -59,7 +62,8 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
 
   const notices = listen(connection, log);
   opened('notices', () => notices.close());
-  const registry = await openRegistry(config.dataDir, config.packageMaxBytes, database);
+  const repository = await openRepository(database, await openOnlineKey(config.dataDir), log);
+  const registry = await openRegistry(config.dataDir, config.packageMaxBytes, database, repository);
   const authority = config.grpc.insecure
     ? undefined
     : await openAuthority(config.dataDir, [...namedHosts(config), ...config.grpc.names]);
@@ -75,9 +79,9 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
   const health = watchHealth(database, config.health, async () => {}, log);
   opened('health', () => health.stop());
 
-  const gateway = await startGateway({ config, database, notices, registry, authority, log });
+  const gateway = await startGateway({ config, database, notices, registry, repository, authority, log });
   opened('gateway', () => gateway.close());
-  const parts = { database, notices, registry, authority, agentsConnected: gateway.connected };
+  const parts = { database, notices, registry, repository, authority, agentsConnected: gateway.connected };
   const rest = await startRest(config.rest, parts, log);
   opened('REST', () => rest.close());
 

@@ -10,7 +10,10 @@ import { debFields } from '../src/packages/deb.ts';
 import { inspectPackage } from '../src/packages/inspect.ts';
 import { openRegistry } from '../src/packages/registry.ts';
 import { rpmArchitecture } from '../src/packages/rpm.ts';
-import { temporaryDirectory, usePostgres } from './support.ts';
+import type { Database } from '../src/store/database.ts';
+import { openOnlineKey } from '../src/trust/online-key.ts';
+import { openRepository } from '../src/trust/repository.ts';
+import { log, temporaryDirectory, usePostgres } from './support.ts';
 
 const run = promisify(execFile);
 const MAX_BYTES = 64 * 1024 * 1024;
@@ -218,9 +221,11 @@ it('an .rpm tells its architecture in its header', () => {
 
 describe('the registry', () => {
   const postgres = usePostgres();
+  const repositoryOf = async (database: Database) => openRepository(database, await openOnlineKey(directory), log);
 
   it('keeps each file once, by its hash, and nothing of what it refuses', async () => {
-    const registry = await openRegistry(directory, MAX_BYTES, await postgres.database());
+    const database = await postgres.database();
+    const registry = await openRegistry(directory, MAX_BYTES, database, await repositoryOf(database));
     const bytes = await readFile(await pack(await bareFiles()));
     const add = (data: Buffer) => registry.add(Readable.from([data]), '../../Kaiwu\u0007DB.tar.gz', 'test');
     const first = await add(bytes);
@@ -235,7 +240,8 @@ describe('the registry', () => {
   });
 
   it('stops an upload that is too large', async () => {
-    const registry = await openRegistry(directory, 1000, await postgres.database());
+    const database = await postgres.database();
+    const registry = await openRegistry(directory, 1000, database, await repositoryOf(database));
     const add = registry.add(Readable.from([Buffer.alloc(600), Buffer.alloc(600)]), 'x', 'test');
     await expect(add).rejects.toMatchObject({ code: 'PACKAGE_TOO_LARGE' });
     expect(await readdir(join(directory, 'packages'))).toEqual([]);

@@ -79,8 +79,60 @@ export const ClusterSummary = Type.Object({
 });
 export type ClusterSummary = Static<typeof ClusterSummary>;
 
-export const PackageView = Type.Object({ ...PackageInfo.properties, id: Type.String(), addedAtMs: Type.Integer() });
+/** A package as it lies in the registry. */
+export type StoredPackage = PackageInfo & { readonly id: string; readonly addedAtMs: number };
+
+export const PackageView = Type.Object({
+  ...PackageInfo.properties,
+  id: Type.String(),
+  addedAtMs: Type.Integer(),
+  /** Whether it is on the list that agents accept. */
+  signed: Type.Boolean(),
+});
 export type PackageView = Static<typeof PackageView>;
+
+/** Metadata of The Update Framework: what it says, and the signatures over it. */
+export const SignedMetadata = Type.Object({
+  signed: Type.Record(Type.String(), Type.Unknown()),
+  signatures: Type.Array(Type.Object({ keyid: Type.String(), sig: Type.String() }), { maxItems: 100 }),
+});
+
+export type SignedMetadata = Static<typeof SignedMetadata>;
+
+/** Metadata that waits for the signatures of more people; keys are public halves, in hexadecimal. */
+export const StagedMetadata = Type.Object({
+  version: Type.Integer(),
+  signedBy: Type.Array(Type.String()),
+  threshold: Type.Integer(),
+});
+export type StagedMetadata = Static<typeof StagedMetadata>;
+
+/** Whose keys agents accept packages from; keys are public halves, in hexadecimal. */
+export const TrustView = Type.Object({
+  /** The controller itself signs packages, with a key made on the spot. */
+  evaluation: Type.Boolean(),
+  /** The controller's key: for what is newest, and in evaluation for everything. */
+  online: Type.String(),
+  root: Type.Object({
+    version: Type.Integer(),
+    /** Of the root as it is signed: what a host can pin. */
+    sha256: Type.String(),
+    expiresAtMs: Type.Integer(),
+    keys: Type.Array(Type.String()),
+    threshold: Type.Integer(),
+  }),
+  packages: Type.Object({
+    keys: Type.Array(Type.String()),
+    threshold: Type.Integer(),
+    /** Whether agents accept the list: false when it expired, or its keys were changed after it was signed. */
+    acceptable: Type.Boolean(),
+    version: Type.Integer(),
+    expiresAtMs: Type.Integer(),
+    sha256s: Type.Array(Type.String()),
+  }),
+  staged: Type.Object({ root: Type.Optional(StagedMetadata), targets: Type.Optional(StagedMetadata) }),
+});
+export type TrustView = Static<typeof TrustView>;
 
 export const PrefetchRequest = Type.Object(
   {

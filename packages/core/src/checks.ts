@@ -42,6 +42,8 @@ export type CheckInput = {
   readonly cluster: Cluster;
   readonly to: string;
   readonly package: PackageInfo | undefined;
+  /** One of this version that nobody signed yet. */
+  readonly unsigned?: PackageInfo | undefined;
   /** The registry's package of the version before, where it has one. */
   readonly previousPackage: PackageInfo | undefined;
   readonly options: PlanOptions;
@@ -62,7 +64,10 @@ export function runChecks(input: CheckInput): CheckResult[] {
   ];
 }
 
-function checkPackage({ package: pkg, to }: CheckInput): CheckResult[] {
+function checkPackage({ package: pkg, unsigned, to }: CheckInput): CheckResult[] {
+  if (pkg === undefined && unsigned !== undefined) {
+    return [block('PACKAGE_UNSIGNED', `${unsigned.fileName} is in the registry, and nobody signed it`)];
+  }
   if (pkg === undefined) return [block('PACKAGE_UNKNOWN', `the registry holds no package of ${to}`)];
   return [pass('PACKAGE_UNKNOWN', `${pkg.fileName} is in the registry`)];
 }

@@ -75,6 +75,31 @@ export const ERRORS = {
   PACKAGE_INCOMPLETE: { status: 422, remedy: "Get the vendor's whole package: a file it must contain is missing." },
   PACKAGE_UNSAFE: { status: 422, remedy: 'Do not use this package: it holds paths or links that leave its folder.' },
   PACKAGE_CORRUPT: { status: 422, remedy: 'The bytes do not have the expected SHA-256: transfer the package again.' },
+  PACKAGE_UNSIGNED: {
+    status: 422,
+    remedy: 'Sign it: `kwfleet package sign FILE --key KEY`. Agents refuse packages that people did not sign.',
+  },
+  PACKAGE_UNTRUSTED: {
+    status: 422,
+    remedy:
+      'The host refuses what its root of trust does not vouch for. Sign the package (`kwfleet package sign`); if you did, the controller shows hosts something else: see docs/packages.md.',
+  },
+  TRUST_EXPIRED: {
+    status: 422,
+    remedy:
+      "Set the host's clock if it is wrong. Else the controller withholds news, or a signature is too old: `kwfleet root show` tells which, `kwfleet package sign` or `kwfleet root change` renews it.",
+  },
+  TRUST_ROLLED_BACK: {
+    status: 422,
+    remedy:
+      'The controller shows an older state than this host has seen: if its database was put back from a backup, sign the list of packages anew; else find out who changed it.',
+  },
+  TRUST_ROOT_UNKNOWN: {
+    status: 422,
+    remedy:
+      'Give the host the root that its configuration names (packages.root or packages.root_sha256), or name the right one: `kwfleet root show`.',
+  },
+  TRUST_INVALID: { status: 422, remedy: 'Correct what the message says and sign again; nothing was published.' },
   PACKAGE_TOO_LARGE: {
     status: 413,
     remedy: 'Raise packages.max_bytes in the configuration if the package really is this large.',

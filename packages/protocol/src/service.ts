@@ -9,8 +9,12 @@ import {
   type EnrollResponse,
   enrollRequest,
   enrollResponse,
+  type FetchMetadataRequest,
   type FetchPackageRequest,
+  fetchMetadataRequest,
   fetchPackageRequest,
+  type MetadataFile,
+  metadataFile,
   type PackageChunk,
   packageChunk,
 } from './wire.ts';
@@ -47,6 +51,12 @@ export const agentGateway = {
     fetchPackageRequest,
     packageChunk,
     { requestStream: false, responseStream: true },
+  ),
+  fetchMetadata: method<FetchMetadataRequest, MetadataFile>(
+    '/kwfleet.v1.AgentGateway/FetchMetadata',
+    fetchMetadataRequest,
+    metadataFile,
+    { requestStream: false, responseStream: false },
   ),
 };
 

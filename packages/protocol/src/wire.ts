@@ -40,6 +40,8 @@ export type Prefetched = Static<typeof Prefetched>;
 export type EnrollRequest = Static<typeof EnrollRequest>;
 export type EnrollResponse = Static<typeof EnrollResponse>;
 export type FetchPackageRequest = Static<typeof FetchPackageRequest>;
+export type FetchMetadataRequest = { name: string };
+export type MetadataFile = { data: Uint8Array };
 export type PackageChunk = { data: Uint8Array };
 
 export type AgentMessage =
@@ -138,4 +140,9 @@ export const controllerMessage = codec<ControllerMessage>(
 export const enrollRequest = codec<EnrollRequest>('EnrollRequest', EnrollRequest);
 export const enrollResponse = codec<EnrollResponse>('EnrollResponse', EnrollResponse);
 export const fetchPackageRequest = codec<FetchPackageRequest>('FetchPackageRequest', FetchPackageRequest);
+export const fetchMetadataRequest = codec<FetchMetadataRequest>(
+  'FetchMetadataRequest',
+  Type.Object({ name: Type.String({ maxLength: 60 }) }),
+);
+export const metadataFile = codec<MetadataFile>('MetadataFile', Type.Object({ data: Type.Unknown() }));
 export const packageChunk = codec<PackageChunk>('PackageChunk', Type.Object({ data: Type.Unknown() }));

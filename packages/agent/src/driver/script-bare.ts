@@ -64,7 +64,7 @@ export class ScriptBareDriver implements MethodDriver {
     await this.#requireFits(packageOf(action));
     await requireRights(this.#options);
     await this.#requireStopped();
-    const directory = await this.#options.packages.ensure(packageOf(action), watch);
+    const directory = await this.#options.packages.ready(packageOf(action), watch);
     if (action.previousPackage === undefined) await this.#keep(action, watch);
     const bypass = action.bypassVersionCheck;
     await this.#deploy(action, 'install', this.#deploySpec(directory, bypass), watch);
@@ -73,7 +73,7 @@ export class ScriptBareDriver implements MethodDriver {
   async installOnline(action: Action, watch: Watch): Promise<void> {
     await this.#requireFits(packageOf(action));
     await requireRights(this.#options);
-    const directory = await this.#options.packages.ensure(packageOf(action), watch);
+    const directory = await this.#options.packages.ready(packageOf(action), watch);
     if (action.previousPackage === undefined) await this.#keep(action, watch);
     const bypass = action.bypassVersionCheck;
     await this.#deploy(action, 'online', this.#deploySpec(directory, bypass), watch);
@@ -128,7 +128,7 @@ export class ScriptBareDriver implements MethodDriver {
   }
 
   async #putBackPackage(action: Action, previous: PackageInfo, watch: Watch): Promise<void> {
-    const directory = await this.#options.packages.ensure(previous, watch);
+    const directory = await this.#options.packages.ready(previous, watch);
     watch.detail(`installing ${previous.version} again`);
     await this.#deploy(action, 'back', this.#deploySpec(directory, true), watch);
   }

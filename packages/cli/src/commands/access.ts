@@ -65,6 +65,9 @@ export function addAccess(program: Command, context: Context): void {
               'By this the agent knows the controller (enrollment.authority_sha256 in its configuration):',
               `  ${made.fingerprint}`,
             ]),
+        ...(made.packageRootSha256 === undefined
+          ? []
+          : ['By this it knows whose packages it may install (packages.root_sha256):', `  ${made.packageRootSha256}`]),
       ]);
     });
 }

@@ -1,14 +1,17 @@
-/** `package add` and `packages`: the vendor's packages that clusters are upgraded to. */
+/** `packages`, `package add` and `package prefetch`: the vendor's packages that clusters are upgraded to. */
 import { openAsBlob } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
-import type { PackageView } from '@kwfleet/core';
+import type { PackageView, PrefetchView } from '@kwfleet/core';
 import type { Command } from 'commander';
+import type { Client } from '../client.ts';
 import { type Context, examples } from '../context.ts';
 import { badInput, CliError, EXIT } from '../exit.ts';
 import { columns } from '../render/columns.ts';
 import { bytes, dayTime, oneLine } from '../render/text.ts';
 import type { Theme } from '../render/theme.ts';
+import { collect, evaluationWarning, openKeys } from '../signing.ts';
+import { addPackageSign, packageNamed, signPackages } from './package-sign.ts';
 
 /** Adds the commands of the package registry. */
 export function addPackages(program: Command, context: Context): void {
@@ -22,34 +25,105 @@ export function addPackages(program: Command, context: Context): void {
       const items = await context.client(command).packages();
       if (json) return context.terminal.json({ items });
       context.terminal.lines(packageTable(items, context.terminal.theme, context.terminal.width()));
+      if ((await context.client(command).trust()).evaluation) evaluationWarning(context);
     });
   const group = program
     .command('package')
     .helpCommand(false)
     .helpGroup('Fleet:')
-    .description('Add a package to upgrade to');
+    .description('Add packages to upgrade to, sign them, and bring them to hosts ahead of time');
   group.addHelpText('after', examples('kwfleet package add ./KWDB-3.1.0-ubuntu22.04-x86_64-deb.tar.gz'));
   group
     .command('add')
     .description("Send a vendor's package to the controller, which reads and verifies it")
     .argument('FILE', 'the .tar.gz as the vendor ships it')
+    .option('--key <FILE>', 'sign it too, as `package sign` does; may be given several times', collect)
+    .option('--passphrase-file <FILE>', 'read the passphrase from its first line, or from /dev/fd/N')
+    .option('--yes', 'sign without asking')
     .option('--json', 'print the API object')
-    .addHelpText('after', examples('kwfleet package add ./KWDB-3.1.0-ubuntu22.04-x86_64-deb.tar.gz'))
-    .action(async (file: string, { json }: { json?: true }, command: Command) => {
-      const added = await send(file, context, command);
-      if (json) return context.terminal.json(added);
-      const { glyphs, colors } = context.terminal.theme;
-      context.terminal.lines([
-        `${colors.green(glyphs.done)} ${oneLine(added.fileName)} added: ${added.version}, ${packageFacts(added)}`,
-        `  sha256 ${added.sha256}`,
-      ]);
+    .addHelpText(
+      'after',
+      examples(
+        'kwfleet package add ./KWDB-3.1.0-ubuntu22.04-x86_64-deb.tar.gz',
+        'kwfleet package add ./KWDB-3.1.0-ubuntu22.04-x86_64-deb.tar.gz --key ~/kwfleet.key',
+      ),
+    )
+    .action(async (file: string, flags: AddFlags, command: Command) => {
+      const client = context.client(command);
+      const signing = flags.key === undefined ? undefined : { ...flags, key: flags.key };
+      // The passphrase first: nobody waits for an upload to be told that it was mistyped.
+      const keys = signing === undefined ? [] : await openKeys(signing);
+      const added = await send(file, context, client);
+      const { evaluation } = await client.trust();
+      if (signing !== undefined && !evaluation) {
+        await signPackages(context, client, { keys, flags: signing, infos: [await packageNamed(client, file)] });
+      }
+      const shown = signing === undefined ? added : await client.package(added.id);
+      if (flags.json) context.terminal.json(shown);
+      else context.terminal.lines(addedLines(shown, context.terminal.theme));
+      if (evaluation) evaluationWarning(context);
     });
+  addPackageSign(group, context);
+  addPrefetch(group, context);
+}
+
+type AddFlags = { key?: string[]; passphraseFile?: string; yes?: true; json?: true };
+
+function addedLines(added: PackageView, { glyphs, colors }: Theme): string[] {
+  return [
+    `${colors.green(glyphs.done)} ${oneLine(added.fileName)} added: ${added.version}, ${packageFacts(added)}`,
+    `  sha256 ${added.sha256}`,
+    ...(added.signed ? [] : ['  not signed yet, agents refuse it: kwfleet package sign FILE --key KEY']),
+  ];
+}
+
+function addPrefetch(group: Command, context: Context): void {
+  group
+    .command('prefetch')
+    .description('Bring a package to the hosts of clusters now, so that no window is spent on it')
+    .argument('SHA256', 'the package, as `kwfleet packages --json` names it')
+    .option('--cluster <CLUSTER>', 'a cluster, by name or id; may be given several times', collect)
+    .option('--label <NAME=VALUE>', 'clusters with this label; with several, those that have all', collect)
+    .option('--status', 'only show how far it is')
+    .option('--json', 'print the API objects')
+    .addHelpText('after', examples('kwfleet package prefetch SHA256 --label site=berlin'))
+    .action(async (id: string, flags: PrefetchFlags, command: Command) => {
+      const client = context.client(command);
+      if (flags.status !== true) {
+        const labels = Object.fromEntries((flags.label ?? []).map(labelOf));
+        const { cluster: clusters } = flags;
+        await client.prefetch(id, { ...(clusters && { clusters }), ...(flags.label && { labels }) });
+      }
+      const items = await client.prefetches(id);
+      if (flags.json) return context.terminal.json({ items });
+      context.terminal.lines(prefetchTable(items, context.terminal.theme, context.terminal.width()));
+    });
+}
+
+type PrefetchFlags = { cluster?: string[]; label?: string[]; status?: true; json?: true };
+
+function labelOf(text: string): [string, string] {
+  const at = text.indexOf('=');
+  if (at < 1) throw badInput(`"${text}" is no label.`, 'Write it like site=berlin.');
+  return [text.slice(0, at), text.slice(at + 1)];
+}
+
+function prefetchTable(items: readonly PrefetchView[], theme: Theme, width: number | undefined): string[] {
+  if (items.length === 0) return ['No host was asked to fetch it.'];
+  const rows = items.map(({ node, state, askedAtMs, code = '', message = '' }) => [
+    node,
+    state,
+    dayTime(askedAtMs),
+    oneLine(`${code} ${message}`.trim()),
+  ]);
+  const [first = '', ...rest] = columns([['NODE', 'STATE', 'ASKED', 'WHY'], ...rows], width, theme.glyphs.ellipsis);
+  return [theme.colors.dim(first), ...rest];
 }
 
 const packageFacts = (pkg: PackageView): string =>
   [pkg.kind, pkg.architecture, pkg.family, bytes(pkg.sizeBytes)].join(', ');
 
-async function send(file: string, context: Context, command: Command): Promise<PackageView> {
+async function send(file: string, context: Context, client: Client): Promise<PackageView> {
   const found = await stat(file).catch((error: Error) => error);
   if (found instanceof Error)
     throw badInput(`${file} cannot be read: ${found.message}`, 'Check the path of the package.');
@@ -68,7 +142,7 @@ async function send(file: string, context: Context, command: Command): Promise<P
     }),
   );
   try {
-    return await context.client(command).addPackage(basename(file), body, stall.signal);
+    return await client.addPackage(basename(file), body, stall.signal);
   } catch (error) {
     if (!stall.signal.aborted) throw error;
     throw new CliError(EXIT.error, `${file} was not taken: nothing moved for too long.`, {
@@ -132,9 +206,10 @@ function packageTable(items: readonly PackageView[], theme: Theme, width: number
     pkg.family,
     bytes(pkg.sizeBytes),
     dayTime(pkg.addedAtMs),
-    oneLine(pkg.fileName),
+    pkg.signed ? 'yes' : 'no',
+    oneLine(pkg.image ?? pkg.fileName),
   ]);
-  const heading = ['VERSION', 'KIND', 'ARCH', 'FAMILY', 'SIZE', 'ADDED', 'FILE'];
+  const heading = ['VERSION', 'KIND', 'ARCH', 'FAMILY', 'SIZE', 'ADDED', 'SIGNED', 'FILE'];
   const [first = '', ...rest] = columns([heading, ...rows], width, theme.glyphs.ellipsis);
   return [theme.colors.dim(first), ...rest];
 }

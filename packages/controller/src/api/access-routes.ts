@@ -70,6 +70,8 @@ const NewEnrollment = Type.Object({
   /** How the agent knows that it speaks to this controller. */
   authority: Type.Optional(Type.String({ description: 'Certificate of the authority, PEM.' })),
   fingerprint: Type.Optional(Type.String({ description: 'SHA-256 of that certificate.' })),
+  /** How the agent knows whose packages it may install. */
+  packageRootSha256: Type.String({ description: 'SHA-256 of the root of trust for packages, as it is now.' }),
 });
 
 const AuditView = Type.Object({
@@ -147,7 +149,7 @@ function tokenRoutes(app: Api, { database }: ApiParts): void {
   );
 }
 
-function enrollmentRoutes(app: Api, { database, authority }: ApiParts): void {
+function enrollmentRoutes(app: Api, { database, authority, repository }: ApiParts): void {
   app.post(
     '/v1/enrollments',
     {
@@ -165,7 +167,10 @@ function enrollmentRoutes(app: Api, { database, authority }: ApiParts): void {
         return made;
       });
       const trust = authority && { authority: authority.certificate, fingerprint: authority.fingerprint };
-      return reply.code(201).send({ ...present<EnrollmentRow>(row), token: secret, ...trust });
+      const { root } = await repository.view();
+      return reply
+        .code(201)
+        .send({ ...present<EnrollmentRow>(row), token: secret, ...trust, packageRootSha256: root.sha256 });
     },
   );
 

@@ -8,6 +8,7 @@ import type { PackageRegistry } from '../packages/registry.ts';
 import type { Database } from '../store/database.ts';
 import type { Notices } from '../store/notices.ts';
 import { PAGE_LIMIT } from '../store/page.ts';
+import type { Repository } from '../trust/repository.ts';
 
 export type Api = FastifyInstance<
   RawServerDefault,
@@ -21,6 +22,7 @@ export type ApiParts = {
   readonly database: Database;
   readonly notices: Notices;
   readonly registry: PackageRegistry;
+  readonly repository: Repository;
   /** Tells enrolling agents whom they may trust; undefined on a plaintext gateway. */
   readonly authority: { readonly certificate: string; readonly fingerprint: string } | undefined;
   /** Agents that speak to this controller now. */

@@ -10,14 +10,18 @@ const UPLOAD_TYPES = ['application/gzip', 'application/x-gzip', 'application/oct
 const UPLOAD_IDLE_MS = 15 * 60_000;
 const FileName = Type.Optional(Type.String({ minLength: 1, maxLength: 500 }));
 
-export function packageRoutes(app: Api, { database, registry }: ApiParts): void {
+export function packageRoutes(app: Api, { database, registry, repository }: ApiParts): void {
   // The body goes to disk as it comes, however large; the registry sets the limit.
   app.addContentTypeParser(UPLOAD_TYPES, (_request, payload, done) => done(null, payload));
 
   app.get(
     '/v1/packages',
     { schema: { tags: ['packages'], querystring: PageQuery, response: { 200: page(PackageView) } } },
-    async ({ query }) => listPackages(database, query),
+    async ({ query }) => {
+      const signed = await repository.signed(database);
+      const { items, ...rest } = await listPackages(database, query);
+      return { items: items.map((item) => ({ ...item, signed: signed.has(item.id) })), ...rest };
+    },
   );
 
   app.get(
@@ -26,7 +30,7 @@ export function packageRoutes(app: Api, { database, registry }: ApiParts): void 
     async ({ params }) => {
       const found = await findPackage(database, params.id);
       if (found === undefined) throw new FleetError('PACKAGE_UNKNOWN', `there is no package ${params.id}`);
-      return found;
+      return { ...found, signed: (await repository.signed(database)).has(found.id) };
     },
   );
 
@@ -51,7 +55,8 @@ export function packageRoutes(app: Api, { database, registry }: ApiParts): void 
       const named = filename ?? fileName ?? 'package.tar.gz';
       try {
         const added = await registry.add(bytes, named, request.actor);
-        return await reply.code(added.added ? 201 : 200).send(added.package);
+        const signed = (await repository.signed(database)).has(added.package.id);
+        return await reply.code(added.added ? 201 : 200).send({ ...added.package, signed });
       } finally {
         // A client that still sends reads no answer before it is done.
         request.raw.resume();

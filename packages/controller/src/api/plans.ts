@@ -4,6 +4,7 @@ import {
   FleetError,
   hashPlan,
   makePlan,
+  type PackageInfo,
   type PlanDraft,
   PlanOptions,
   PlanRequest,
@@ -15,6 +16,7 @@ import type { Sql } from '../store/database.ts';
 import { newId } from '../store/ids.ts';
 import { allPackages } from '../store/packages.ts';
 import { findPlan, insertPlan, listPlans, type PlanRow } from '../store/plans.ts';
+import { acceptedPackages } from '../trust/repository.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 import { type Fleet, readFleet, readFleetIn } from './fleet.ts';
 import { freshen } from './freshen.ts';
@@ -77,7 +79,12 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
 
 /** The plan that this wish leads to now. Throws VERSION_INVALID. */
 export async function draftPlan(sql: Sql, cluster: Cluster, request: PlanRequest, nowMs: number): Promise<PlanDraft> {
-  return makePlan({ cluster, to: request.to, packages: await allPackages(sql), options: request.options ?? {}, nowMs });
+  const all = await allPackages(sql);
+  const accepted = await acceptedPackages(sql);
+  const [packages, unsigned] = [true, false].map((wanted) =>
+    all.filter(({ sha256 }) => (accepted === 'all' || accepted.has(sha256)) === wanted),
+  ) as [PackageInfo[], PackageInfo[]];
+  return makePlan({ cluster, to: request.to, packages, unsigned, options: request.options ?? {}, nowMs });
 }
 
 function planView({ plan, checks, ...row }: PlanRow, fleet: Fleet): PlanView {

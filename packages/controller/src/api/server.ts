@@ -22,6 +22,7 @@ import { answerWithProblem } from './problems.ts';
 import { runEventRoutes } from './run-events.ts';
 import { runReportRoutes } from './run-report.ts';
 import { runRoutes } from './runs.ts';
+import { trustRoutes } from './trust.ts';
 import { windowRoutes } from './windows.ts';
 
 export type RestServer = { readonly url: string; close(): Promise<void> };
@@ -86,6 +87,7 @@ function addRoutes(app: Api, parts: ApiParts): void {
   inventoryRoutes(app, parts);
   packageRoutes(app, parts);
   prefetchRoutes(app, parts);
+  trustRoutes(app, parts);
   planRoutes(app, parts);
   runRoutes(app, parts);
   runEventRoutes(app, parts);

@@ -1,7 +1,13 @@
 /** The gRPC server: agents' streams, packages for them, and enrollment. */
 import * as grpc from '@grpc/grpc-js';
 import { FleetError } from '@kwfleet/core';
-import { type AgentMessage, agentGateway, type ControllerMessage, enrollment } from '@kwfleet/protocol';
+import {
+  type AgentMessage,
+  agentGateway,
+  type ControllerMessage,
+  enrollment,
+  type MetadataFile,
+} from '@kwfleet/protocol';
 import type { Logger } from 'pino';
 import type { ControllerConfig } from '../config.ts';
 import type { PackageRegistry } from '../packages/registry.ts';
@@ -10,9 +16,11 @@ import type { Database } from '../store/database.ts';
 import { currentStreams } from '../store/nodes.ts';
 import type { Notices } from '../store/notices.ts';
 import { pendingPrefetches } from '../store/prefetches.ts';
+import type { Repository } from '../trust/repository.ts';
 import type { Authority } from './authority.ts';
 import { callerName, serverCredentials } from './credentials.ts';
 import { enrollHandler } from './enroll.ts';
+import { type MetadataCall, sendMetadata } from './fetch-metadata.ts';
 import { type FetchCall, sendPackage } from './fetch-package.ts';
 import { collectHeartbeats } from './heartbeats.ts';
 import { Session, type SessionContext, SILENT_BEATS, type Stream } from './session.ts';
@@ -30,6 +38,7 @@ export type GatewayParts = {
   readonly database: Database;
   readonly notices: Notices;
   readonly registry: PackageRegistry;
+  readonly repository: Repository;
   /** Undefined: plaintext, on a loopback listener only. */
   readonly authority: Authority | undefined;
   readonly log: Logger;
@@ -41,7 +50,7 @@ const CLOSE_MS = 3_000;
 const SUPERSEDED = 'a newer stream of this node took over';
 
 export async function startGateway(parts: GatewayParts): Promise<Gateway> {
-  const { config, database, notices, registry, authority, log } = parts;
+  const { config, database, notices, registry, repository, authority, log } = parts;
   const { heartbeatMs } = config;
   const heartbeats = collectHeartbeats(database, Math.min(1_000, heartbeatMs), SILENT_BEATS * heartbeatMs, log);
   const sessions = openSessions(parts, { database, heartbeats, heartbeatMs, log });
@@ -60,6 +69,10 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     fetchPackage(call: FetchCall) {
       if (authority !== undefined && callerName(call) === undefined) return refuse(call);
       void sendPackage(call, registry, log);
+    },
+    fetchMetadata(call: MetadataCall, answer: grpc.sendUnaryData<MetadataFile>) {
+      if (authority !== undefined && callerName(call) === undefined) return refuse(call);
+      void sendMetadata(call, answer, repository, log);
     },
   });
   server.addService(enrollment, { enroll: enrollHandler(authority, database, log) });

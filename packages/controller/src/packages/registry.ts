@@ -3,10 +3,11 @@ import { createHash, randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { FleetError, type PackageInfo, type PackageView } from '@kwfleet/core';
+import { FleetError, type PackageInfo, type StoredPackage } from '@kwfleet/core';
 import { audit } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
 import { deletePackage, findPackage, insertPackage, runUsingPackage } from '../store/packages.ts';
+import type { Repository } from '../trust/repository.ts';
 import { inspectPackage } from './inspect.ts';
 
 export type PackageRegistry = {
@@ -14,7 +15,11 @@ export type PackageRegistry = {
    * Takes a file in, inspected; `added` is false when it was there already. Throws PACKAGE_UNREADABLE,
    * PACKAGE_INCOMPLETE, PACKAGE_UNSAFE or PACKAGE_TOO_LARGE; nothing is kept then.
    */
-  add(bytes: AsyncIterable<Buffer>, fileName: string, actor: string): Promise<{ package: PackageView; added: boolean }>;
+  add(
+    bytes: AsyncIterable<Buffer>,
+    fileName: string,
+    actor: string,
+  ): Promise<{ package: StoredPackage; added: boolean }>;
   /** Throws PACKAGE_UNKNOWN, or PACKAGE_IN_USE while a run that is not ended may need it. */
   remove(sha256: string, actor: string): Promise<void>;
   /** Where the bytes of a package lie; undefined for what is no SHA-256, so that no path can be asked for. */
@@ -26,7 +31,12 @@ const UPLOAD = /^upload-.*\.partial$/;
 const UNPACKED_FACTOR = 4;
 
 /** Opens `<dataDir>/packages`; uploads that an earlier life left unfinished are removed. */
-export async function openRegistry(dataDir: string, maxBytes: number, database: Database): Promise<PackageRegistry> {
+export async function openRegistry(
+  dataDir: string,
+  maxBytes: number,
+  database: Database,
+  repository: Pick<Repository, 'changed'>,
+): Promise<PackageRegistry> {
   const folder = join(dataDir, 'packages');
   await mkdir(folder, { recursive: true, mode: 0o700 });
   for (const name of await readdir(folder)) if (UPLOAD.test(name)) await rm(join(folder, name));
@@ -46,10 +56,11 @@ export async function openRegistry(dataDir: string, maxBytes: number, database: 
           const isNew = await insertPackage(sql, info, actor);
           // Under the row's lock, as is the removal: a file comes and goes with its row.
           await rename(partial, fileOf(sha256));
+          if (isNew) await repository.changed(sql, { added: info });
           if (isNew) await audit(sql, actor, 'package.add', { sha256, fileName, version: info.version });
           return isNew;
         });
-        return { package: (await findPackage(database, sha256)) as PackageView, added };
+        return { package: (await findPackage(database, sha256)) as StoredPackage, added };
       } finally {
         await rm(partial, { force: true });
       }
@@ -60,6 +71,7 @@ export async function openRegistry(dataDir: string, maxBytes: number, database: 
           throw new FleetError('PACKAGE_UNKNOWN', `there is no package ${sha256}`);
         const run = await runUsingPackage(sql, sha256);
         if (run !== undefined) throw new FleetError('PACKAGE_IN_USE', `run ${run} may still need it`);
+        await repository.changed(sql, { removed: sha256 });
         await audit(sql, actor, 'package.delete', { sha256 });
         await rm(fileOf(sha256), { force: true });
       });

@@ -1,11 +1,11 @@
 /** The packages of the registry, as rows; their bytes lie in the data directory. */
-import type { PackageInfo, PackageView, Page } from '@kwfleet/core';
+import type { PackageInfo, Page, StoredPackage } from '@kwfleet/core';
 import type { Sql } from './database.ts';
 import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
 type Row = { sha256: string; info: PackageInfo; addedAtMs: number };
 const SELECT = 'SELECT sha256, info, added_at_ms AS "addedAtMs" FROM packages';
-const view = ({ sha256, info, addedAtMs }: Row): PackageView => ({ ...info, id: sha256, addedAtMs });
+const view = ({ sha256, info, addedAtMs }: Row): StoredPackage => ({ ...info, id: sha256, addedAtMs });
 
 /** Whether it was new. */
 export async function insertPackage(sql: Sql, info: PackageInfo, actor: string): Promise<boolean> {
@@ -16,7 +16,7 @@ export async function insertPackage(sql: Sql, info: PackageInfo, actor: string):
   return written > 0;
 }
 
-export async function findPackage(sql: Sql, sha256: string): Promise<PackageView | undefined> {
+export async function findPackage(sql: Sql, sha256: string): Promise<StoredPackage | undefined> {
   const [row] = await sql.query<Row>(`${SELECT} WHERE sha256 = $1`, [sha256]);
   return row && view(row);
 }
@@ -31,7 +31,7 @@ export async function allPackages(sql: Sql): Promise<PackageInfo[]> {
   return (await sql.query<Row>(`${SELECT} ORDER BY sha256`)).map(({ info }) => info);
 }
 
-export async function listPackages(sql: Sql, request: PageRequest): Promise<Page<PackageView>> {
+export async function listPackages(sql: Sql, request: PageRequest): Promise<Page<StoredPackage>> {
   const rows = await sql.query<Row>(
     `${SELECT} WHERE (added_at_ms, sha256) < ($1, $2) ORDER BY added_at_ms DESC, sha256 DESC LIMIT $3`,
     [...positionOf(request.cursor), rowsFor(request)],

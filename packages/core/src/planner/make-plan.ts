@@ -23,8 +23,10 @@ const PROCEDURES: Record<Topology, Procedure> = {
 export type PlanWish = {
   readonly cluster: Cluster;
   readonly to: string;
-  /** Every package of the registry. */
+  /** Every package of the registry that agents accept. */
   readonly packages: readonly PackageInfo[];
+  /** Those that people have not signed: they are told of, never planned with. */
+  readonly unsigned?: readonly PackageInfo[];
   readonly options: Partial<PlanOptions>;
   readonly nowMs: number;
 };
@@ -38,7 +40,7 @@ export type PlanDraft = {
 };
 
 /** Makes the plan and its checks; touches nothing. Throws VERSION_INVALID when `to` is no version. */
-export function makePlan({ cluster, to, packages, options: chosen, nowMs }: PlanWish): PlanDraft {
+export function makePlan({ cluster, to, packages, unsigned = [], options: chosen, nowMs }: PlanWish): PlanDraft {
   const target = normalVersion(to);
   const options: PlanOptions = { ...DEFAULT_OPTIONS, ...chosen };
   const pkg = choosePackage(packages, target, cluster);
@@ -46,7 +48,8 @@ export function makePlan({ cluster, to, packages, options: chosen, nowMs }: Plan
   const [from] = new Set(nodes?.map((node) => node.from).filter((version) => version !== target));
   const previousPackage =
     from === undefined || pkg === undefined ? undefined : packages.find((candidate) => fitsLike(candidate, pkg, from));
-  const checks = runChecks({ cluster, to: target, package: pkg, previousPackage, options, nowMs });
+  const waiting = choosePackage(unsigned, target, cluster);
+  const checks = runChecks({ cluster, to: target, package: pkg, unsigned: waiting, previousPackage, options, nowMs });
   const blocked = checks.some(({ verdict }) => verdict === 'block' || verdict === 'unknown');
   if (pkg === undefined || cluster.topology === undefined || nodes === undefined) return { checks, blocked: true };
   const procedure = PROCEDURES[cluster.topology];
