@@ -6,6 +6,8 @@ import { FleetError, HEALTH_THRESHOLDS, type Thresholds } from '@kwfleet/core';
 import Type, { type Static } from 'typebox';
 import Schema from 'typebox/schema';
 import { parse } from 'yaml';
+import { isLoopback } from './network.ts';
+import { checkTargets, NotificationSettings, type Target } from './notifications/targets.ts';
 
 const strict = { additionalProperties: false } as const;
 const Port = Type.Integer({ minimum: 0, maximum: 65_535 });
@@ -47,6 +49,7 @@ export const ControllerSettings = Type.Partial(
       }),
       strict,
     ),
+    notifications: NotificationSettings,
     heartbeat_ms: Type.Integer({ minimum: 50, maximum: 60_000 }),
     log_level: Type.Union([
       Type.Literal('debug'),
@@ -78,6 +81,7 @@ export type ControllerConfig = {
   readonly databaseUrl?: string;
   readonly packageMaxBytes: number;
   readonly health: Thresholds;
+  readonly targets: readonly Target[];
   readonly heartbeatMs: number;
   readonly logLevel: string;
 };
@@ -111,6 +115,7 @@ export function controllerConfig(settings: unknown = {}): ControllerConfig {
       worseAfterMs: given.health?.worse_after_ms ?? HEALTH_THRESHOLDS.worseAfterMs,
       betterAfterMs: given.health?.better_after_ms ?? HEALTH_THRESHOLDS.betterAfterMs,
     },
+    targets: checkTargets(given.notifications?.targets ?? []),
     heartbeatMs: given.heartbeat_ms ?? HEARTBEAT_MS,
     logLevel: given.log_level ?? 'info',
   };
@@ -127,11 +132,6 @@ export function loadControllerConfig(file?: string): ControllerConfig {
     const reason = error instanceof Error ? error.message : String(error);
     throw new FleetError('CONFIG_INVALID', `${file}: ${reason}`, { cause: error });
   }
-}
-
-/** Whether only processes of this machine can reach a listener on this host. */
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
 function refuseOpenListeners(config: ControllerConfig): void {
