@@ -1,5 +1,5 @@
 /**
- * A stand-in for the `kwbase` binary, in one file on node's builtins alone, so that a package can carry it.
+ * A stand-in for the `kwbase` binary, on node's builtins alone, so that a package can carry it.
  *
  * It is what every test of the upgrade tool is judged by, so it must not be kinder than KWDB: liveness is a record
  * that goes stale, a crash without a drain stalls the ranges it led, a restarted replica is behind until it has
@@ -16,6 +16,8 @@ import * as os from 'node:os';
 import * as path from 'node:path';
 import * as tls from 'node:tls';
 import { fileURLToPath } from 'node:url';
+import { type SqlSession, StatementError, Tables } from './tables.ts';
+import { TransferFiles, type TransferKnobs } from './transfer-files.ts';
 
 // ---------------------------------------------------------------------------------------------------------- types
 
@@ -60,7 +62,9 @@ export type Knobs = {
   /** `node upgrade` fails. */
   readonly refuseMark?: boolean;
   readonly jobs?: readonly Job[];
-};
+  /** Every statement of a client is kept in `statements.jsonl` beside this file. */
+  readonly recordStatements?: boolean;
+} & TransferKnobs;
 
 export type Job = {
   readonly job_id: string;
@@ -539,6 +543,8 @@ class Server {
   #heartbeatOnce = false;
   #caughtUpWith = '';
   #lost = 0;
+  #tables: Tables | undefined;
+  #transfers: TransferFiles | undefined;
 
   constructor(options: ServerOptions, info: BuildInfo) {
     this.#options = options;
@@ -1080,7 +1086,7 @@ class Server {
         return {};
       case 'sql':
         if (this.#knobs.get().hangSql === true) await new Promise(() => {});
-        return { ...(await this.#sql(String(message.sql))) };
+        return this.#statements(message);
       default:
         throw new SqlError('0A000', `unknown request ${String(message.op)}`);
     }
@@ -1142,7 +1148,65 @@ class Server {
     return record.decommissioned && Date.now() > record.heartbeatAtMs + record.livenessMs;
   }
 
-  async #sql(text: string): Promise<Table> {
+  /** The statements of one client, one after the other in one session: what the last one answers, and the tags before. */
+  async #statements(message: Message): Promise<Message> {
+    const texts = Array.isArray(message.sqls) ? message.sqls.map(String) : [String(message.sql)];
+    const session = { database: String(message.database ?? 'defaultdb'), searchPath: 'public' };
+    const answers: Table[] = [];
+    for (const text of texts) {
+      this.#recordStatement(text);
+      answers.push(await this.#sql(text, session));
+    }
+    return answers.length === 1 ? { ...answers[0] } : { answers };
+  }
+
+  #recordStatement(sql: string): void {
+    if (this.#knobs.get().recordStatements !== true) return;
+    const file = path.join(standinHome(this.#options.store), 'statements.jsonl');
+    fs.appendFileSync(file, `${JSON.stringify({ atMs: Date.now(), sql })}\n`);
+  }
+
+  /**
+   * Databases, tables and users lie on node 1 alone, and every other node asks it: enough for what is exported and
+   * imported, which takes one node on each side.
+   */
+  async #ownSql(text: string, session: SqlSession): Promise<Table | undefined> {
+    if (this.#nodeId !== 1) return undefined;
+    const { store } = this.#options;
+    this.#tables ??= new Tables(path.join(store, 'tables.json'));
+    this.#transfers ??= new TransferFiles({
+      tables: this.#tables,
+      nodeId: this.#nodeId,
+      store,
+      knobs: () => this.#knobs.get(),
+      sleep,
+    });
+    if (/^\s*(CREATE|ALTER|DROP|IMPORT)\b/i.test(text)) this.#refuseWhileUpgrading('schema change');
+    try {
+      return this.#settingsTable(text) ?? (await this.#transfers.run(text, session)) ?? this.#tables.run(text, session);
+    } catch (error) {
+      if (error instanceof StatementError) throw new SqlError(error.code, error.message);
+      throw error;
+    }
+  }
+
+  #settingsTable(text: string): Table | undefined {
+    if (/^SELECT name, value FROM system\.settings ORDER BY 1$/i.test(text)) {
+      const rows = Object.entries(this.#view.settings).map(([name, { value }]): Row => [name, value]);
+      return { columns: ['name', 'value'], rows: rows.sort() };
+    }
+    if (!/^SELECT variable FROM \[SHOW ALL CLUSTER SETTINGS\] ORDER BY 1$/i.test(text)) return undefined;
+    return {
+      columns: ['variable'],
+      rows: Object.keys(DEFAULT_SETTINGS)
+        .sort()
+        .map((name): Row => [name]),
+    };
+  }
+
+  async #sql(text: string, session: SqlSession): Promise<Table> {
+    const own = await this.#ownSql(text, session);
+    if (own !== undefined) return own;
     const statement = text.trim().replace(/;\s*$/, '').replace(/\s+/g, ' ');
     for (const [pattern, run] of STATEMENTS) {
       const match = pattern.exec(statement);
@@ -1532,12 +1596,18 @@ const STATEMENTS: readonly (readonly [RegExp, Statement])[] = [
     (session, match) => schemaChange(session, `${match[1]} ${match[2]}`.toUpperCase()),
   ],
   [/^SELECT version\(\)$/i, ({ build }) => ({ columns: ['version'], rows: [[`KaiwuDB ${build}`]] })],
+  [/^SELECT 1 AS (\w+)$/i, (_session, [, name = '']) => ({ columns: [name], rows: [[1]] })],
   [/^SELECT 1$/i, () => ({ columns: ['?column?'], rows: [[1]] })],
 ];
 
 // --------------------------------------------------------------------------------------------------- command line
 
-type Arguments = { readonly words: readonly string[]; readonly flags: ReadonlyMap<string, string> };
+type Arguments = {
+  readonly words: readonly string[];
+  readonly flags: ReadonlyMap<string, string>;
+  /** One for every `-e`. */
+  readonly executes: readonly string[];
+};
 
 const SWITCHES = new Set([
   'insecure',
@@ -1554,10 +1624,11 @@ const SWITCHES = new Set([
 /** `--flag=value`, `--flag value`, switches and plain words; unknown flags are taken as they come. */
 function parseArguments(argv: readonly string[]): Arguments {
   const words: string[] = [];
+  const executes: string[] = [];
   const flags = new Map<string, string>();
   for (let i = 0; i < argv.length; i++) {
     const argument = argv[i] ?? '';
-    if (argument === '-e' || argument === '--execute') flags.set('execute', argv[++i] ?? '');
+    if (argument === '-e' || argument === '--execute') executes.push(argv[++i] ?? '');
     else if (!argument.startsWith('-')) words.push(argument);
     else {
       const [, name = '', value] = /^--?([^=]+)(?:=([\s\S]*))?$/.exec(argument) ?? [];
@@ -1565,7 +1636,7 @@ function parseArguments(argv: readonly string[]): Arguments {
       flags.set(name, value ?? (takesNext ? (argv[++i] ?? '') : 'true'));
     }
   }
-  return { words, flags };
+  return { words, flags, executes };
 }
 
 function fail(message: string): never {
@@ -1647,15 +1718,17 @@ function dialError(failure: Error | undefined): string {
   return /CERT|SSL|TLS|SIGNED/.test(code) ? `x509: ${failure?.message}` : 'cannot dial server.';
 }
 
-async function runStatement({ flags }: Arguments): Promise<void> {
-  const text = flags.get('execute') ?? fs.readFileSync(0, 'utf8');
-  const answer = await ask(flags, { op: 'sql', sql: text });
+async function runStatement({ flags, executes }: Arguments): Promise<void> {
+  const sqls = executes.length > 0 ? executes : [fs.readFileSync(0, 'utf8')];
+  const database = flags.get('database');
+  const answer = await ask(flags, { op: 'sql', sqls, ...(database === undefined ? {} : { database }) });
   if (answer.error !== undefined) {
     const code = answer.code === undefined ? '' : `SQLSTATE: ${String(answer.code)}\n`;
     process.stderr.write(`ERROR: ${String(answer.error)}\n${code}Failed running "sql"\n`);
     process.exit(1);
   }
-  printTable(answer as unknown as Table, outputFormat(flags));
+  const tables = (answer.answers ?? [answer]) as unknown as Table[];
+  for (const table of tables) printTable(table, outputFormat(flags));
 }
 
 async function nodeCommand(args: Arguments): Promise<void> {

@@ -208,6 +208,9 @@ async function cutShort(file: string): Promise<void> {
   await handle.close();
 }
 
+/** What makes up the binary; the first is its entry. */
+const SOURCES = ['kwbase', 'tables', 'transfer-files'] as const;
+
 /** Lays `bin/` and `lib/` of an installation into `directory`. */
 export async function writeBinary(directory: string, options: PackageOptions): Promise<void> {
   await mkdir(join(directory, 'bin'), { recursive: true });
@@ -219,8 +222,10 @@ export async function writeBinary(directory: string, options: PackageOptions): P
   const info: BuildInfo = { version: options.version, buildTag: tag, faults: Object.fromEntries(faults) };
   await writeFile(join(directory, 'bin/kwbase.json'), JSON.stringify(info));
   await writeFile(join(directory, 'bin/kwbase'), launcher(tag), { mode: 0o755 });
-  const source = await readFile(join(here, 'kwbase.ts'), 'utf8');
-  await writeFile(join(directory, 'lib/kwbase.mjs'), withoutTypes(source));
+  for (const name of SOURCES) {
+    const source = withoutTypes(await readFile(join(here, `${name}.ts`), 'utf8'));
+    await writeFile(join(directory, `lib/${name}.mjs`), source.replaceAll(/(from '\.\/[\w-]+)\.ts'/g, "$1.mjs'"));
+  }
 }
 
 /** Node warns once that stripping types is experimental; who builds a package cannot do anything about it. */
