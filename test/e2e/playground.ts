@@ -92,19 +92,31 @@ async function freePort(): Promise<number> {
   return address.port;
 }
 
+export type OtherCluster = { readonly rig: Rig; readonly agents: readonly Daemon[] };
+
 export class Playground {
   readonly rig: Rig;
   readonly controller: Daemon;
   readonly agents: readonly Daemon[];
   readonly url: string;
   readonly client: Client;
+  readonly #grpc: number;
+  readonly #heartbeatMs: number;
+  readonly #others: OtherCluster[] = [];
 
-  private constructor(rig: Rig, controller: Daemon, agents: readonly Daemon[], url: string) {
+  private constructor(
+    rig: Rig,
+    controller: Daemon,
+    agents: readonly Daemon[],
+    at: { readonly url: string; readonly grpc: number; readonly heartbeatMs: number },
+  ) {
     this.rig = rig;
     this.controller = controller;
     this.agents = agents;
-    this.url = url;
-    this.client = new Client({ server: url });
+    this.url = at.url;
+    this.#grpc = at.grpc;
+    this.#heartbeatMs = at.heartbeatMs;
+    this.client = new Client({ server: at.url });
   }
 
   /** Starts everything and waits until the controller shows the cluster healthy. */
@@ -128,7 +140,7 @@ export class Playground {
     const agents = await Promise.all(
       rig.nodes.map((node, i) => agentDaemon(rig, node, `n${i + 1}`, grpc, heartbeatMs)),
     );
-    const playground = new Playground(rig, controller, agents, `http://127.0.0.1:${rest}`);
+    const playground = new Playground(rig, controller, agents, { url: `http://127.0.0.1:${rest}`, grpc, heartbeatMs });
     try {
       controller.start();
       await poll('the controller is ready', async () => (await fetch(`${playground.url}/readyz`)).ok, 30_000);
@@ -139,6 +151,27 @@ export class Playground {
       throw new Error(`the playground did not come up\n${playground.logs()}`, { cause: error });
     }
     return playground;
+  }
+
+  /** Another cluster under the same controller; its agents are named `<prefix>1`, ... */
+  async addCluster(options: PlaygroundOptions & { readonly prefix: string }): Promise<OtherCluster> {
+    const { topology, version = '3.0.0', prefix, nodes, knobs } = options;
+    const ends: (() => Promise<void>)[] = [];
+    const rig = await Rig.create(
+      { mode: MODES[topology], version, ...(nodes && { nodes }), ...(knobs && { knobs }) },
+      { onTestFinished: (end) => ends.push(end) },
+    ).catch(async (error) => {
+      for (const end of ends) await end();
+      throw error;
+    });
+    await chmod(rig.directory, 0o711);
+    const agents = await Promise.all(
+      rig.nodes.map((node, i) => agentDaemon(rig, node, `${prefix}${i + 1}`, this.#grpc, this.#heartbeatMs)),
+    );
+    const other: OtherCluster = { rig, agents };
+    this.#others.push(other);
+    for (const agent of agents) agent.start();
+    return other;
   }
 
   /** Waits until the one cluster is healthy and complete, and returns it. */
@@ -194,14 +227,15 @@ export class Playground {
   }
 
   logs(): string {
-    return [this.controller, ...this.agents]
+    return [this.controller, ...this.agents, ...this.#others.flatMap(({ agents }) => agents)]
       .map((daemon) => `--- ${daemon.name}\n${daemon.log().split('\n').slice(-30).join('\n')}`)
       .join('\n');
   }
 
   async close(): Promise<void> {
-    await Promise.all(this.agents.map((agent) => agent.end()));
+    await Promise.all([...this.agents, ...this.#others.flatMap(({ agents }) => agents)].map((agent) => agent.end()));
     await this.controller.end();
+    for (const { rig } of this.#others) await rig.close();
     await this.rig.close();
   }
 }

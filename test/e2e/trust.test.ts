@@ -126,6 +126,7 @@ async function fleet(): Promise<Fleet> {
         onResultStored: async () => {},
         onReportRequest: () => {},
         onPrefetch: () => {},
+        onInventoryRequest: () => {},
       }),
   };
 }

@@ -26,6 +26,8 @@ import { PackageCache } from './packages.ts';
 import { Prefetcher } from './prefetcher.ts';
 import { Reporter } from './reporter.ts';
 import { ServiceNotify } from './service-notify.ts';
+import { Courier } from './transfer/courier.ts';
+import { Transfers } from './transfer/transfers.ts';
 import { PackageTrust } from './trust.ts';
 
 export const AGENT_VERSION: string = manifest.version;
@@ -102,6 +104,19 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
     packages,
     methods: { 'script-bare': new ScriptBareDriver(shared) },
   });
+  const transfers = new Transfers({
+    root,
+    stateDir,
+    observer,
+    commands,
+    now,
+    environment: environmentOf(config),
+    courier: new Courier({
+      offerFile: (ref) => link.exchange.offerFile(ref),
+      putFile: (ref, offset, bytes) => link.exchange.putFile(ref, offset, bytes),
+      fetchFile: (ref, offset) => link.exchange.fetchFile(ref, offset),
+    }),
+  });
   const storage = new FileStorage(join(config.stateDir, 'journal'));
   const journal = await Journal.open(storage);
   const executor: Executor = new Executor({
@@ -109,6 +124,7 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
     driver,
     journal,
     clock: systemClock,
+    transfers,
     send: (message) => {
       if ('progress' in message) log.info(message.progress, 'progress');
       if ('result' in message) log.info({ action: message.result.action, outcome: message.result.outcome }, 'result');
@@ -130,6 +146,7 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
     onResultStored: (action) => executor.acknowledge(action),
     onReportRequest: () => reporter.request(),
     onPrefetch: (wanted) => prefetcher.want(wanted),
+    onInventoryRequest: (request) => void tellInventory(request, transfers, link, log),
   });
   const prefetcher: Prefetcher = new Prefetcher({
     bring: (wanted, watch) => packages.ensure(wanted, watch).then(() => packages.tidy()),
@@ -147,6 +164,16 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
     trust.refresh().catch((error: unknown) => log.warn({ err: error }, 'the root of trust cannot be followed now'));
   });
   return { executor, link, prefetcher, reporter, storage };
+}
+
+async function tellInventory(request: string, transfers: Transfers, link: Link, log: Logger): Promise<void> {
+  try {
+    link.send({ inventory: { request, inventory: await transfers.inventory() } });
+  } catch (error) {
+    log.warn({ err: error }, 'the database does not tell what it holds');
+    const words = error instanceof FleetError && error.words !== undefined ? `: ${error.words}` : '';
+    link.send({ inventory: { request, failure: `${error instanceof Error ? error.message : String(error)}${words}` } });
+  }
 }
 
 async function stopAtEnd(

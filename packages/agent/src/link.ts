@@ -9,6 +9,8 @@ import {
   PROTOCOL,
 } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
+import type { FileExchange } from './transfer/courier.ts';
+import { fileExchange } from './transfer/exchange.ts';
 
 type Stream = grpc.ClientDuplexStream<AgentMessage, ControllerMessage>;
 
@@ -25,6 +27,7 @@ export type LinkOptions = {
   readonly onResultStored: (action: string) => Promise<void>;
   readonly onReportRequest: () => void;
   readonly onPrefetch: (wanted: PackageInfo) => void;
+  readonly onInventoryRequest: (request: string) => void;
 };
 
 const FIRST_BACKOFF_MS = 200;
@@ -76,7 +79,8 @@ export class Link {
       this.#stream.write(message);
       return;
     }
-    if (this.#stream !== null && 'result' in message) this.#stream.write(message);
+    // An inventory that cannot be sent is asked for again by whoever wants it.
+    if (this.#stream !== null && ('result' in message || 'inventory' in message)) this.#stream.write(message);
     else if ('progress' in message || 'output' in message) {
       this.#waiting.push(message);
       if (this.#waiting.length > WAITING_LIMIT) this.#waiting.shift();
@@ -96,6 +100,11 @@ export class Link {
       backoffMs = Math.min(backoffMs * 2, MAX_BACKOFF_MS);
     }
     this.#client.close();
+  }
+
+  /** Files of transfers, over the same connection. */
+  get exchange(): FileExchange {
+    return fileExchange(this.#client);
   }
 
   /** The bytes of a package from `offset` on. Rejects with FETCH_FAILED when the controller does not have it. */
@@ -202,11 +211,12 @@ export class Link {
   }
 
   async #handle(message: ControllerMessage): Promise<void> {
-    const { onAction, onResultStored, onReportRequest, onPrefetch } = this.#options;
+    const { onAction, onResultStored, onReportRequest, onPrefetch, onInventoryRequest } = this.#options;
     if ('action' in message) await onAction(message.action);
     else if ('resultStored' in message) await onResultStored(message.resultStored.action);
     else if ('reportRequest' in message) onReportRequest();
     else if ('prefetch' in message) onPrefetch(message.prefetch.package);
+    else if ('inventoryRequest' in message) onInventoryRequest(message.inventoryRequest.request);
   }
 }
 

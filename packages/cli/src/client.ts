@@ -6,7 +6,6 @@ import type {
   ApprovalView,
   Choice,
   ClusterSummary,
-  DeliveryView,
   HealthEventView,
   NodeView,
   PackageView,
@@ -19,7 +18,7 @@ import type {
   RunRequest,
   RunSummary,
   RunView,
-  TargetView,
+  TransferRequest,
   TrustView,
   WindowView,
   WrittenFile,
@@ -47,6 +46,7 @@ export type EnrollmentView = {
 export type ReportFormat = 'json' | 'markdown' | 'html';
 
 const ANSWER_TIMEOUT_MS = 30_000;
+const INVENTORY_TIMEOUT_MS = 150_000;
 const PAGE_LIMIT = 200;
 /** 200 pages are more than any fleet has; a server whose cursor never ends must not keep us here. */
 const MOST_PAGES = 200;
@@ -65,6 +65,8 @@ type Ask = {
   readonly accept?: string;
   readonly headers?: Record<string, string>;
   readonly signal?: AbortSignal;
+  /** For questions that take longer than others. */
+  readonly timeoutMs?: number;
 };
 
 export class Client {
@@ -109,7 +111,14 @@ export class Client {
   packages = (): Promise<PackageView[]> => this.#all<PackageView>('/v1/packages');
   createPlan = (json: PlanRequest): Promise<PlanView> => this.#json('/v1/plans', { method: 'POST', json });
   plan = (id: string): Promise<PlanView> => this.#json(`/v1/plans/${encodeURIComponent(id)}`);
-  createRun = (json: RunRequest): Promise<RunSummary> => this.#json('/v1/runs', { method: 'POST', json });
+  /** Both clusters are asked everything they hold. */
+  createTransferPlan = (json: TransferRequest): Promise<PlanView> =>
+    this.#json('/v1/transfers/plans', { method: 'POST', json, timeoutMs: INVENTORY_TIMEOUT_MS });
+
+  /** What a plan was made of is asked again before its run starts. */
+  createRun = (json: RunRequest): Promise<RunSummary> =>
+    this.#json('/v1/runs', { method: 'POST', json, timeoutMs: INVENTORY_TIMEOUT_MS });
+
   runs = (): Promise<RunSummary[]> => this.#all<RunSummary>('/v1/runs');
   run = (id: string): Promise<RunView> => this.#json(`/v1/runs/${encodeURIComponent(id)}`);
   approvals = (open: boolean): Promise<ApprovalView[]> => this.#all<ApprovalView>(`/v1/approvals?open=${open}`);
@@ -129,16 +138,6 @@ export class Client {
   putWindow = (json: WrittenFile): Promise<WindowView> => this.#json('/v1/windows', { method: 'POST', json });
   async deleteWindow(name: string): Promise<void> {
     await this.#ask(`/v1/windows/${encodeURIComponent(name)}`, { method: 'DELETE' });
-  }
-  notifications = (status?: 'dead'): Promise<DeliveryView[]> =>
-    this.#all<DeliveryView>(`/v1/notifications${status === undefined ? '' : `?status=${status}`}`);
-  targets = async (): Promise<TargetView[]> =>
-    (await this.#json<{ items: TargetView[] }>('/v1/notification-targets')).items;
-  async testTarget(name: string): Promise<void> {
-    await this.#json(`/v1/notification-targets/${encodeURIComponent(name)}/test`, { method: 'POST', json: {} });
-  }
-  async resend(id: string): Promise<void> {
-    await this.#json(`/v1/notifications/${encodeURIComponent(id)}/resend`, { method: 'POST', json: {} });
   }
   createToken = (json: TokenRequest): Promise<TokenView> => this.#json('/v1/tokens', { method: 'POST', json });
 
@@ -226,7 +225,7 @@ export class Client {
     if (method !== 'GET') headers['idempotency-key'] = key;
     if (this.#token !== undefined) headers.authorization = `Bearer ${this.#token}`;
     const body = ask.json === undefined ? ask.body : JSON.stringify(ask.json);
-    const signal = ask.signal ?? AbortSignal.timeout(this.#answerTimeoutMs);
+    const signal = ask.signal ?? AbortSignal.timeout(ask.timeoutMs ?? this.#answerTimeoutMs);
     let answer: Response;
     try {
       const url = `${this.server}${path}`;

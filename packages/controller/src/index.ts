@@ -5,15 +5,12 @@ import { hostname } from 'node:os';
 import { FleetError } from '@kwfleet/core';
 import { type Logger, pino } from 'pino';
 import { startRest } from './api/server.ts';
-import type { ControllerConfig } from './config.ts';
+import { type ControllerConfig, isLoopback } from './config.ts';
 import { eventually } from './deadline.ts';
 import { makeFirstToken } from './first-token.ts';
 import { openAuthority } from './gateway/authority.ts';
 import { startGateway } from './gateway/gateway.ts';
 import { watchHealth } from './health/watch-health.ts';
-import { isLoopback } from './network.ts';
-import { startDeliverer } from './notifications/deliver.ts';
-import { notifyOfHealth } from './notifications/tell-health.ts';
 import { openRegistry } from './packages/registry.ts';
 import { startEmbeddedPostgres } from './postgres/embedded.ts';
 import { startRunner } from './runner/runner.ts';
@@ -21,6 +18,7 @@ import { type ConnectionSettings, type Database, openDatabase } from './store/da
 import { migrate } from './store/migrate.ts';
 import { listen } from './store/notices.ts';
 import { pgRunStore } from './store/run-store.ts';
+import { openTransferFiles } from './transfers/files.ts';
 import { openOnlineKey } from './trust/online-key.ts';
 import { openRepository } from './trust/repository.ts';
 
@@ -67,6 +65,8 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
   opened('notices', () => notices.close());
   const repository = await openRepository(database, await openOnlineKey(config.dataDir), log);
   const registry = await openRegistry(config.dataDir, config.packageMaxBytes, database, repository);
+  const transfers = await openTransferFiles(config.dataDir, config.transfersMaxBytes, database, log);
+  opened('transfers', () => transfers.close());
   const authority = config.grpc.insecure
     ? undefined
     : await openAuthority(config.dataDir, [...namedHosts(config), ...config.grpc.names]);
@@ -79,17 +79,13 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
   opened('runner', () => runner.stop());
   notices.on('run', () => runner.wake());
 
-  const deliverer = startDeliverer(database, notices, config.targets, log);
-  opened('notifications', () => deliverer.stop());
-  const health = watchHealth(database, config.health, notifyOfHealth, log);
+  const health = watchHealth(database, config.health, async () => {}, log);
   opened('health', () => health.stop());
 
-  const gateway = await startGateway({ config, database, notices, registry, repository, authority, log });
+  const shared = { database, notices, registry, repository, authority };
+  const gateway = await startGateway({ ...shared, config, transfers, log });
   opened('gateway', () => gateway.close());
-  const { targets } = config;
-  const agentsConnected = gateway.connected;
-  const parts = { database, notices, registry, repository, authority, targets, agentsConnected };
-  const rest = await startRest(config.rest, parts, log);
+  const rest = await startRest(config.rest, { ...shared, agentsConnected: gateway.connected }, log);
   opened('REST', () => rest.close());
 
   log.info({ rest: rest.url, grpc: gateway.address, dataDir: config.dataDir }, 'the controller is up');

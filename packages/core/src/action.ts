@@ -5,6 +5,7 @@
 import Type, { type Static } from 'typebox';
 import { FleetError } from './errors.ts';
 import { ClusterHealth, NodeReport, Topology } from './facts.ts';
+import { TransferOutcome, TransferTask } from './transfer/model.ts';
 
 /**
  * - `fetch`: the package lies on the host, unpacked, its SHA-256 verified.
@@ -18,6 +19,10 @@ import { ClusterHealth, NodeReport, Topology } from './facts.ts';
  * - `verify`: this node serves the target version, by its own four versions, a new process and `/health?ready=1`.
  * - `witness`: seen from this host, the subject is back at the target, its record renewed, ranges healthy twice, soaked.
  * - `put-back`: the version before is installed again; legal only while the new one never started on the data.
+ * - `export`: a table, or a time-series database, was exported, its files are at the controller and gone from this host.
+ * - `import`: those files were brought here, checked, and imported; KWDB rejected none of the rows.
+ * - `compare`: the target's tables have as many rows as the source's, and the same rows in the samples.
+ * - `recreate`: databases, users, privileges and settings of the order are there.
  * - `restore-settings`: the cluster settings of the order have the values it gives: those from before the run.
  */
 export const Phase = Type.Union([
@@ -33,6 +38,10 @@ export const Phase = Type.Union([
   Type.Literal('witness'),
   Type.Literal('put-back'),
   Type.Literal('restore-settings'),
+  Type.Literal('export'),
+  Type.Literal('import'),
+  Type.Literal('compare'),
+  Type.Literal('recreate'),
 ]);
 export type Phase = Static<typeof Phase>;
 
@@ -45,6 +54,9 @@ export const DESTRUCTIVE: ReadonlySet<Phase> = new Set([
   'start',
   'put-back',
   'restore-settings',
+  'export',
+  'import',
+  'recreate',
 ]);
 
 /**
@@ -120,6 +132,8 @@ export const Action = Type.Object({
   subject: Type.Optional(Type.Object({ kwdbId: Type.Integer(), startedAfterMs: Type.Integer() })),
   /** For `restore-settings`. */
   ledger: Type.Array(LedgerEntry),
+  /** For the phases of a transfer. */
+  transfer: Type.Optional(TransferTask),
   soakMs: Type.Integer({ minimum: 0 }),
   /** Between the two samples in which ranges must be healthy. */
   sampleGapMs: Type.Integer({ minimum: 0 }),
@@ -165,6 +179,8 @@ export const ActionResult = Type.Object({
   phases: Type.Array(Type.Object({ phase: Phase, startedAtMs: Type.Integer(), endedAtMs: Type.Integer() })),
   report: NodeReport,
   health: Type.Optional(ClusterHealth),
+  /** What came of a phase of a transfer. */
+  transfer: Type.Optional(TransferOutcome),
 });
 export type ActionResult = Static<typeof ActionResult>;
 

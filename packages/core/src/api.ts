@@ -5,6 +5,7 @@ import { ApprovalScope, Requirement } from './approval.ts';
 import { Choice, Hold, RunApproval, RunStatus, RunTiming, RunWait, StepState } from './engine/state.ts';
 import { Method, NodeReport, Topology } from './facts.ts';
 import { Backup, CheckResult, Plan, PlanOptions } from './plan.ts';
+import { TransferOptions } from './transfer/model.ts';
 import { Window } from './windows/window.ts';
 import { FILE_MAX_BYTES, Mistake } from './written.ts';
 
@@ -169,6 +170,17 @@ export const PlanRequest = Type.Object(
 );
 export type PlanRequest = Static<typeof PlanRequest>;
 
+export const TransferRequest = Type.Object(
+  {
+    /** Ids or names: what is exported, and the cluster that everything is imported into. */
+    source: Type.String({ minLength: 1, maxLength: 253 }),
+    into: Type.String({ minLength: 1, maxLength: 253 }),
+    options: Type.Optional(TransferOptions),
+  },
+  { additionalProperties: false },
+);
+export type TransferRequest = Static<typeof TransferRequest>;
+
 export const PlanView = Type.Object({
   id: Type.String(),
   /** SHA-256 of the plan's canonical JSON; a run is started with it. */
@@ -302,32 +314,6 @@ export const WindowView = Type.Object({
   spans: Type.Array(Type.Object({ startMs: Type.Integer(), endMs: Type.Integer() })),
 });
 export type WindowView = Static<typeof WindowView>;
-
-/** One notification on its way to one target. */
-export const DeliveryView = Type.Object({
-  id: Type.String(),
-  notification: Type.String(),
-  target: Type.String(),
-  event: Type.String(),
-  title: Type.String(),
-  status: Type.Union([Type.Literal('pending'), Type.Literal('delivered'), Type.Literal('dead')]),
-  attempts: Type.Integer(),
-  lastError: Type.Optional(Type.String()),
-  createdAtMs: Type.Integer(),
-  endedAtMs: Type.Optional(Type.Integer()),
-});
-export type DeliveryView = Static<typeof DeliveryView>;
-
-/** Whom a controller tells what. Addresses and secrets are in its configuration and are not shown. */
-export const TargetView = Type.Object({
-  name: Type.String(),
-  kind: Type.String(),
-  /** The host it goes to. */
-  host: Type.String(),
-  events: Type.Array(Type.String()),
-  labels: Type.Record(Type.String(), Type.String()),
-});
-export type TargetView = Static<typeof TargetView>;
 
 /** RFC 9457, `application/problem+json`. */
 export const Problem = Type.Object({

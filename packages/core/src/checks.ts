@@ -18,7 +18,7 @@ const SPACE_MARGIN_BYTES = 256 * 1024 * 1024;
 
 type Verdict = CheckResult['verdict'];
 
-function result(verdict: Verdict, code: ErrorCode, message: string, node?: string): CheckResult {
+export function result(verdict: Verdict, code: ErrorCode, message: string, node?: string): CheckResult {
   return {
     code,
     verdict,
@@ -137,7 +137,7 @@ function checkNode(facts: NodeFacts, input: CheckInput): CheckResult[] {
   ];
 }
 
-function checkReach(facts: NodeFacts, nowMs: number): CheckResult {
+export function checkReach(facts: NodeFacts, nowMs: number): CheckResult {
   const silentMs = nowMs - facts.lastSeenMs;
   if (facts.connected && silentMs <= LOST_AFTER_MS) return pass('NODE_UNREACHABLE', 'its agent reports', facts.node);
   return block('NODE_UNREACHABLE', `its agent was last heard ${Math.round(silentMs / 1000)} s ago`, facts.node);
@@ -275,7 +275,8 @@ export function judgeGate(
   ];
 }
 
-function checkHealth({ cluster, nowMs }: CheckInput): CheckResult[] {
+/** The newest answer to the questions of a cluster check, judged; too old a one is unknown. */
+export function checkHealth({ cluster, nowMs }: Pick<CheckInput, 'cluster' | 'nowMs'>): CheckResult[] {
   const health = freshestHealth(cluster.nodes);
   if (cluster.topology === undefined || cluster.nodes.length === 0) return [];
   if (health === undefined)

@@ -50,10 +50,6 @@ export const ERRORS = {
     remedy: 'Have somebody approve whose word counts, for exactly what is there now; `kwfleet approvals` shows it.',
   },
   APPROVAL_POLICY_UNKNOWN: { status: 404, remedy: 'List the policies with `kwfleet policies`.' },
-  NOTIFICATION_FAILED: {
-    status: 502,
-    remedy: 'Mend what the message says: the address, the secret, or the receiver; then test the target again.',
-  },
   RUN_CHOICE_ILLEGAL: { status: 409, remedy: 'Take one of the choices that the run shows.' },
   IDEMPOTENCY_IN_PROGRESS: {
     status: 409,
@@ -253,6 +249,53 @@ export const ERRORS = {
   HOST_REBOOTED: { status: 500, remedy: 'The host went down in the middle; a retry looks at it first and goes on.' },
   FETCH_FAILED: { status: 500, remedy: 'The package could not be brought to the node; see the reason and retry.' },
   KWBASE_FAILED: { status: 500, remedy: 'A question to the database failed: see its own words.' },
+
+  // Transfers
+  TRANSFER_SAME_CLUSTER: { status: 422, remedy: 'Name another cluster after --into: a fresh one of the new version.' },
+  TRANSFER_NOTHING: { status: 422, remedy: 'Nothing to do: the source holds no tables of users.' },
+  TRANSFER_UNKNOWN: {
+    status: 422,
+    remedy: 'The database did not tell what it holds: see the words of the node that was asked, then plan again.',
+  },
+  TRANSFER_TARGET_NOT_EMPTY: {
+    status: 422,
+    remedy: 'Nothing that is there is replaced: drop it on the target if nobody needs it, or choose a fresh cluster.',
+  },
+  TRANSFER_NOT_CARRIED: {
+    status: 422,
+    remedy: "KWDB's EXPORT leaves it out: make it anew on the target after the transfer; see docs/transfer.md.",
+  },
+  TRANSFER_PASSWORDS: {
+    status: 422,
+    remedy: 'Passwords are not carried: give these users new ones on the target after the transfer.',
+  },
+  TRANSFER_SOURCE_CHANGED: {
+    status: 409,
+    remedy:
+      'Stop the clients that write to the source until the transfer has ended, then retry: the table is exported anew.',
+  },
+  TRANSFER_EXPORT_FAILED: { status: 500, remedy: "See KWDB's own words, mend the source, then retry." },
+  TRANSFER_IMPORT_FAILED: {
+    status: 500,
+    remedy: "See KWDB's own words; a retry drops what this run half imported, and exports and imports the table anew.",
+  },
+  TRANSFER_ROWS_REJECTED: {
+    status: 409,
+    remedy:
+      'Read the reject file on the target host, mend the rows in the source, then retry: the table is exported and imported anew. Or abort.',
+  },
+  TRANSFER_MISMATCH: {
+    status: 409,
+    remedy: 'Source and target differ: see that no client writes to either, then retry: the table is done anew.',
+  },
+  TRANSFER_CORRUPT: {
+    status: 409,
+    remedy: 'A file was damaged on its way: look at the disks of the controller and both hosts, then retry.',
+  },
+  TRANSFER_TOO_LARGE: {
+    status: 413,
+    remedy: 'Raise transfers.max_bytes of the controller, or see docs/transfer.md for the limits of one table.',
+  },
 
   // Holding
   STEP_STALLED: {

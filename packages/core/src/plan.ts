@@ -4,19 +4,22 @@ import canonicalize from 'canonicalize';
 import Type, { type Static } from 'typebox';
 import { Deadline, PackageInfo, Phase } from './action.ts';
 import { Method, Topology } from './facts.ts';
+import { TransferContent } from './transfer/model.ts';
 
 export const Route = Type.Union([Type.Literal('offline'), Type.Literal('online')]);
 export type Route = Static<typeof Route>;
 
 /**
  * What a plan is for. `backup`: a cold copy of the whole cluster, all nodes stopped. `restore`: such a copy put back
- * under the version that made it. `downgrade`: the version before installed again, and its copy put back.
+ * under the version that made it. `downgrade`: the version before installed again, and its copy put back. `transfer`:
+ * everything of another cluster exported and imported into this one.
  */
 export const PlanKind = Type.Union([
   Type.Literal('upgrade'),
   Type.Literal('backup'),
   Type.Literal('restore'),
   Type.Literal('downgrade'),
+  Type.Literal('transfer'),
 ]);
 export type PlanKind = Static<typeof PlanKind>;
 
@@ -78,11 +81,15 @@ export const StepKind = Type.Union([
   Type.Literal('settings'),
   Type.Literal('put-back'),
   Type.Literal('return'),
+  Type.Literal('export'),
+  Type.Literal('import'),
+  Type.Literal('compare'),
+  Type.Literal('recreate'),
 ]);
 export type StepKind = Static<typeof StepKind>;
 
 export const Step = Type.Object({
-  /** `KIND:NODE`, unique in the plan. */
+  /** `KIND:NODE`, or `KIND:NODE:PART` where a node has several; unique in the plan. */
   id: Type.String(),
   kind: StepKind,
   /** The node it is about. */
@@ -119,6 +126,8 @@ export const Plan = Type.Object({
   package: Type.Optional(PackageInfo),
   previousPackage: Type.Optional(PackageInfo),
   options: PlanOptions,
+  /** For `transfer`. */
+  transfer: Type.Optional(TransferContent),
   nodes: Type.Array(PlanNode),
   steps: Type.Array(Step),
   /** What an abort does after nodes were touched and before the new version was started anywhere. */

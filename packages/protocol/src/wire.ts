@@ -3,6 +3,7 @@ import {
   ActionProgress as ActionProgressSchema,
   ActionResult as ActionResultSchema,
   Action as ActionSchema,
+  Inventory,
   NodeReport as NodeReportSchema,
   PackageInfo as PackageInfoSchema,
 } from '@kwfleet/core';
@@ -30,6 +31,32 @@ const Prefetched = Type.Object({
 });
 const EnrollRequest = Type.Object({ token: Type.String(), node: Type.String(), signingRequest: Type.String() });
 const EnrollResponse = Type.Object({ certificate: Type.String(), authority: Type.String() });
+const InventoryRequest = Type.Object({ request: Type.String() });
+const InventoryAnswer = Type.Object({
+  request: Type.String(),
+  inventory: Type.Optional(Inventory),
+  failure: Type.Optional(Type.String()),
+});
+/** Names of directories on the controller: nothing in them means anything to a path. */
+const DirectoryName = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9_-]{0,120}$' });
+const FileRef = Type.Object({
+  run: DirectoryName,
+  unit: DirectoryName,
+  sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }),
+  sizeBytes: Type.Integer({ minimum: 0 }),
+});
+const FileState = Type.Object({
+  receivedBytes: Type.Integer({ minimum: 0 }),
+  complete: Type.Boolean(),
+  full: Type.Boolean(),
+});
+const FilePart = Type.Object({
+  file: Type.Optional(FileRef),
+  offset: Type.Integer({ minimum: 0 }),
+  data: Type.Unknown(),
+});
+const FileReceipt = Type.Object({ intact: Type.Boolean() });
+const FetchFileRequest = Type.Object({ file: FileRef, offset: Type.Integer({ minimum: 0 }) });
 const FetchPackageRequest = Type.Object({ sha256: Type.String(), offset: Type.Integer({ minimum: 0 }) });
 
 export type Hello = Static<typeof Hello>;
@@ -42,6 +69,13 @@ export type EnrollResponse = Static<typeof EnrollResponse>;
 export type FetchPackageRequest = Static<typeof FetchPackageRequest>;
 export type FetchMetadataRequest = { name: string };
 export type MetadataFile = { data: Uint8Array };
+export type InventoryAnswer = Static<typeof InventoryAnswer>;
+export type FileRef = Static<typeof FileRef>;
+export type FileState = Static<typeof FileState>;
+/** The first part names the file and where its bytes begin; the others carry bytes. */
+export type FilePart = { file?: FileRef; offset: number; data: Uint8Array };
+export type FileReceipt = Static<typeof FileReceipt>;
+export type FetchFileRequest = Static<typeof FetchFileRequest>;
 export type PackageChunk = { data: Uint8Array };
 
 export type AgentMessage =
@@ -51,14 +85,16 @@ export type AgentMessage =
   | { progress: ActionProgress }
   | { output: ActionOutput }
   | { result: ActionResult }
-  | { prefetched: Prefetched };
+  | { prefetched: Prefetched }
+  | { inventory: InventoryAnswer };
 
 export type ControllerMessage =
   | { welcome: Welcome }
   | { action: Action }
   | { resultStored: { action: string } }
   | { reportRequest: Record<string, never> }
-  | { prefetch: { package: PackageInfo } };
+  | { prefetch: { package: PackageInfo } }
+  | { inventoryRequest: { request: string } };
 
 const root = protobuf.Root.fromJSON(descriptor as protobuf.INamespace);
 
@@ -122,6 +158,7 @@ export const agentMessage = codec<AgentMessage>(
     output: ActionOutput,
     result: ActionResultSchema,
     prefetched: Prefetched,
+    inventory: InventoryAnswer,
   }),
 );
 
@@ -133,6 +170,7 @@ export const controllerMessage = codec<ControllerMessage>(
     resultStored: Type.Object({ action: Type.String() }),
     reportRequest: Type.Object({}),
     prefetch: Type.Object({ package: PackageInfoSchema }),
+    inventoryRequest: InventoryRequest,
   }),
 );
 
@@ -145,4 +183,9 @@ export const fetchMetadataRequest = codec<FetchMetadataRequest>(
   Type.Object({ name: Type.String({ maxLength: 60 }) }),
 );
 export const metadataFile = codec<MetadataFile>('MetadataFile', Type.Object({ data: Type.Unknown() }));
+export const fileRef = codec<FileRef>('FileRef', FileRef);
+export const fileState = codec<FileState>('FileState', FileState);
+export const filePart = codec<FilePart>('FilePart', FilePart);
+export const fileReceipt = codec<FileReceipt>('FileReceipt', FileReceipt);
+export const fetchFileRequest = codec<FetchFileRequest>('FetchFileRequest', FetchFileRequest);
 export const packageChunk = codec<PackageChunk>('PackageChunk', Type.Object({ data: Type.Unknown() }));

@@ -10,12 +10,14 @@ import {
   type NodeReport,
   type Phase,
   sameVersion,
+  type TransferOutcome,
 } from '@kwfleet/core';
 import type { AgentMessage } from '@kwfleet/protocol';
 import type { Clock } from '../clock.ts';
 import { type Driver, Stopping } from '../driver/driver.ts';
 import type { Journal } from '../journal/journal.ts';
 import type { ActionState, JournalRecord } from '../journal/records.ts';
+import type { Transfers } from '../transfer/transfers.ts';
 import { PhaseWatch } from './phase-watch.ts';
 
 /** All that the agent's state machine touches the world through. */
@@ -25,6 +27,8 @@ export type Parts = {
   readonly driver: Driver;
   readonly journal: Journal;
   readonly clock: Clock;
+  /** Absent where nothing is ever transferred: in the simulator. */
+  readonly transfers?: Transfers;
   /** Hands a message to the link; never blocks, never throws. */
   readonly send: (message: AgentMessage) => void;
 };
@@ -39,6 +43,8 @@ export class ActionRun {
   watch: PhaseWatch;
   /** The last answer to a cluster check, for the result. */
   health: ClusterHealth | undefined;
+  /** What came of a phase of a transfer, for the result. */
+  transfer: TransferOutcome | undefined;
   /** When this process last saw that the cluster can spare the node; a restart forgets it on purpose. */
   sparedAtMs: number | undefined;
   #lastReport: NodeReport | undefined;
@@ -177,6 +183,7 @@ export class ActionRun {
       })),
       report: await this.#freshReport(),
       ...(this.health === undefined ? {} : { health: this.health }),
+      ...(this.transfer === undefined ? {} : { transfer: this.transfer }),
     };
   }
 

@@ -27,6 +27,10 @@ const DEADLINE_CODES: Readonly<Record<Phase, ErrorCode>> = {
   witness: 'VERIFY_TIMEOUT',
   'put-back': 'ROLLBACK_FAILED',
   'restore-settings': 'KWBASE_FAILED',
+  export: 'TRANSFER_EXPORT_FAILED',
+  import: 'TRANSFER_IMPORT_FAILED',
+  compare: 'KWBASE_FAILED',
+  recreate: 'KWBASE_FAILED',
 };
 
 /** The failure an error of a phase stands for. Stopping is no failure: it must not come here. */
@@ -63,6 +67,8 @@ export async function settle(
   step: (phase: Phase, work: (run: ActionRun) => Promise<void>) => Promise<void>,
 ): Promise<Settlement> {
   if (run.entry.deeds.length === 0) return { disposition: 'untouched', failure };
+  // A transfer never touches the installation; what it left in the target is this run's to drop, when it is retried.
+  if (run.action.transfer !== undefined) return { disposition: 'broken', failure };
   if (needsPerson(run, failure)) return { disposition: 'broken', failure };
   try {
     return await backOut(run, failure, step);

@@ -222,6 +222,6 @@ export class Executor {
 function isDone(entry: ActionState, phase: Phase, index: number): boolean {
   const ended = entry.phases.some((times) => times.index === index && times.endedAtMs !== null);
   if (!ended) return false;
-  if (phase === 'check') return false;
+  if (phase === 'check' || phase === 'export' || phase === 'compare') return false;
   return phase !== 'interlock' || entry.deeds.length > 0;
 }

@@ -18,6 +18,7 @@ import {
 } from '@kwfleet/core';
 import { DeadlineError, Stopping } from '../driver/driver.ts';
 import type { Mark } from '../journal/records.ts';
+import type { Transfers } from '../transfer/transfers.ts';
 import { type ActionRun, installationOf } from './action-run.ts';
 
 /** An interlock older than this is asked again right before the node is stopped. */
@@ -40,7 +41,16 @@ export const PHASES: Readonly<Record<Phase, (run: ActionRun) => Promise<void>>> 
   witness,
   'put-back': putBack,
   'restore-settings': restoreSettings,
+  export: (run) => transfersOf(run).export(run),
+  import: (run) => transfersOf(run).import(run),
+  compare: (run) => transfersOf(run).compare(run),
+  recreate: (run) => transfersOf(run).recreate(run),
 };
+
+function transfersOf({ parts }: ActionRun): Transfers {
+  if (parts.transfers === undefined) throw new FleetError('METHOD_UNSUPPORTED', 'this agent transfers nothing');
+  return parts.transfers;
+}
 
 export const TITLES: Readonly<Record<Phase, string>> = {
   fetch: 'bringing the package to this host',
@@ -55,6 +65,10 @@ export const TITLES: Readonly<Record<Phase, string>> = {
   witness: 'watching the node come back from here',
   'put-back': 'putting the version before back',
   'restore-settings': 'putting cluster settings back',
+  export: 'exporting',
+  import: 'importing',
+  compare: 'comparing with the source',
+  recreate: 'making databases, users, privileges or settings',
 };
 
 /** An action that puts back starts and verifies the version before. */

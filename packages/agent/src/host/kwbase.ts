@@ -29,7 +29,7 @@ const SQL = {
 const SETTINGS = ['version', 'server.time_until_store_dead', 'cluster.preserve_downgrade_option'] as const;
 
 /** Runs `kwbase` with arguments of this file's making, for `timeoutMs` at most. Never rejects. */
-export type KwbaseRunner = (args: readonly string[], timeoutMs: number) => Promise<Ended>;
+export type KwbaseRunner = (args: readonly string[], timeoutMs: number, outputBytes?: number) => Promise<Ended>;
 
 export type KwbaseOptions = {
   readonly run: KwbaseRunner;
@@ -54,7 +54,8 @@ export function localRunner(binary: {
   // sudo drops the variable from its environment; env sets it behind sudo's back.
   const sudo = binary.asUser === undefined ? [] : ['sudo', '-n', '-u', binary.asUser];
   const [file, ...before] = [...sudo, 'env', library, binary.file];
-  return (args, timeoutMs) => runShort(file as string, [...before, ...args], { timeoutMs, cwd: '/' });
+  return (args, timeoutMs, outputBytes) =>
+    runShort(file as string, [...before, ...args], { timeoutMs, cwd: '/', ...(outputBytes && { outputBytes }) });
 }
 
 /** How `kwbase` is told to speak; `certificates` is the directory as the one who runs it sees it. */
@@ -143,6 +144,26 @@ export class Kwbase {
     await this.#sql(`SET CLUSTER SETTING ${entry.name} = '${entry.value}'`, host);
   }
 
+  /**
+   * What statements of a transfer answer in one session, as printed one after the other; the first that fails ends it. They
+   * come whole from the core's sql.ts.
+   */
+  query(
+    statements: readonly string[],
+    options: { readonly timeoutMs: number; readonly outputBytes?: number; readonly database?: string },
+  ): Promise<string> {
+    const texts = statements.flatMap((statement) => ['-e', statement]);
+    const database = options.database === undefined ? [] : [`--database=${options.database}`];
+    return this.#ask(['sql', '--format=csv', ...texts, ...database], this.host, options.timeoutMs, options.outputBytes);
+  }
+
+  /** The arguments that run statements one after the other in one session; for those that take longer than the agent lives. */
+  sqlArguments(statements: readonly string[], database?: string): string[] {
+    const texts = statements.flatMap((statement) => ['-e', statement]);
+    const session = database === undefined ? [] : [`--database=${database}`];
+    return ['sql', '--format=csv', ...texts, ...session, `--host=${this.host}`, ...this.#options.security];
+  }
+
   async #jobs(host: string): Promise<NonNullable<ClusterHealth['jobs']>> {
     const rows = await this.#sql(SQL.jobs, host);
     return rows.slice(1).map(([id, type, description, status]) => ({
@@ -171,8 +192,14 @@ export class Kwbase {
     return parseCsv(await this.#ask(['sql', '--format=csv', '-e', statement], host));
   }
 
-  async #ask(args: readonly string[], host: string, timeoutMs = this.#options.timeoutMs): Promise<string> {
-    const ended = await this.#options.run([...args, `--host=${host}`, ...this.#options.security], timeoutMs);
+  async #ask(
+    args: readonly string[],
+    host: string,
+    timeoutMs = this.#options.timeoutMs,
+    outputBytes?: number,
+  ): Promise<string> {
+    const argv = [...args, `--host=${host}`, ...this.#options.security];
+    const ended = await this.#options.run(argv, timeoutMs, outputBytes);
     if (ended.exitCode === 0) return ended.stdout;
     const question = args.slice(0, 2).join(' ');
     throw new FleetError('KWBASE_FAILED', `kwbase ${question} through ${host} failed`, { words: wordsOf(ended) });

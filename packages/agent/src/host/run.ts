@@ -20,14 +20,19 @@ const OUTPUT_BYTES = 8 * 1024 * 1024;
 export async function runShort(
   file: string,
   args: readonly string[],
-  options: { readonly timeoutMs: number; readonly env?: Readonly<Record<string, string>>; readonly cwd?: string },
+  options: {
+    readonly timeoutMs: number;
+    readonly env?: Readonly<Record<string, string>>;
+    readonly cwd?: string;
+    readonly outputBytes?: number;
+  },
 ): Promise<Ended> {
   const done = await execa(file, args, {
     reject: false,
     stdin: 'ignore',
     timeout: options.timeoutMs,
     killSignal: 'SIGKILL',
-    maxBuffer: OUTPUT_BYTES,
+    maxBuffer: options.outputBytes ?? OUTPUT_BYTES,
     env: { LC_ALL: 'C', ...options.env },
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
   });

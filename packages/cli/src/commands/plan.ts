@@ -182,7 +182,13 @@ async function consent(view: PlanView): Promise<boolean> {
   return (await confirm({ message, initialValue: false })) === true;
 }
 
-async function start(context: Context, client: Client, view: PlanView, flags: UpgradeFlags): Promise<void> {
+/** Starts the plan that was shown, and follows it where that is asked for. */
+export async function start(
+  context: Context,
+  client: Client,
+  view: PlanView,
+  flags: TimingFlags & { json?: true; watch?: true },
+): Promise<void> {
   const { terminal } = context;
   // The hash that was shown: if the plan is another by now, the controller refuses.
   const timing = timingOf(flags);

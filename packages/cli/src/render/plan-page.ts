@@ -1,6 +1,6 @@
 /** A plan as a page that is read before anything is touched. Pure. */
 import { isDeepStrictEqual } from 'node:util';
-import type { CheckResult, Plan, PlanOptions, PlanView, Step } from '@kwfleet/core';
+import type { CheckResult, Plan, PlanOptions, PlanView, Step, TransferContent } from '@kwfleet/core';
 import { columns } from './columns.ts';
 import { labelled } from './run-panels.ts';
 import { bytes, count, oneLine, roundDuration, wrap } from './text.ts';
@@ -39,7 +39,31 @@ function unplanned(view: PlanView, { theme }: Page): string[] {
   return [colors.bold(oneLine(view.clusterName)), colors.dim('The checks did not get far enough to make a plan.')];
 }
 
+/** What is carried from where to where, instead of what is installed. */
+function transferHead(view: PlanView, plan: Plan, transfer: TransferContent, page: Page): string[] {
+  const { colors, glyphs } = page.theme;
+  const { source, units, databases, users, grants, clusterSettings, sample } = transfer;
+  const named = new Set([...units.map(({ database }) => database), ...databases.map(({ name }) => name)]);
+  const tables = units.reduce((sum, unit) => sum + unit.tables.length, 0);
+  const carried = [
+    `${count(tables, 'table')} in ${count(named.size, 'database')}`,
+    count(users.length, 'user'),
+    count(grants.length, 'privilege'),
+    count(clusterSettings.length, 'setting'),
+  ];
+  const samples = `three times ${count(sample.rows, 'row')} of each table, seed ${sample.seed}`;
+  const width = proseWidth(page);
+  return [
+    `${colors.bold(oneLine(view.clusterName))}  ${source.version} ${glyphs.arrow} ${colors.bold(plan.to)}`,
+    '',
+    ...labelled('from', `cluster ${oneLine(source.cluster)}, which is only read`, width),
+    ...labelled('carried', carried.join(', '), width),
+    ...labelled('compared', samples, width),
+  ];
+}
+
 function head(view: PlanView, plan: Plan, page: Page): string[] {
+  if (plan.transfer !== undefined) return transferHead(view, plan, plan.transfer, page);
   const { colors, glyphs } = page.theme;
   const from = [...new Set(plan.nodes.map((node) => node.from))].join(', ');
   const { options } = plan;

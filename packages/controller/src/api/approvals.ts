@@ -20,6 +20,7 @@ import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 import { freshen } from './freshen.ts';
 import { subjectOf } from './run-approval.ts';
 import { needRun, refuseStale, runSummary } from './runs.ts';
+import { askAgain, type Told } from './transfers.ts';
 
 const NameParams = Type.Object({ name: ApprovalPolicy.properties.name });
 const { name: _name, ...policyFields } = ApprovalPolicy.properties;
@@ -61,8 +62,10 @@ export function approvalRoutes(app: Api, parts: ApiParts): void {
     async ({ params, body, actor }, reply) => {
       const run = await needRun(database, params.id);
       // Nobody agrees to a plan that the cluster has left behind.
-      if (run.state.status === 'awaiting_approval') await freshen(database, run.cluster);
-      await database.transaction((sql) => approveRun(sql, params.id, body, actor));
+      const awaited = run.state.status === 'awaiting_approval' ? await findPlan(database, run.planId) : undefined;
+      if (awaited !== undefined) await freshen(database, run.cluster);
+      const told = awaited && (await askAgain(database, awaited));
+      await database.transaction((sql) => approveRun(sql, params.id, body, actor, told));
       return reply.send(runSummary(await needRun(database, params.id)));
     },
   );
@@ -117,14 +120,20 @@ function policyRoutes(app: Api, { database }: ApiParts): void {
 }
 
 /** Throws RUN_CHOICE_ILLEGAL, APPROVAL_REFUSED, PLAN_STALE or PLAN_BLOCKED. */
-async function approveRun(sql: Sql, id: string, body: ApprovalRequestBody, actor: string): Promise<void> {
+async function approveRun(
+  sql: Sql,
+  id: string,
+  body: ApprovalRequestBody,
+  actor: string,
+  told: Told | undefined,
+): Promise<void> {
   const run = await needRun(sql, id);
   const scope = await scopeOf(sql, run, body);
   const { hash, comment } = body;
   const { missing } = await recordApproval(sql, { subject: subjectOf(id, scope), hash, actor, comment });
   if (scope === 'start') {
     const plan = await findPlan(sql, run.planId);
-    if (plan !== undefined) await refuseStale(sql, plan, id);
+    if (plan !== undefined) await refuseStale(sql, plan, { own: id, told });
   }
   await insertInput(sql, id, { type: 'request', body: { request: 'approve', scope, hash, by: actor } });
   await audit(sql, actor, 'run.approve', { run: id, scope, hash, missing, ...(comment !== undefined && { comment }) });

@@ -1,8 +1,8 @@
 /** Each event of a run in one sentence. */
 import type { Phase, RunEvent } from '@kwfleet/core';
 
-/** A step's id is `KIND:NODE`. */
-const nodeOf = (step: string) => step.slice(step.indexOf(':') + 1);
+/** A step's id is `KIND:NODE`, or `KIND:NODE:PART`; no node has a colon in its name. */
+const nodeOf = (step: string) => step.split(':')[1] ?? step;
 
 /** Step, node and phase an event is about, where it is about one. */
 export function stepOfEvent(event: RunEvent): { step?: string; node?: string; phase?: Phase } {

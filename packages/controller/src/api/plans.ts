@@ -87,7 +87,7 @@ export async function draftPlan(sql: Sql, cluster: Cluster, request: PlanRequest
   return makePlan({ cluster, to: request.to, packages, unsigned, options: request.options ?? {}, nowMs });
 }
 
-function planView({ plan, checks, ...row }: PlanRow, fleet: Fleet): PlanView {
+export function planView({ plan, checks, ...row }: PlanRow, fleet: Fleet): PlanView {
   return {
     id: row.id,
     hash: row.hash,

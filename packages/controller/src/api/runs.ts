@@ -4,6 +4,8 @@ import {
   hashPlan,
   initialState,
   legalChoices,
+  type PlanDraft,
+  type PlanRequest,
   page,
   RunRequest,
   RunSummary,
@@ -25,6 +27,7 @@ import { freshen } from './freshen.ts';
 import { draftPlan } from './plans.ts';
 import { BlockedPlan } from './problems.ts';
 import { approvalOfRun, askForApproval, demandFor } from './run-approval.ts';
+import { askAgain, draftTransfer, type Told, transferRequestOf } from './transfers.ts';
 
 const REQUESTS: readonly RunRequestKind[] = ['pause', 'resume', 'retry', 'abort'];
 
@@ -35,7 +38,8 @@ export function runRoutes(app: Api, { database }: ApiParts): void {
     async ({ body, actor }, reply) => {
       const plan = await findPlan(database, body.plan);
       if (plan !== undefined && !plan.blocked) await freshen(database, plan.cluster);
-      const id = await database.transaction((sql) => startRun(sql, body, actor));
+      const told = plan === undefined || plan.blocked ? undefined : await askAgain(database, plan);
+      const id = await database.transaction((sql) => startRun(sql, body, actor, told));
       return reply.code(201).send(runSummary(await needRun(database, id)));
     },
   );
@@ -95,6 +99,7 @@ export async function startRun(
   sql: Sql,
   { plan: planId, hash, timing: asked }: RunRequest,
   actor: string,
+  told?: Told,
 ): Promise<string> {
   const row = await findPlan(sql, planId);
   if (row === undefined) throw new FleetError('PLAN_UNKNOWN', `there is no plan ${planId}`);
@@ -104,7 +109,7 @@ export async function startRun(
   if (!(await lockPackages(sql, packages))) {
     throw new FleetError('PLAN_STALE', 'a package of the plan was deleted');
   }
-  const fleet = await refuseStale(sql, row);
+  const fleet = await refuseStale(sql, row, { told });
   const timing = asked && (await checkTiming(sql, asked));
   const id = newId('run');
   const { labels, name } = fleet.summaryOf(row.cluster);
@@ -131,19 +136,32 @@ async function checkTiming(sql: Sql, { notBeforeMs, skipAfterMs, ...rest }: Part
   };
 }
 
-/** `own`: the run of this plan that waits for its start. Throws RUN_ACTIVE, PLAN_STALE or PLAN_BLOCKED. */
-export async function refuseStale(sql: Sql, row: PlanRow, own?: string): Promise<Fleet> {
+/**
+ * `own`: the run of this plan that waits for its start. `told`: what both clusters of a transfer hold now. Throws RUN_ACTIVE,
+ * PLAN_STALE or PLAN_BLOCKED.
+ */
+export async function refuseStale(
+  sql: Sql,
+  row: PlanRow,
+  { own, told }: { readonly own?: string; readonly told?: Told | undefined } = {},
+): Promise<Fleet> {
   const fleet = await readFleetIn(sql);
   const active = fleet.runOf(row.cluster);
   // An upgrade under way changes the facts: say what is the matter, not that they changed.
   if (active !== undefined && active !== own)
     throw new FleetError('RUN_ACTIVE', `run ${active} of this cluster is not ended`);
-  const draft = await draftPlan(sql, fleet.cluster(row.cluster), row.request, fleet.nowMs);
+  const draft = await draftAgain(sql, fleet, row, told);
   if (draft.plan === undefined || hashPlan(draft.plan) !== row.hash) {
     throw new FleetError('PLAN_STALE', 'the same question leads to another plan now');
   }
   if (draft.blocked) throw new BlockedPlan('checks that passed when the plan was made block now', draft.checks);
   return fleet;
+}
+
+async function draftAgain(sql: Sql, fleet: Fleet, row: PlanRow, told: Told | undefined): Promise<PlanDraft> {
+  const transfer = transferRequestOf(row);
+  if (transfer !== undefined) return draftTransfer(fleet, transfer, told ?? { source: {}, target: {} });
+  return draftPlan(sql, fleet.cluster(row.cluster), row.request as PlanRequest, fleet.nowMs);
 }
 
 /** Throws RUN_UNKNOWN, or RUN_CHOICE_ILLEGAL as the run stands. */

@@ -7,15 +7,13 @@ import { TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
 import { FleetError } from '@kwfleet/core';
 import fastify, { type FastifyInstance, LogController } from 'fastify';
 import type { Logger } from 'pino';
-import type { ControllerConfig } from '../config.ts';
-import { isLoopback } from '../network.ts';
+import { type ControllerConfig, isLoopback } from '../config.ts';
 import { guard } from './access.ts';
 import { accessRoutes } from './access-routes.ts';
 import type { Api, ApiParts } from './api.ts';
 import { approvalRoutes } from './approvals.ts';
 import { honourIdempotencyKeys } from './idempotency.ts';
 import { inventoryRoutes } from './inventory.ts';
-import { notificationRoutes } from './notifications.ts';
 import { operationRoutes } from './operations.ts';
 import { packageRoutes } from './packages.ts';
 import { planRoutes } from './plans.ts';
@@ -24,6 +22,7 @@ import { answerWithProblem } from './problems.ts';
 import { runEventRoutes } from './run-events.ts';
 import { runReportRoutes } from './run-report.ts';
 import { runRoutes } from './runs.ts';
+import { transferRoutes } from './transfers.ts';
 import { trustRoutes } from './trust.ts';
 import { windowRoutes } from './windows.ts';
 
@@ -91,12 +90,12 @@ function addRoutes(app: Api, parts: ApiParts): void {
   prefetchRoutes(app, parts);
   trustRoutes(app, parts);
   planRoutes(app, parts);
+  transferRoutes(app, parts);
   runRoutes(app, parts);
   runEventRoutes(app, parts);
   runReportRoutes(app, parts);
   approvalRoutes(app, parts);
   windowRoutes(app, parts);
-  notificationRoutes(app, parts);
   accessRoutes(app, parts);
 }
 

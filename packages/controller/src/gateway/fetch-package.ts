@@ -1,4 +1,4 @@
-/** The bytes of a package, from an offset on, as fast as the agent takes them. */
+/** The bytes of a package, or of a file of a transfer, from an offset on, as fast as the agent takes them. */
 import { once } from 'node:events';
 import { open } from 'node:fs/promises';
 import * as grpc from '@grpc/grpc-js';
@@ -9,18 +9,33 @@ import type { PackageRegistry } from '../packages/registry.ts';
 const CHUNK_BYTES = 64 * 1024;
 
 export type FetchCall = grpc.ServerWritableStream<FetchPackageRequest, PackageChunk>;
+type SendCall = grpc.ServerWritableStream<unknown, PackageChunk>;
+
+/** See sendFile. */
+export function sendPackage(call: FetchCall, registry: PackageRegistry, log: Logger): Promise<void> {
+  const { sha256, offset } = call.request;
+  const wanted = { path: registry.pathOf(sha256), offset, what: `package ${sha256}`, code: 'PACKAGE_UNKNOWN' };
+  return sendFile(call, wanted, log);
+}
+
+export type WantedFile = {
+  readonly path: string | undefined;
+  readonly offset: number;
+  /** For messages: what it is, and the code of its absence. */
+  readonly what: string;
+  readonly code: string;
+};
 
 /** Sends the file and ends the call; a file that is not there is NOT_FOUND, an offset behind its end OUT_OF_RANGE. */
-export async function sendPackage(call: FetchCall, registry: PackageRegistry, log: Logger): Promise<void> {
-  const { sha256, offset } = call.request;
+export async function sendFile(call: SendCall, wanted: WantedFile, log: Logger): Promise<void> {
+  const { path, offset, what, code } = wanted;
   const cancelled = new AbortController();
   call.on('cancelled', () => cancelled.abort());
-  const path = registry.pathOf(sha256);
   const file = path === undefined ? undefined : await open(path).catch(() => undefined);
-  if (file === undefined) return fail(call, grpc.status.NOT_FOUND, `PACKAGE_UNKNOWN: there is no package ${sha256}`);
+  if (file === undefined) return fail(call, grpc.status.NOT_FOUND, `${code}: there is no ${what}`);
   try {
     const { size } = await file.stat();
-    if (offset > size) return fail(call, grpc.status.OUT_OF_RANGE, `the package has ${size} bytes`);
+    if (offset > size) return fail(call, grpc.status.OUT_OF_RANGE, `the ${what} has ${size} bytes`);
     for await (const data of file.createReadStream({ start: offset, highWaterMark: CHUNK_BYTES, autoClose: false })) {
       if (cancelled.signal.aborted) return;
       if (!call.write({ data })) await once(call, 'drain', { signal: cancelled.signal });
@@ -28,13 +43,13 @@ export async function sendPackage(call: FetchCall, registry: PackageRegistry, lo
     call.end();
   } catch (error) {
     if (cancelled.signal.aborted) return;
-    log.error({ err: error, sha256 }, 'a package could not be sent');
-    fail(call, grpc.status.INTERNAL, 'the package could not be read');
+    log.error({ err: error, what }, 'a file could not be sent');
+    fail(call, grpc.status.INTERNAL, 'the file could not be read');
   } finally {
     await file.close();
   }
 }
 
-function fail(call: FetchCall, code: grpc.status, details: string): void {
+function fail(call: SendCall, code: grpc.status, details: string): void {
   call.emit('error', { code, details });
 }

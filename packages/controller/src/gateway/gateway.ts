@@ -16,6 +16,7 @@ import type { Database } from '../store/database.ts';
 import { currentStreams } from '../store/nodes.ts';
 import type { Notices } from '../store/notices.ts';
 import { pendingPrefetches } from '../store/prefetches.ts';
+import type { TransferFiles } from '../transfers/files.ts';
 import type { Repository } from '../trust/repository.ts';
 import type { Authority } from './authority.ts';
 import { callerName, serverCredentials } from './credentials.ts';
@@ -24,6 +25,7 @@ import { type MetadataCall, sendMetadata } from './fetch-metadata.ts';
 import { type FetchCall, sendPackage } from './fetch-package.ts';
 import { collectHeartbeats } from './heartbeats.ts';
 import { Session, type SessionContext, SILENT_BEATS, type Stream } from './session.ts';
+import { transferFileCalls } from './transfer-files.ts';
 
 export type Gateway = {
   /** `HOST:PORT`. */
@@ -39,6 +41,7 @@ export type GatewayParts = {
   readonly notices: Notices;
   readonly registry: PackageRegistry;
   readonly repository: Repository;
+  readonly transfers: TransferFiles;
   /** Undefined: plaintext, on a loopback listener only. */
   readonly authority: Authority | undefined;
   readonly log: Logger;
@@ -50,7 +53,7 @@ const CLOSE_MS = 3_000;
 const SUPERSEDED = 'a newer stream of this node took over';
 
 export async function startGateway(parts: GatewayParts): Promise<Gateway> {
-  const { config, database, notices, registry, repository, authority, log } = parts;
+  const { config, database, notices, registry, repository, transfers, authority, log } = parts;
   const { heartbeatMs } = config;
   const heartbeats = collectHeartbeats(database, Math.min(1_000, heartbeatMs), SILENT_BEATS * heartbeatMs, log);
   const sessions = openSessions(parts, { database, heartbeats, heartbeatMs, log });
@@ -74,6 +77,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
       if (authority !== undefined && callerName(call) === undefined) return refuse(call);
       void sendMetadata(call, answer, repository, log);
     },
+    ...transferFileCalls(transfers, authority !== undefined, log),
   });
   server.addService(enrollment, { enroll: enrollHandler(authority, database, log) });
 
@@ -82,6 +86,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     notices.on('action', () => sessions.look()),
     notices.on('stream', sessions.attachedSomewhere),
     notices.on('ask', sessions.ask),
+    notices.on('inventory', sessions.askForInventory),
   ];
   const ticker = setInterval(() => sessions.look(), TICK_MS);
   return {
@@ -167,6 +172,11 @@ function openSessions({ database, log }: GatewayParts, shared: Omit<SessionConte
     },
     ask(node: string): void {
       byNode.get(node)?.ask();
+    },
+    /** `NODE REQUEST`. */
+    askForInventory(payload: string): void {
+      const [node = '', request = ''] = payload.split(' ');
+      byNode.get(node)?.askForInventory(request);
     },
     closeAll(): void {
       for (const session of all) session.end(grpc.status.UNAVAILABLE, 'the controller is stopping');

@@ -6,6 +6,7 @@ import { type AgentMessage, type ControllerMessage, type Hello, PROTOCOL } from 
 import type { Logger } from 'pino';
 import { storeOutput, storeProgress, storeResult } from '../store/actions.ts';
 import type { Database } from '../store/database.ts';
+import { storeInventory } from '../store/inventories.ts';
 import { attachStream, databaseNow, detachStream, storeReport } from '../store/nodes.ts';
 import { endPrefetch, type PendingPrefetch } from '../store/prefetches.ts';
 import type { Heartbeats } from './heartbeats.ts';
@@ -83,6 +84,11 @@ export class Session {
     if (!this.#over) this.#call.write({ reportRequest: {} });
   }
 
+  /** Everything that the node's cluster holds. */
+  askForInventory(request: string): void {
+    if (!this.#over) this.#call.write({ inventoryRequest: { request } });
+  }
+
   /** Ends the stream with a status the agent can read, once; the agent comes back by itself. */
   end(code: grpc.status, details: string): void {
     if (this.#over) return;
@@ -152,6 +158,7 @@ export class Session {
     if ('report' in message)
       return database.transaction((sql) => storeReport(sql, node, message.report, false, this.stream));
     if ('progress' in message) return database.transaction((sql) => storeProgress(sql, node, message.progress));
+    if ('inventory' in message) return storeInventory(database, node, message.inventory);
     if ('output' in message) return database.transaction((sql) => storeOutput(sql, node, message.output));
     if ('prefetched' in message) return endPrefetch(database, node, message.prefetched);
     return this.#result(node, message);

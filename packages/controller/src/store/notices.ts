@@ -5,7 +5,7 @@ import pg from 'pg';
 import type { Logger } from 'pino';
 import { type ConnectionSettings, clientConfig } from './database.ts';
 
-/** Payloads: a run's id; a node's name; a run's id; `NODE STREAM`; a node's name. */
+/** Payloads: a run's id; a node's name; a run's id; `NODE STREAM`; a node's name; `NODE REQUEST`. */
 export const CHANNELS = {
   /** A run was made, or got an input, or facts changed (empty payload). */
   run: 'kwfleet_run',
@@ -15,10 +15,10 @@ export const CHANNELS = {
   history: 'kwfleet_history',
   /** A new stream speaks for a node. */
   stream: 'kwfleet_stream',
-  /** There is something to tell people. */
-  notification: 'kwfleet_notification',
   /** A node is to report now. */
   ask: 'kwfleet_ask',
+  /** A node is to tell what its cluster holds. */
+  inventory: 'kwfleet_inventory',
 } as const;
 export type Channel = keyof typeof CHANNELS;
 

@@ -1,5 +1,5 @@
 /** Plans: made once, never changed. */
-import type { CheckResult, Page, Plan, PlanRequest } from '@kwfleet/core';
+import type { CheckResult, Page, Plan, PlanRequest, TransferRequest } from '@kwfleet/core';
 import type { Sql } from './database.ts';
 import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
@@ -12,7 +12,7 @@ export type PlanRow = {
   readonly checks: readonly CheckResult[];
   readonly blocked: boolean;
   /** What was asked for: the same question is put again before a run starts. */
-  readonly request: PlanRequest;
+  readonly request: PlanRequest | TransferRequest;
   readonly createdAtMs: number;
   readonly createdBy: string;
 };

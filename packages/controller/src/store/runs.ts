@@ -42,15 +42,20 @@ const SELECT = `SELECT runs.id, runs.cluster, clusters.name AS "clusterName", pl
   plan, state, event_seq AS "eventSeq", output_seq AS "outputSeq", created_at_ms AS "createdAtMs",
   created_by AS "createdBy" FROM runs JOIN clusters ON clusters.id = runs.cluster`;
 
-/** Throws RUN_ACTIVE when the cluster has a run that is not ended. */
+/**
+ * Throws RUN_ACTIVE when the cluster has a run that is not ended, when a transfer reads it, or when the run is a
+ * transfer and its source has a run. Call it in a transaction.
+ */
 export async function insertRun(
   sql: Sql,
   run: { id: string; planId: string; planHash: string; plan: Plan; state: RunState; by: string },
 ): Promise<void> {
+  const source = run.plan.transfer?.source.cluster;
+  await refuseBusy(sql, run.plan.cluster, source);
   try {
     await sql.execute(
-      `INSERT INTO runs (id, cluster, plan_id, plan, plan_hash, state, status, created_at_ms, created_by)
-       VALUES ($1, $2, $3, $4, $5, $6, $7, now_ms(), $8)`,
+      `INSERT INTO runs (id, cluster, plan_id, plan, plan_hash, state, status, created_at_ms, created_by, source)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, now_ms(), $8, $9)`,
       [
         run.id,
         run.plan.cluster,
@@ -60,6 +65,7 @@ export async function insertRun(
         JSON.stringify(run.state),
         run.state.status,
         run.by,
+        source ?? null,
       ],
     );
   } catch (error) {
@@ -67,6 +73,20 @@ export async function insertRun(
     throw new FleetError('RUN_ACTIVE', `cluster ${run.plan.cluster} has a run that is not ended`, { cause: error });
   }
   await sql.execute('SELECT pg_notify($1, $2)', [CHANNELS.run, run.id]);
+}
+
+/** Under the locks of both clusters, so that of two runs begun at once the second sees the first. */
+async function refuseBusy(sql: Sql, cluster: string, source: string | undefined): Promise<void> {
+  const clusters = source === undefined ? [cluster] : [cluster, source];
+  await sql.execute('SELECT 1 FROM clusters WHERE id = ANY ($1) ORDER BY id FOR UPDATE', [clusters]);
+  const [busy] = await sql.query<{ id: string; cluster: string }>(
+    `SELECT id, CASE WHEN source = $1 THEN source ELSE cluster END AS cluster FROM runs
+     WHERE status NOT IN ('succeeded', 'failed', 'aborted') AND (source = $1 OR cluster = $2) LIMIT 1`,
+    [cluster, source ?? null],
+  );
+  if (busy === undefined) return;
+  const what = busy.cluster === cluster ? 'reads it, and is not ended' : 'of it is not ended';
+  throw new FleetError('RUN_ACTIVE', `cluster ${busy.cluster}: run ${busy.id} ${what}`);
 }
 
 export async function findRun(sql: Sql, id: string): Promise<RunRow | undefined> {
@@ -88,24 +108,17 @@ export async function listRuns(
 
 const current = (row: RunRow): RunRow => ({ ...row, state: readState(row.state, row.plan) });
 
-/** The runs that are not ended, by cluster. */
+/** The runs that are not ended, by cluster: its own, or one that reads it. */
 export async function activeRunsByCluster(sql: Sql): Promise<Map<string, string>> {
   const rows = await sql.query<{ cluster: string; id: string }>(
-    `SELECT cluster, id FROM runs WHERE status NOT IN ('succeeded', 'failed', 'aborted')`,
+    `SELECT source AS cluster, id FROM runs WHERE source IS NOT NULL AND status NOT IN ('succeeded', 'failed', 'aborted')
+     UNION ALL SELECT cluster, id FROM runs WHERE status NOT IN ('succeeded', 'failed', 'aborted')`,
   );
   return new Map(rows.map(({ cluster, id }) => [cluster, id]));
 }
 
 export async function countRuns(sql: Sql): Promise<{ status: string; count: number }[]> {
   return sql.query<{ status: string; count: number }>('SELECT status, count(*) AS count FROM runs GROUP BY status');
-}
-
-export async function statusOfRuns(sql: Sql, runs: readonly string[]): Promise<Map<string, string>> {
-  if (runs.length === 0) return new Map();
-  const rows = await sql.query<{ id: string; status: string }>('SELECT id, status FROM runs WHERE id = ANY ($1)', [
-    runs,
-  ]);
-  return new Map(rows.map(({ id, status }) => [id, status]));
 }
 
 export type ActiveRun = {

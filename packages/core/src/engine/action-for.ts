@@ -2,6 +2,7 @@ import Schema from 'typebox/schema';
 import { type Action, type ActionResult, LedgerEntry } from '../action.ts';
 import { judgeGate } from '../checks.ts';
 import { type Plan, type Step, stepOf } from '../plan.ts';
+import { taskFor } from '../transfer/task-for.ts';
 import { sameVersion } from '../version.ts';
 import type { RunEvent, RunState } from './state.ts';
 
@@ -21,6 +22,7 @@ export function actionFor(plan: Plan, state: RunState, step: Step, executor: str
   const carrier = plan.nodes.find(({ node }) => node === executor);
   if (about === undefined || carrier === undefined) throw new Error(`${step.id} is about a node that the plan lacks`);
   const previous = plan.previousPackage;
+  const transfer = taskFor(plan, state, step, attempt);
   const baseline = state.steps[`gate:${step.node}`]?.baselineStartedAtMs;
   // On the way back the version before is what is started and verified.
   const [from, to] = step.kind === 'return' ? [plan.to, about.from] : [about.from, plan.to];
@@ -44,6 +46,7 @@ export function actionFor(plan: Plan, state: RunState, step: Step, executor: str
     others: plan.nodes.filter(({ node }) => node !== executor).map(({ kwdbId }) => kwdbId),
     ...(step.kind === 'witness' ? { subject: { kwdbId: about.kwdbId, startedAfterMs: baseline ?? 0 } } : {}),
     ledger: step.phases.includes('restore-settings') ? ledgerOf(plan, state) : [],
+    ...(transfer === undefined ? {} : { transfer }),
     soakMs: plan.options.soakMs,
     sampleGapMs: plan.options.sampleGapMs,
     deadline: step.deadline,

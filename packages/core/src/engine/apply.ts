@@ -1,5 +1,6 @@
 import type { ActionResult, LedgerEntry } from '../action.ts';
 import { type Plan, stepOf } from '../plan.ts';
+import { stepPart, unitOf } from '../transfer/plan-transfer.ts';
 import {
   type RunApproval,
   type RunEvent,
@@ -39,10 +40,17 @@ const isCurrent = (step: StepState | undefined, attempt: number): boolean =>
 
 /** An attempt that touched nothing leaves the node as the one before left it. */
 function outcomeOf(result: ActionResult, before: StepOutcome | undefined): StepOutcome {
-  const { outcome, failure, phases } = result;
+  const { outcome, failure, phases, transfer } = result;
   const asBefore = result.disposition === 'untouched' && before !== undefined;
   const { disposition, newVersionStarted } = asBefore ? before : result;
-  return { outcome, disposition, newVersionStarted, phases, ...(failure === undefined ? {} : { failure }) };
+  return {
+    outcome,
+    disposition,
+    newVersionStarted,
+    phases,
+    ...(failure === undefined ? {} : { failure }),
+    ...(transfer === undefined ? {} : { transfer }),
+  };
 }
 
 /**
@@ -76,8 +84,11 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
           startedAtMs: event.atMs,
           progressAtMs: event.atMs,
           ...(waiting === undefined ? {} : { waiting }),
-          // Until it is mended, a node that this run broke stays broken, whatever the next attempt comes to.
-          ...(step.result?.disposition === 'broken' ? { result: step.result } : {}),
+          // Until it is mended, a node that this run broke stays broken, whatever the next attempt comes to. And a table
+          // that a transfer made stays its own.
+          ...(step.result !== undefined && (step.result.disposition === 'broken' || plan.transfer !== undefined)
+            ? { result: step.result }
+            : {}),
           ...firstSeen(step),
         };
       });
@@ -112,7 +123,7 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
     case 'run-resumed':
       return { ...running(state), pauseRequested: false, steps: askedAfresh(state) };
     case 'retry-requested':
-      return { ...running(state), pauseRequested: false, steps: retried(state) };
+      return { ...running(state), pauseRequested: false, steps: retried(plan, state) };
     case 'abort-requested':
       return { ...running(state), abortRequested: true, abandoned: state.abortRequested };
     case 'run-ended': {
@@ -153,14 +164,25 @@ function askedAfresh(state: RunState): RunState['steps'] {
   );
 }
 
-/** Failed steps become pending again; what a gate waited for is asked afresh. */
-function retried(state: RunState): RunState['steps'] {
+/**
+ * Failed steps become pending again; what a gate waited for is asked afresh. A table whose import or comparison failed
+ * is exported anew: what was mended was mended in the source, and what differs must not be compared with itself.
+ */
+function retried(plan: Plan, state: RunState): RunState['steps'] {
+  const failed = Object.keys(state.steps).filter((id) => state.steps[id]?.status === 'failed');
+  const again = new Set(failed.flatMap((id) => [id, ...unitSteps(plan, id)]));
   return Object.fromEntries(
     Object.entries(askedAfresh(state)).map(([id, step]): [string, StepState] => [
       id,
-      step.status === 'failed' ? { ...step, status: 'pending' } : step,
+      again.has(id) && step.status !== 'running' ? { ...step, status: 'pending' } : step,
     ]),
   );
+}
+
+/** The steps of a transfer that are about the same table. */
+function unitSteps({ transfer, steps }: Plan, id: string): string[] {
+  if (transfer === undefined || unitOf(transfer, id) === undefined) return [];
+  return steps.filter((step) => stepPart(step.id) === stepPart(id)).map((step) => step.id);
 }
 
 function applyEnd(plan: Plan, state: RunState, event: RunEvent & { type: 'step-ended' }): RunState {

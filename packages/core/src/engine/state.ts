@@ -80,6 +80,7 @@ export const StepOutcome = Type.Object({
   disposition: Disposition,
   newVersionStarted: Type.Boolean(),
   phases: ActionResult.properties.phases,
+  transfer: ActionResult.properties.transfer,
 });
 export type StepOutcome = Static<typeof StepOutcome>;
 

@@ -22,6 +22,10 @@ export const DEFAULT_STEP_TIMES: StepTimes = {
   settings: MINUTE_MS / 4,
   'put-back': 5 * MINUTE_MS,
   return: 2 * MINUTE_MS,
+  export: 10 * MINUTE_MS,
+  import: 10 * MINUTE_MS,
+  compare: MINUTE_MS,
+  recreate: MINUTE_MS,
 };
 
 /** A step's own time; a witness also sits out the soak. */

@@ -1,0 +1,172 @@
+/**
+ * Files of transfers on their way: `<dataDir>/transfers/<run>/<unit>/<sha256>`, received in pieces, kept until the unit
+ * was imported or its run has ended, and never more of them than the configuration allows.
+ */
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { mkdir, open, readdir, rename, rm, stat, statfs } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ENDED, FleetError, stepPart } from '@kwfleet/core';
+import type { FileRef, FileState } from '@kwfleet/protocol';
+import type { Logger } from 'pino';
+import type { Database } from '../store/database.ts';
+import { findRun } from '../store/runs.ts';
+
+/** Left free on the controller's disk: PostgreSQL may write there too. */
+const SPARE_BYTES = 1024 ** 3;
+const SWEEP_EVERY_MS = 10_000;
+
+export type TransferFiles = {
+  /**
+   * Makes room for a file. Throws TRANSFER_TOO_LARGE when it never fits, RUN_UNKNOWN when its run has ended, FORBIDDEN
+   * when this node has no order of that run.
+   */
+  offer(ref: FileRef, node: string | undefined): Promise<FileState>;
+  /** Appends from `offset` on. False: the whole does not have the SHA-256, and is thrown away. */
+  put(ref: FileRef, offset: number, bytes: AsyncIterable<Uint8Array>, node: string | undefined): Promise<boolean>;
+  /** The path of a whole file; undefined when it is not there. Throws as `offer`. */
+  find(ref: FileRef, node: string | undefined): Promise<string | undefined>;
+  /** Removes what no run needs any more. */
+  sweep(): Promise<void>;
+  close(): Promise<void>;
+};
+
+export async function openTransferFiles(
+  dataDir: string,
+  maxBytes: number,
+  database: Database,
+  log: Logger,
+): Promise<TransferFiles> {
+  const folder = join(dataDir, 'transfers');
+  await mkdir(folder, { recursive: true, mode: 0o700 });
+  const place = ({ run, unit }: FileRef) => join(folder, run, unit);
+  const whole = (ref: FileRef) => join(place(ref), ref.sha256);
+  const part = (ref: FileRef) => `${whole(ref)}.part`;
+  /** Files that are being received now: a second sender of the same one waits. */
+  const busy = new Set<string>();
+
+  const files: TransferFiles = {
+    async offer(ref, node) {
+      await requireOrder(database, ref.run, node);
+      if (ref.sizeBytes > maxBytes) {
+        const message = `a file of ${ref.sizeBytes} bytes is larger than transfers.max_bytes (${maxBytes})`;
+        throw new FleetError('TRANSFER_TOO_LARGE', message);
+      }
+      if ((await sizeOf(whole(ref))) === ref.sizeBytes) {
+        return { receivedBytes: ref.sizeBytes, complete: true, full: false };
+      }
+      const receivedBytes = Math.max(0, await sizeOf(part(ref)));
+      const missing = ref.sizeBytes - receivedBytes;
+      const full = (await bytesBelow(folder)) + missing > maxBytes || (await freeBytes(folder)) < missing + SPARE_BYTES;
+      return { receivedBytes, complete: false, full: full || busy.has(whole(ref)) };
+    },
+    async put(ref, offset, bytes, node) {
+      await requireOrder(database, ref.run, node);
+      if (busy.has(whole(ref))) throw new FleetError('UNAVAILABLE', 'this file is being received already');
+      busy.add(whole(ref));
+      try {
+        await mkdir(place(ref), { recursive: true, mode: 0o700 });
+        const size = await append(part(ref), offset, ref.sizeBytes, bytes);
+        if (size < ref.sizeBytes) throw new FleetError('UNAVAILABLE', `${size} of ${ref.sizeBytes} bytes came`);
+        if (size > ref.sizeBytes || (await sha256Of(part(ref))) !== ref.sha256) {
+          await rm(part(ref), { force: true });
+          return false;
+        }
+        await rename(part(ref), whole(ref));
+        return true;
+      } finally {
+        busy.delete(whole(ref));
+      }
+    },
+    async find(ref, node) {
+      await requireOrder(database, ref.run, node);
+      return (await sizeOf(whole(ref))) < 0 ? undefined : whole(ref);
+    },
+    async sweep() {
+      for (const run of await readdir(folder)) {
+        const row = await findRun(database, run);
+        if (row === undefined || ENDED.has(row.state.status)) {
+          await rm(join(folder, run), { recursive: true, force: true });
+          continue;
+        }
+        for (const unit of await readdir(join(folder, run))) {
+          const isDone = row.plan.steps.some(
+            ({ id, kind }) =>
+              kind === 'import' && row.state.steps[id]?.status === 'succeeded' && unit.endsWith(`-${stepPart(id)}-`),
+          );
+          if (isDone) await rm(join(folder, run, unit), { recursive: true, force: true });
+        }
+      }
+    },
+    close: async () => clearInterval(sweeper),
+  };
+  const sweep = () =>
+    files.sweep().catch((error: unknown) => log.warn({ err: error }, 'transfers could not be tidied; later'));
+  const sweeper = setInterval(() => void sweep(), SWEEP_EVERY_MS);
+  return files;
+}
+
+/** Only a node that has an order of the run may bring its files or fetch them; without certificates, whoever is here. */
+async function requireOrder(database: Database, run: string, node: string | undefined): Promise<void> {
+  const [row] = await database.query<{ mine: boolean }>(
+    `SELECT EXISTS (SELECT 1 FROM actions WHERE run = runs.id AND ended_at_ms IS NULL AND ($2::text IS NULL OR node = $2)) AS mine
+     FROM runs WHERE id = $1 AND status NOT IN ('succeeded', 'failed', 'aborted')`,
+    [run, node ?? null],
+  );
+  if (row === undefined) throw new FleetError('RUN_UNKNOWN', `there is no run ${run} under way`);
+  if (!row.mine) throw new FleetError('FORBIDDEN', `this node has no order of run ${run}`);
+}
+
+/** The size afterwards. What lies behind `offset` is cut off first: it is sent again. */
+async function append(
+  file: string,
+  offset: number,
+  limitBytes: number,
+  bytes: AsyncIterable<Uint8Array>,
+): Promise<number> {
+  const handle = await open(file, 'a+', 0o600);
+  try {
+    let { size } = await handle.stat();
+    if (offset > size) throw new FleetError('UNAVAILABLE', `${size} bytes are here; ${offset} were continued from`);
+    await handle.truncate(offset);
+    size = offset;
+    for await (const chunk of bytes) {
+      size += chunk.length;
+      if (size > limitBytes) return size;
+      await handle.appendFile(chunk);
+    }
+    await handle.sync();
+    return size;
+  } finally {
+    await handle.close();
+  }
+}
+
+async function sha256Of(file: string): Promise<string> {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(file)) hash.update(chunk as Buffer);
+  return hash.digest('hex');
+}
+
+/** -1 when it is not there. */
+async function sizeOf(file: string): Promise<number> {
+  try {
+    return (await stat(file)).size;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return -1;
+    throw error;
+  }
+}
+
+async function bytesBelow(folder: string): Promise<number> {
+  let bytes = 0;
+  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
+    if (entry.isFile()) bytes += Math.max(0, await sizeOf(join(entry.parentPath, entry.name)));
+  }
+  return bytes;
+}
+
+async function freeBytes(folder: string): Promise<number> {
+  const { bavail, bsize } = await statfs(folder);
+  return bavail * bsize;
+}
