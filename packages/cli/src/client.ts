@@ -6,6 +6,7 @@ import type {
   ApprovalView,
   Choice,
   ClusterSummary,
+  DeliveryView,
   HealthEventView,
   NodeView,
   PackageView,
@@ -18,6 +19,7 @@ import type {
   RunRequest,
   RunSummary,
   RunView,
+  TargetView,
   TransferRequest,
   TrustView,
   WindowView,
@@ -138,6 +140,16 @@ export class Client {
   putWindow = (json: WrittenFile): Promise<WindowView> => this.#json('/v1/windows', { method: 'POST', json });
   async deleteWindow(name: string): Promise<void> {
     await this.#ask(`/v1/windows/${encodeURIComponent(name)}`, { method: 'DELETE' });
+  }
+  notifications = (status?: 'dead'): Promise<DeliveryView[]> =>
+    this.#all<DeliveryView>(`/v1/notifications${status === undefined ? '' : `?status=${status}`}`);
+  targets = async (): Promise<TargetView[]> =>
+    (await this.#json<{ items: TargetView[] }>('/v1/notification-targets')).items;
+  async testTarget(name: string): Promise<void> {
+    await this.#json(`/v1/notification-targets/${encodeURIComponent(name)}/test`, { method: 'POST', json: {} });
+  }
+  async resend(id: string): Promise<void> {
+    await this.#json(`/v1/notifications/${encodeURIComponent(id)}/resend`, { method: 'POST', json: {} });
   }
   createToken = (json: TokenRequest): Promise<TokenView> => this.#json('/v1/tokens', { method: 'POST', json });
 

@@ -8,6 +8,7 @@ import { addCluster } from './commands/cluster.ts';
 import { addHealth } from './commands/health.ts';
 import { addInventory } from './commands/inventory.ts';
 import { addKeys } from './commands/keys.ts';
+import { addNotifications } from './commands/notifications.ts';
 import { addPackages } from './commands/packages.ts';
 import { addPlan } from './commands/plan.ts';
 import { addRoot } from './commands/root.ts';
@@ -74,6 +75,7 @@ export function createProgram(context: Context): Command {
   addKeys(program, context);
   addRoot(program, context);
   addWindows(program, context);
+  addNotifications(program, context);
   addAccess(program, context);
   addServices(program, context);
   program.helpCommand('help [COMMAND]', 'print the help of a command').commandsGroup('Help:');

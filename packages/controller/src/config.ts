@@ -6,6 +6,8 @@ import { FleetError, HEALTH_THRESHOLDS, type Thresholds } from '@kwfleet/core';
 import Type, { type Static } from 'typebox';
 import Schema from 'typebox/schema';
 import { parse } from 'yaml';
+import { isLoopback } from './network.ts';
+import { checkTargets, NotificationSettings, type Target } from './notifications/targets.ts';
 
 const strict = { additionalProperties: false } as const;
 const Port = Type.Integer({ minimum: 0, maximum: 65_535 });
@@ -49,6 +51,7 @@ export const ControllerSettings = Type.Partial(
     ),
     /** How much of transfers may lie here on its way. */
     transfers: Type.Partial(Type.Object({ max_bytes: Type.Integer({ minimum: 1 }) }), strict),
+    notifications: NotificationSettings,
     heartbeat_ms: Type.Integer({ minimum: 50, maximum: 60_000 }),
     log_level: Type.Union([
       Type.Literal('debug'),
@@ -81,6 +84,7 @@ export type ControllerConfig = {
   readonly packageMaxBytes: number;
   readonly health: Thresholds;
   readonly transfersMaxBytes: number;
+  readonly targets: readonly Target[];
   readonly heartbeatMs: number;
   readonly logLevel: string;
 };
@@ -116,6 +120,7 @@ export function controllerConfig(settings: unknown = {}): ControllerConfig {
       betterAfterMs: given.health?.better_after_ms ?? HEALTH_THRESHOLDS.betterAfterMs,
     },
     transfersMaxBytes: given.transfers?.max_bytes ?? TRANSFERS_MAX_BYTES,
+    targets: checkTargets(given.notifications?.targets ?? []),
     heartbeatMs: given.heartbeat_ms ?? HEARTBEAT_MS,
     logLevel: given.log_level ?? 'info',
   };
@@ -132,11 +137,6 @@ export function loadControllerConfig(file?: string): ControllerConfig {
     const reason = error instanceof Error ? error.message : String(error);
     throw new FleetError('CONFIG_INVALID', `${file}: ${reason}`, { cause: error });
   }
-}
-
-/** Whether only processes of this machine can reach a listener on this host. */
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
 function refuseOpenListeners(config: ControllerConfig): void {

@@ -5,12 +5,15 @@ import { hostname } from 'node:os';
 import { FleetError } from '@kwfleet/core';
 import { type Logger, pino } from 'pino';
 import { startRest } from './api/server.ts';
-import { type ControllerConfig, isLoopback } from './config.ts';
+import type { ControllerConfig } from './config.ts';
 import { eventually } from './deadline.ts';
 import { makeFirstToken } from './first-token.ts';
 import { openAuthority } from './gateway/authority.ts';
 import { startGateway } from './gateway/gateway.ts';
 import { watchHealth } from './health/watch-health.ts';
+import { isLoopback } from './network.ts';
+import { startDeliverer } from './notifications/deliver.ts';
+import { notifyOfHealth } from './notifications/tell-health.ts';
 import { openRegistry } from './packages/registry.ts';
 import { startEmbeddedPostgres } from './postgres/embedded.ts';
 import { startRunner } from './runner/runner.ts';
@@ -79,13 +82,17 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
   opened('runner', () => runner.stop());
   notices.on('run', () => runner.wake());
 
-  const health = watchHealth(database, config.health, async () => {}, log);
+  const deliverer = startDeliverer(database, notices, config.targets, log);
+  opened('notifications', () => deliverer.stop());
+  const health = watchHealth(database, config.health, notifyOfHealth, log);
   opened('health', () => health.stop());
 
   const shared = { database, notices, registry, repository, authority };
   const gateway = await startGateway({ ...shared, config, transfers, log });
   opened('gateway', () => gateway.close());
-  const rest = await startRest(config.rest, { ...shared, agentsConnected: gateway.connected }, log);
+  const { targets } = config;
+  const agentsConnected = gateway.connected;
+  const rest = await startRest(config.rest, { ...shared, targets, agentsConnected }, log);
   opened('REST', () => rest.close());
 
   log.info({ rest: rest.url, grpc: gateway.address, dataDir: config.dataDir }, 'the controller is up');

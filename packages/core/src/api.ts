@@ -315,6 +315,32 @@ export const WindowView = Type.Object({
 });
 export type WindowView = Static<typeof WindowView>;
 
+/** One notification on its way to one target. */
+export const DeliveryView = Type.Object({
+  id: Type.String(),
+  notification: Type.String(),
+  target: Type.String(),
+  event: Type.String(),
+  title: Type.String(),
+  status: Type.Union([Type.Literal('pending'), Type.Literal('delivered'), Type.Literal('dead')]),
+  attempts: Type.Integer(),
+  lastError: Type.Optional(Type.String()),
+  createdAtMs: Type.Integer(),
+  endedAtMs: Type.Optional(Type.Integer()),
+});
+export type DeliveryView = Static<typeof DeliveryView>;
+
+/** Whom a controller tells what. Addresses and secrets are in its configuration and are not shown. */
+export const TargetView = Type.Object({
+  name: Type.String(),
+  kind: Type.String(),
+  /** The host it goes to. */
+  host: Type.String(),
+  events: Type.Array(Type.String()),
+  labels: Type.Record(Type.String(), Type.String()),
+});
+export type TargetView = Static<typeof TargetView>;
+
 /** RFC 9457, `application/problem+json`. */
 export const Problem = Type.Object({
   type: Type.String(),

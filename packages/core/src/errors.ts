@@ -50,6 +50,10 @@ export const ERRORS = {
     remedy: 'Have somebody approve whose word counts, for exactly what is there now; `kwfleet approvals` shows it.',
   },
   APPROVAL_POLICY_UNKNOWN: { status: 404, remedy: 'List the policies with `kwfleet policies`.' },
+  NOTIFICATION_FAILED: {
+    status: 502,
+    remedy: 'Mend what the message says: the address, the secret, or the receiver; then test the target again.',
+  },
   RUN_CHOICE_ILLEGAL: { status: 409, remedy: 'Take one of the choices that the run shows.' },
   IDEMPOTENCY_IN_PROGRESS: {
     status: 409,

@@ -15,6 +15,7 @@ export * from './errors.ts';
 export * from './facts.ts';
 export * from './health.ts';
 export * from './judge.ts';
+export * from './notification.ts';
 export * from './plan.ts';
 export * from './planner/make-plan.ts';
 export * from './selector.ts';

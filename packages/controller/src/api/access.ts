@@ -1,7 +1,7 @@
 /** Who may ask what. A listener that only this machine reaches needs no token; every other one does. */
 import { FleetError } from '@kwfleet/core';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { isLoopback } from '../config.ts';
+import { isLoopback } from '../network.ts';
 import { ROLES, type Role, verifyToken } from '../store/access.ts';
 import type { Database } from '../store/database.ts';
 

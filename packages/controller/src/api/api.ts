@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type { FastifyBaseLogger, FastifyInstance, RawServerDefault } from 'fastify';
 import Type from 'typebox';
+import type { Target } from '../notifications/targets.ts';
 import type { PackageRegistry } from '../packages/registry.ts';
 import type { Database } from '../store/database.ts';
 import type { Notices } from '../store/notices.ts';
@@ -25,6 +26,8 @@ export type ApiParts = {
   readonly repository: Repository;
   /** Tells enrolling agents whom they may trust; undefined on a plaintext gateway. */
   readonly authority: { readonly certificate: string; readonly fingerprint: string } | undefined;
+  /** Whom this controller tells what. */
+  readonly targets: readonly Target[];
   /** Agents that speak to this controller now. */
   readonly agentsConnected: () => number;
 };

@@ -6,6 +6,7 @@ import type { NodeState } from '@kwfleet/core';
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Database } from '../store/database.ts';
 import { databaseNow } from '../store/nodes.ts';
+import { countDeliveries } from '../store/notifications.ts';
 import { countRuns, holdsAndWaits } from '../store/runs.ts';
 import type { Api, ApiParts } from './api.ts';
 import { type Fleet, readFleet } from './fleet.ts';
@@ -29,6 +30,7 @@ export function measure(app: Api, { database, agentsConnected }: ApiParts): Metr
   const connected = gauge('kwfleet_agents_connected', 'Agents that speak to this controller now');
   const tellFleet = fleetGauges(gauge);
   const tellRuns = runGauges(gauge);
+  const tellDeliveries = deliveryGauge(gauge);
   return {
     contentType: registry.contentType,
     async scrape() {
@@ -36,12 +38,14 @@ export function measure(app: Api, { database, agentsConnected }: ApiParts): Metr
       try {
         tellFleet(await readFleet(database));
         await tellRuns(database);
+        await tellDeliveries(database);
         up.set(1);
       } catch {
         // What was true some time ago is not told as if it were true now.
         up.set(0);
         tellFleet(undefined);
         await tellRuns(undefined);
+        await tellDeliveries(undefined);
       }
       return registry.metrics();
     },
@@ -123,6 +127,18 @@ function runGauges(gauge: NewGauge): (database: Database | undefined) => Promise
         active.reduce((sum, run) => sum + (run.steps[status] ?? 0), 0),
       );
     }
+  };
+}
+
+function deliveryGauge(gauge: NewGauge): (database: Database | undefined) => Promise<void> {
+  const deliveries = gauge('kwfleet_notifications', 'Notifications by status; dead ones were not delivered', [
+    'status',
+  ]);
+  return async (database) => {
+    deliveries.reset();
+    if (database === undefined) return;
+    for (const status of ['pending', 'delivered', 'dead']) deliveries.set({ status }, 0);
+    for (const { status, count } of await countDeliveries(database)) deliveries.set({ status }, count);
   };
 }
 

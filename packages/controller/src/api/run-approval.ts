@@ -1,7 +1,8 @@
 /** What a new run must be approved for, by the policies as they are when it is made. */
-import { type Demand, demandOf, type Plan, personOf, type RunApproval } from '@kwfleet/core';
+import { type Demand, demandOf, notificationOfWaitingRun, type Plan, personOf, type RunApproval } from '@kwfleet/core';
 import { allPolicies, requestApproval } from '../store/approvals.ts';
 import type { Sql } from '../store/database.ts';
+import { notify } from '../store/notifications.ts';
 
 /** What the policies ask of a cluster with these labels now. */
 export const demandFor = async (sql: Sql, labels: Record<string, string>): Promise<Demand> =>
@@ -31,6 +32,9 @@ export async function askForApproval(
   approval: RunApproval,
 ): Promise<void> {
   const { hash, requester: by, start, irreversible } = approval;
+  if (start !== undefined) {
+    await notify(sql, notificationOfWaitingRun({ id: run, plan, clusterName, by }, start.approvers, hash));
+  }
   const what = `${clusterName} to ${plan.to}`;
   if (start !== undefined) {
     await requestApproval(sql, {

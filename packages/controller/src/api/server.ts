@@ -7,13 +7,15 @@ import { TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
 import { FleetError } from '@kwfleet/core';
 import fastify, { type FastifyInstance, LogController } from 'fastify';
 import type { Logger } from 'pino';
-import { type ControllerConfig, isLoopback } from '../config.ts';
+import type { ControllerConfig } from '../config.ts';
+import { isLoopback } from '../network.ts';
 import { guard } from './access.ts';
 import { accessRoutes } from './access-routes.ts';
 import type { Api, ApiParts } from './api.ts';
 import { approvalRoutes } from './approvals.ts';
 import { honourIdempotencyKeys } from './idempotency.ts';
 import { inventoryRoutes } from './inventory.ts';
+import { notificationRoutes } from './notifications.ts';
 import { operationRoutes } from './operations.ts';
 import { packageRoutes } from './packages.ts';
 import { planRoutes } from './plans.ts';
@@ -96,6 +98,7 @@ function addRoutes(app: Api, parts: ApiParts): void {
   runReportRoutes(app, parts);
   approvalRoutes(app, parts);
   windowRoutes(app, parts);
+  notificationRoutes(app, parts);
   accessRoutes(app, parts);
 }
 

@@ -15,6 +15,8 @@ export const CHANNELS = {
   history: 'kwfleet_history',
   /** A new stream speaks for a node. */
   stream: 'kwfleet_stream',
+  /** There is something to tell people. */
+  notification: 'kwfleet_notification',
   /** A node is to report now. */
   ask: 'kwfleet_ask',
   /** A node is to tell what its cluster holds. */

@@ -1,10 +1,19 @@
 /** The runner's store in PostgreSQL: leases with epochs, and commits that only the holder of the current epoch can make. */
-import { type Action, ENDED, type NodeFacts, type Plan, type RunEvent, readState } from '@kwfleet/core';
+import {
+  type Action,
+  ENDED,
+  type NodeFacts,
+  notificationOfEvent,
+  type Plan,
+  type RunEvent,
+  readState,
+} from '@kwfleet/core';
 import type { RunInput, RunSnapshot, RunStore, RunWrite } from '../runner/run-store.ts';
 import { linkHash } from './chain.ts';
 import type { Database, Sql } from './database.ts';
 import { databaseNow, someNodes } from './nodes.ts';
 import { CHANNELS } from './notices.ts';
+import { notify } from './notifications.ts';
 import { chainedEvent } from './runs.ts';
 import { someWindows } from './windows.ts';
 
@@ -94,6 +103,7 @@ async function commit(sql: Sql, run: string, epoch: number, write: RunWrite): Pr
   );
   if (row === undefined) return false;
   const last = await appendEvents(sql, run, row, write.events);
+  await tellPeople(sql, run, write.events);
   const ended = ENDED.has(write.state.status);
   await sql.execute(
     `UPDATE runs SET state = $2, status = $3, applied_seq = greatest(applied_seq, $4), event_seq = $5, event_hash = $6
@@ -113,6 +123,22 @@ async function commit(sql: Sql, run: string, epoch: number, write: RunWrite): Pr
     await sql.execute('SELECT pg_notify($1, $2)', [CHANNELS.run, run]);
   }
   return true;
+}
+
+/** In the transaction of the events themselves: what is in the history is told, and nothing else. */
+async function tellPeople(sql: Sql, run: string, events: readonly RunEvent[]): Promise<void> {
+  const telling = events.filter(({ type }) => type === 'run-held' || type === 'run-ended');
+  if (telling.length === 0) return;
+  const [row] = await sql.query<{ plan: Plan; clusterName: string; by: string }>(
+    `SELECT plan, clusters.name AS "clusterName", created_by AS by FROM runs JOIN clusters ON clusters.id = cluster
+     WHERE runs.id = $1`,
+    [run],
+  );
+  if (row === undefined) return;
+  for (const event of telling) {
+    const notification = notificationOfEvent({ id: run, ...row }, event);
+    if (notification !== undefined) await notify(sql, notification);
+  }
 }
 
 const END_ACTIONS = 'UPDATE actions SET ended_at_ms = now_ms() WHERE run = $1 AND ended_at_ms IS NULL';

@@ -121,6 +121,14 @@ export async function countRuns(sql: Sql): Promise<{ status: string; count: numb
   return sql.query<{ status: string; count: number }>('SELECT status, count(*) AS count FROM runs GROUP BY status');
 }
 
+export async function statusOfRuns(sql: Sql, runs: readonly string[]): Promise<Map<string, string>> {
+  if (runs.length === 0) return new Map();
+  const rows = await sql.query<{ id: string; status: string }>('SELECT id, status FROM runs WHERE id = ANY ($1)', [
+    runs,
+  ]);
+  return new Map(rows.map(({ id, status }) => [id, status]));
+}
+
 export type ActiveRun = {
   readonly hold: Hold | null;
   readonly approvalSinceMs: number | null;
