@@ -13,6 +13,7 @@ import {
   GATE_PATIENCE_MS,
   HOLD_LOST_AFTER_MS,
   initialState,
+  LOST_AFTER_MS,
   legalChoices,
   type Plan,
   type PlanOptions,
@@ -692,11 +693,27 @@ describe('the barriers of a single-replica cluster', () => {
     expect(model.running).toHaveLength(3);
   });
 
-  it('counts a node that never reported as running', () => {
+  it('does not take the last words of a silent agent for a stopped node, and goes on when it speaks again', () => {
+    const model = single();
+    model.until('stop:n1', 'stop:n2');
+    model.end('stop:n3');
+    model.disconnect('n2');
+    model.waitDeciding(LOST_AFTER_MS + SECOND);
+    expect([model.state.status, model.running]).toEqual(['running', []]);
+    model.waitDeciding(HOLD_LOST_AFTER_MS);
+    expect(model.state.hold).toMatchObject({ code: 'AGENT_LOST', node: 'n2', selfClearing: true });
+    model.reconnect('n2');
+    model.settle();
+    expect(model.running).toHaveLength(3);
+  });
+
+  it('counts a node that never reported as lost', () => {
     const model = single();
     model.until('stop:n1', 'stop:n2', 'stop:n3');
     const facts = { nodes: new Map([...model.facts().nodes].filter(([node]) => node !== 'n3')) };
-    expect(decide(model.plan, model.state, facts, model.nowMs)).toEqual([]);
+    expect(decide(model.plan, model.state, facts, model.nowMs)).toMatchObject([
+      { event: { type: 'run-held', hold: { code: 'AGENT_LOST', node: 'n3' } } },
+    ]);
   });
 
   it.each([1, 2, 3])('install on %i at once, if that many are allowed', (concurrency) => {

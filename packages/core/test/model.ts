@@ -566,7 +566,10 @@ export class Model {
     }
     if (kind === 'install') {
       must(all('stop'), `I3: ${id} before all are stopped`);
-      for (const one of this.hosts) must(judgeStopped(one.report).length === 0, `I3: ${id} while ${one.node} runs`);
+      for (const one of this.hosts) {
+        must(judgeStopped(one.report).length === 0, `I3: ${id} while ${one.node} runs`);
+        must(nowMs - one.lastSeenMs <= LOST_AFTER_MS, `I3: ${id} while ${one.node} is silent`);
+      }
       const installing = this.running.filter((other) => other.startsWith('install:')).length;
       must(installing < plan.options.concurrency, `${id} is one too many`);
     }

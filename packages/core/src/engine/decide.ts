@@ -77,8 +77,10 @@ function awaitApproval(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
 /** The steps that are being walked: forward, or the way back. */
 const course = (plan: Plan, state: RunState): readonly Step[] => (state.abortRequested ? plan.backOut : plan.steps);
 
-const runningSteps = (plan: Plan, state: RunState): Step[] =>
-  [...plan.steps, ...plan.backOut].filter((step) => state.steps[step.id]?.status === 'running');
+const runningSteps = (plan: Plan, state: RunState): Step[] => {
+  const isRunning = ({ id }: Step) => state.steps[id]?.status === 'running';
+  return [...plan.steps.filter(isRunning), ...plan.backOut.filter(isRunning)];
+};
 
 function heard(facts: EngineFacts, node: string | undefined, nowMs: number): 'now' | 'late' | 'lost' {
   const known = node === undefined ? undefined : facts.nodes.get(node);
@@ -423,13 +425,22 @@ function staleGates(plan: Plan, state: RunState, nowMs: number): Decision | unde
   return record({ type: 'step-reset', step: newest.id, why: 'its answer is too old to act on', atMs: nowMs });
 }
 
-/** I3: nothing is installed while any node of the cluster is seen running, whatever the stop steps reported. */
+/**
+ * I3: nothing is installed while any node of the cluster is seen running, whatever the stop steps reported, nor while one
+ * is not seen at all: a host that rebooted meanwhile may have brought its database up again.
+ */
 function barrierObstacle(
   plan: Plan,
   state: RunState,
   facts: EngineFacts,
   nowMs: number,
 ): Decision | 'wait' | undefined {
+  const silent = plan.nodes.find(({ node }) => heard(facts, node, nowMs) !== 'now');
+  if (silent !== undefined) {
+    if (heard(facts, silent.node, nowMs) !== 'lost') return 'wait';
+    const message = `the agent of ${silent.node} does not report; nothing is installed before it is seen to be stopped`;
+    return hold('AGENT_LOST', message, nowMs, { node: silent.node, selfClearing: true });
+  }
   const up = plan.nodes.flatMap(({ node }) => {
     const report = facts.nodes.get(node)?.report;
     // Once installed, a node may report what it likes: a crashed agent's last report is not news.
