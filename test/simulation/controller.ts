@@ -38,8 +38,9 @@ export class Controller {
     sim.store.listeners.add(listener);
     this.stopListening = () => sim.store.listeners.delete(listener);
     sim.world.every(TICK_MS, this.life, () => {
-      void this.#walk();
-      void this.#look();
+      // A look that finds nothing changes nothing, and half of all looks by the clock would find nothing.
+      if (sim.store.activeRun !== undefined) void this.#walk();
+      if ([...this.#sessions.values()].some((session) => session.isDue)) void this.#look();
     });
   }
 
@@ -112,14 +113,11 @@ export class Controller {
     const { store } = this.#sim;
     try {
       const due = await store.transaction(this.life, () =>
-        [...this.#sessions].map(([node, session]) => {
-          const current = store.nodes.get(node)?.stream;
-          return {
-            session,
-            superseded: current !== undefined && current !== session.stream,
-            actions: store.pending(node),
-          };
-        }),
+        [...this.#sessions].map(([node, session]) => ({
+          session,
+          superseded: session.isSuperseded,
+          actions: store.pending(node),
+        })),
       );
       for (const { session, superseded, actions } of due) {
         if (superseded) session.connection.close();
@@ -149,6 +147,17 @@ class Session {
     this.#controller = controller;
     this.connection = connection;
     this.stream = sim.newStream();
+  }
+
+  /** The agent has another stream by now, possibly to another controller. */
+  get isSuperseded(): boolean {
+    const current = this.#sim.store.nodes.get(this.node)?.stream;
+    return current !== undefined && current !== this.stream;
+  }
+
+  /** Whether a look would do anything for this stream. */
+  get isDue(): boolean {
+    return this.isSuperseded || this.#sim.store.pending(this.node).some(({ id }) => !this.#sent.has(id));
   }
 
   deliver(actions: readonly { id: string }[]): void {

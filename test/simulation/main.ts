@@ -1,26 +1,16 @@
 /** `npm run simulate -- --seeds FROM..TO [--without SAFEGUARD] [--topology T] [--trace] [--threads N] [--keep-going]` */
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
-import { Worker } from 'node:worker_threads';
 import type { Topology } from '@kwfleet/core';
 import { fromEventLoop, withoutRealTime } from './determinism.ts';
 import { simulate } from './run.ts';
-import { isSafeguard, SAFEGUARDS, type Safeguard } from './safeguards.ts';
-import type { BatchResult } from './worker.ts';
+import { isSafeguard, SAFEGUARDS } from './safeguards.ts';
+import { BATCH, type Range, rate, simulateRange } from './threads.ts';
 
-const BATCH = 50;
 const SHOWN_FAILURES = 5;
 const TOPOLOGIES: readonly string[] = ['multi-replica', 'single-replica', 'standalone'];
 
-type Arguments = {
-  readonly from: number;
-  readonly to: number;
-  readonly without: Safeguard | undefined;
-  readonly topology: Topology | undefined;
-  readonly trace: boolean;
-  readonly threads: number;
-  readonly keepGoing: boolean;
-};
+type Arguments = Range & { readonly trace: boolean };
 
 function readArguments(): Arguments {
   const { values } = parseArgs({
@@ -61,7 +51,7 @@ async function show(seed: number, wish: Arguments): Promise<void> {
   const { topology, without } = wish;
   const outcome = await fromEventLoop(() => withoutRealTime(() => simulate({ seed, topology, without })));
   console.log(`\nseed ${seed}: ${outcome.topology}, ${outcome.status}, trace hash ${outcome.hash.toString(16)}`);
-  console.log(`faults: ${outcome.faults}`);
+  console.log(`faults: ${outcome.faults()}`);
   const { plan } = outcome;
   if (plan !== undefined) {
     console.log(`plan: to ${plan.to}, ${plan.options.route}, options ${JSON.stringify(plan.options)}`);
@@ -75,71 +65,16 @@ async function show(seed: number, wish: Arguments): Promise<void> {
   console.log(`again: ${commandFor(seed, wish)}`);
 }
 
-type Totals = {
-  runs: number;
-  events: number;
-  virtualMs: number;
-  outcomes: Map<string, number>;
-  failures: BatchResult['failures'][number][];
-};
-
-/** Gives batches to threads until all seeds are done, or one was violated. */
-async function runAll(wish: Arguments): Promise<Totals> {
-  const totals: Totals = { runs: 0, events: 0, virtualMs: 0, outcomes: new Map(), failures: [] };
-  const beganMs = performance.now();
-  let next = wish.from;
-  const work = async (): Promise<void> => {
-    const worker = new Worker(new URL('./worker.ts', import.meta.url));
-    try {
-      while (next <= wish.to && (wish.keepGoing || totals.failures.length === 0)) {
-        const from = next;
-        const to = Math.min(wish.to, from + BATCH - 1);
-        next = to + 1;
-        const result = await ask(worker, { from, to, topology: wish.topology, without: wish.without });
-        add(totals, result, to - from + 1);
-        if (process.stderr.isTTY)
-          process.stderr.write(`\r${totals.runs} of ${wish.to - wish.from + 1} runs, ${rate(totals, beganMs)} `);
-      }
-    } finally {
-      await worker.terminate();
-    }
-  };
-  await Promise.all(Array.from({ length: wish.threads }, work));
-  if (process.stderr.isTTY) process.stderr.write('\n');
-  console.log(
-    `${totals.runs} runs of ${Math.round(totals.virtualMs / 3_600_000)} virtual hours, ${totals.events} events, ${rate(totals, beganMs)}`,
-  );
-  return totals;
-}
-
-const rate = ({ runs }: Totals, beganMs: number): string =>
-  `${(runs / ((performance.now() - beganMs) / 1000)).toFixed(0)} runs/s`;
-
-function ask(worker: Worker, batch: object): Promise<BatchResult> {
-  return new Promise((resolve, reject) => {
-    const onError = (error: unknown) => reject(error);
-    worker.once('error', onError);
-    worker.once('message', (result: BatchResult) => {
-      worker.off('error', onError);
-      resolve(result);
-    });
-    worker.postMessage(batch);
-  });
-}
-
-function add(totals: Totals, { events, virtualMs, outcomes, failures }: BatchResult, runs: number): void {
-  totals.runs += runs;
-  totals.events += events;
-  totals.virtualMs += virtualMs;
-  for (const [key, count] of Object.entries(outcomes))
-    totals.outcomes.set(key, (totals.outcomes.get(key) ?? 0) + count);
-  totals.failures.push(...failures);
-}
-
 async function main(): Promise<void> {
   const wish = readArguments();
   if (wish.from === wish.to && wish.trace) await show(wish.from, wish);
-  const totals = await runAll(wish);
+  const totals = await simulateRange(wish, (soFar) => {
+    if (process.stderr.isTTY)
+      process.stderr.write(`\r${soFar.runs} of ${wish.to - wish.from + 1} runs, ${rate(soFar)} runs/s `);
+  });
+  if (process.stderr.isTTY) process.stderr.write('\n');
+  const hours = Math.round(totals.virtualMs / 3_600_000);
+  console.log(`${totals.runs} runs of ${hours} virtual hours, ${totals.events} events, ${rate(totals)} runs/s`);
   for (const [key, count] of [...totals.outcomes].sort()) console.log(`  ${key}: ${count}`);
   if (totals.failures.length === 0) return console.log('no invariant was violated');
   totals.failures.sort((a, b) => a.seed - b.seed);

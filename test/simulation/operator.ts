@@ -5,6 +5,8 @@ import type { Simulation } from './simulation.ts';
 import type { Run } from './store.ts';
 
 const LOOK_MS = 3_000;
+/** What a plan is blocked by may also pass with time alone: a report that is late, an answer that is too old. */
+const PLAN_AGAIN_MS = 10_000;
 const RETRIES = 4;
 
 const packageOf = (version: string, digit: string): PackageInfo => ({
@@ -33,6 +35,9 @@ export class Operator {
   plan: Plan | undefined;
   /** Why no plan could be made, when none could. */
   blocked = '';
+  /** When it was last tried in vain, and the edition of the facts it was tried on. */
+  #triedAtMs = Number.NEGATIVE_INFINITY;
+  #triedOn = -1;
   /** Nothing is left to be done or waited for. */
   done = false;
 
@@ -126,6 +131,10 @@ export class Operator {
       this.done = true;
       return;
     }
+    // The same facts, so soon, make the same plan.
+    if (store.nodesEdition === this.#triedOn && world.nowMs - this.#triedAtMs < PLAN_AGAIN_MS) return;
+    this.#triedOn = store.nodesEdition;
+    this.#triedAtMs = world.nowMs;
     const nodes = store.allNodes();
     const [cluster] = deriveClusters(nodes);
     if (cluster === undefined || nodes.length < hosts.length) return;

@@ -29,8 +29,8 @@ export type Outcome = {
   /** How long it took in the world's own time. */
   readonly tookMs: number;
   readonly plan: Plan | undefined;
-  readonly faults: string;
-  /** Written on demand: it is long. */
+  /** Both written on demand: they are long. */
+  readonly faults: () => string;
   readonly trace: () => string[];
 };
 
@@ -66,7 +66,7 @@ export function simulate({ seed, topology: wanted, without }: Wish): Outcome {
     events,
     tookMs: world.nowMs - BEGIN_MS,
     plan: operator.plan,
-    faults: describeFaults(sim.faults.plan),
+    faults: () => describeFaults(sim.faults.plan),
     trace: () =>
       chronicle.trace.map(
         ({ atMs, evidence }) => `${((atMs - BEGIN_MS) / 1000).toFixed(3).padStart(9)} ${describeEvidence(evidence)}`,

@@ -17,14 +17,31 @@ const KIND_RANK: Record<ExtensionKind, number> = { alpha: 0, beta: 1, hotfix: 3,
 const RELEASE_RANK = 2;
 const PATTERN = /^v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:[-_. ]?((?:(?:alpha|beta|hotfix|enhance|patch)\d{0,6}){1,2}))?$/i;
 
+/** A fleet speaks of a handful of versions, over and over: what each says is read once. Forgotten when it is full. */
+const READ_LIMIT = 500;
+const TEXT_LIMIT = 60;
+const read = new Map<string, Version>();
+
+function readVersion(text: string): Version | undefined {
+  const known = read.get(text);
+  if (known !== undefined) return known;
+  const match = PATTERN.exec(text.trim());
+  if (match === null) return undefined;
+  const extensions = [...(match[4] ?? '').toLowerCase().matchAll(/(alpha|beta|hotfix|enhance|patch)(\d*)/g)].map(
+    ([, kind, number]): Extension => Object.freeze({ kind: kind as ExtensionKind, number: Number(number || 0) }),
+  );
+  const basic = Object.freeze([Number(match[1]), Number(match[2]), Number(match[3])] as const);
+  const version: Version = Object.freeze({ basic, extensions: Object.freeze(extensions) });
+  if (read.size >= READ_LIMIT) read.clear();
+  if (text.length <= TEXT_LIMIT) read.set(text, version);
+  return version;
+}
+
 /** Parses `3.1.0`, `V3.1.0`, `3.1.0-hotfix1`, `3.1.0 hotfix1beta2`. Throws VERSION_INVALID. */
 export function parseVersion(text: string): Version {
-  const match = PATTERN.exec(text.trim());
-  if (match === null) throw new FleetError('VERSION_INVALID', `"${text.slice(0, 60)}" is not a KWDB version`);
-  const extensions = [...(match[4] ?? '').toLowerCase().matchAll(/(alpha|beta|hotfix|enhance|patch)(\d*)/g)].map(
-    ([, kind, number]): Extension => ({ kind: kind as ExtensionKind, number: Number(number || 0) }),
-  );
-  return { basic: [Number(match[1]), Number(match[2]), Number(match[3])], extensions };
+  const version = readVersion(text);
+  if (version === undefined) throw new FleetError('VERSION_INVALID', `"${text.slice(0, 60)}" is not a KWDB version`);
+  return version;
 }
 
 /** The normal form: `3.1.0`, `3.1.0-hotfix1beta2`. */
@@ -34,7 +51,7 @@ export function formatVersion({ basic, extensions }: Version): string {
 }
 
 /** Whether a text names a version at all: a host may tell anything, above all after an interrupted install. */
-export const isVersion = (text: string): boolean => PATTERN.test(text.trim());
+export const isVersion = (text: string): boolean => readVersion(text) !== undefined;
 
 /** Parses and formats: the one spelling that is stored and compared. */
 export const normalVersion = (text: string): string => formatVersion(parseVersion(text));
@@ -45,16 +62,18 @@ export const normalVersion = (text: string): string => formatVersion(parseVersio
  * that is no version fits none. Source: KWDB facts, `kwbase version` and `build`.
  */
 export function tellsVersion(told: string, version: string): boolean {
-  if (!isVersion(told) || !isVersion(version)) return false;
-  const [what, wanted] = [parseVersion(told), parseVersion(version)];
+  const [what, wanted] = [readVersion(told), readVersion(version)];
+  if (what === undefined || wanted === undefined) return false;
   if (compareNumbers(what.basic, wanted.basic) !== 0) return false;
-  return what.extensions.length === 0 || formatVersion(what) === formatVersion(wanted);
+  return what.extensions.length === 0 || isSame(what, wanted);
 }
 
-/** Whether two spellings name one version. */
+/** Whether two spellings name one version. Throws VERSION_INVALID. */
 export function sameVersion(a: string, b: string): boolean {
-  return normalVersion(a) === normalVersion(b);
+  return isSame(parseVersion(a), parseVersion(b));
 }
+
+const isSame = (a: Version, b: Version): boolean => a === b || formatVersion(a) === formatVersion(b);
 
 function compareNumbers(a: readonly number[], b: readonly number[]): number {
   for (let i = 0; i < Math.max(a.length, b.length); i++) {

@@ -23,6 +23,8 @@ import { type ActionRun, installationOf } from './action-run.ts';
 
 /** An interlock older than this is asked again right before the node is stopped. */
 const SPARE_VALID_MS = 5000;
+/** A soak tells how long it still takes this often. */
+const SOAK_TOLD_EVERY_MS = 5000;
 /** So many looks in a row must see the service ended before a start counts as failed. */
 const ENDED_LOOKS = 3;
 /** So many looks an installation gets to show what deploy.sh left, once it has ended. */
@@ -309,7 +311,9 @@ async function staysClean(
     const leftMs = sinceMs + wholeMs - clock.elapsed();
     if (leftMs <= 0 && samples >= 2) return true;
     const stage = clock.elapsed() - sinceMs < sampleGapMs ? 'first sample is clean' : 'soaking';
-    run.watch.detail(`${stage}, ${Math.ceil(Math.max(0, leftMs) / 1000)} s to go`);
+    // Told in steps: each tale is a row of the run's history.
+    const stepsLeft = Math.ceil(Math.max(0, leftMs) / SOAK_TOLD_EVERY_MS);
+    run.watch.detail(`${stage}, ${(stepsLeft * SOAK_TOLD_EVERY_MS) / 1000} s to go`);
     run.watch.moved(`sample ${samples} since ${sinceMs}`);
     await run.watch.pause(Math.max(1, Math.min(1000, leftMs > 0 ? leftMs : 1)));
     if (samples === 1 && clock.elapsed() - sinceMs < sampleGapMs) continue;

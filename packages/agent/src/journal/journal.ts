@@ -100,13 +100,18 @@ function journalError(error: unknown): FleetError {
   });
 }
 
-export function encode(record: JournalRecord): Buffer {
-  const json = Buffer.from(JSON.stringify(record));
-  const head = `${json.length.toString(16).padStart(8, '0')} ${crc32(json).toString(16).padStart(8, '0')} `;
-  return Buffer.concat([Buffer.from(head), json, Buffer.from('\n')]);
-}
-
 const HEAD_BYTES = 18;
+
+export function encode(record: JournalRecord): Buffer {
+  const json = JSON.stringify(record);
+  const line = Buffer.allocUnsafe(HEAD_BYTES + Buffer.byteLength(json) + 1);
+  line.write(json, HEAD_BYTES);
+  const sum = crc32(line.subarray(HEAD_BYTES, -1));
+  const hex = (value: number) => value.toString(16).padStart(8, '0');
+  line.write(`${hex(line.length - HEAD_BYTES - 1)} ${hex(sum)} `, 'latin1');
+  line[line.length - 1] = 0x0a;
+  return line;
+}
 
 function decodeLine(line: Buffer): JournalRecord | null {
   const json = line.subarray(HEAD_BYTES);
