@@ -8,6 +8,7 @@ import { Journal, type JournalStorage } from '../../packages/agent/src/journal/j
 import { HEARTBEAT_MS } from './controller.ts';
 import type { Host } from './host.ts';
 import { Connection, type Wire } from './network.ts';
+import { SimBackups } from './sim-backups.ts';
 import { SimDriver } from './sim-driver.ts';
 import type { Simulation } from './simulation.ts';
 import { Life } from './world.ts';
@@ -65,6 +66,7 @@ export class Agent {
     this.executor = new Executor({
       node,
       driver,
+      backups: new SimBackups(this.host, this.life, ({ id }) => guard.trueId(id)),
       journal,
       clock: this.#clock(),
       send: (message) => this.#send(message),

@@ -43,6 +43,16 @@ export type Evidence =
       readonly action: string | undefined;
     }
   | { readonly type: 'stopped'; readonly node: string; readonly cause: Cause; readonly action: string | undefined }
+  /** A copy of the stopped node's data is whole. */
+  | { readonly type: 'copied'; readonly node: string; readonly version: string; readonly action: string }
+  /** The data are others now, or what they replaced is gone. */
+  | {
+      readonly type: 'data-changed';
+      readonly node: string;
+      readonly how: 'restored' | 'put back' | 'discarded';
+      readonly version: string;
+      readonly action: string;
+    }
   | { readonly type: 'setting'; readonly value: string; readonly cause: string }
   | { readonly type: 'run-created'; readonly run: string; readonly plan: Plan }
   | {

@@ -28,6 +28,8 @@ const CHANCES = {
   messageLate: [0.01, 0.2],
   answerLost: [0.002, 0.03],
   fetchFails: [0.1, 0.5],
+  backupDiskFull: [0.02, 0.3],
+  restoreFails: [0.05, 0.4],
   drainFails: [0.1, 0.6],
   stopHangs: [0.05, 0.4],
   installFails: [0.05, 0.6],

@@ -1,10 +1,12 @@
 /** A database host: its packages, its unit, its database process, its deploy.sh and its disk. Nothing of it trusts kwfleet. */
+import type { BackupReceipt } from '@kwfleet/core';
 import type { Database, LivenessRecord } from './database.ts';
 import { type CommandKind, DeployCommand } from './deploy.ts';
 import { Disk } from './disk.ts';
 import type { Cause } from './evidence.ts';
 import type { Faults } from './faults.ts';
 import { compareReleases } from './releases.ts';
+import type { SimCopy } from './sim-backups.ts';
 import type { World } from './world.ts';
 
 /** The four places of a version but the last, which is the process's. */
@@ -49,8 +51,12 @@ export class Host {
   process: DatabaseProcess | null = null;
   record: LivenessRecord | null = null;
   healedAtMs = 0;
-  /** The newest version that ever opened the data. */
-  dataVersion: string;
+  /** The newest version that ever opened the data, and how often they were written: each start writes. */
+  data: { readonly version: string; readonly writes: number };
+  /** Cold copies, by the run that made them; on disk, as is what a restore moved aside. */
+  readonly copies = new Map<string, SimCopy>();
+  readonly receipts = new Map<string, BackupReceipt>();
+  readonly replaced = new Map<string, Host['data']>();
   up = true;
   boot = 1;
   command: DeployCommand | null = null;
@@ -67,9 +73,17 @@ export class Host {
     this.kwdbId = index + 1;
     this.address = `10.0.0.${index + 1}:26257`;
     this.packages = { recorded: version, package: version, binary: version, half: false };
-    this.dataVersion = version;
+    this.data = { version, writes: 1 };
     this.unit = { failed: false, enabled: world.random.chance(0.5), busy: undefined };
     this.#offsetMs = world.random.int(-400, 400);
+  }
+
+  get dataVersion(): string {
+    return this.data.version;
+  }
+
+  #write(version: string): void {
+    this.data = { version, writes: this.data.writes + 1 };
   }
 
   /** This host's own clock. */
@@ -142,11 +156,12 @@ export class Host {
     const { pid } = this.process;
     if (compareReleases(version, this.dataVersion) < 0 || this.faults.strikes('startCrashes')) {
       // It may have opened the data before it fell.
-      if (compareReleases(version, this.dataVersion) > 0 && this.world.random.chance(0.5)) this.dataVersion = version;
+      if (compareReleases(version, this.dataVersion) > 0 && this.world.random.chance(0.5)) this.#write(version);
       this.#later(this.world.random.int(100, 3_000), () => this.crash(pid, cause === 'system' ? 'system' : 'own'));
       return;
     }
-    if (compareReleases(version, this.dataVersion) > 0) this.dataVersion = version;
+    if (compareReleases(version, this.dataVersion) > 0) this.#write(version);
+    else this.#write(this.dataVersion);
     this.#later(this.world.random.int(500, 12_000), () => this.#join(pid));
   }
 

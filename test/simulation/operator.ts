@@ -45,9 +45,10 @@ export class Operator {
     const { random } = sim.world;
     this.#sim = sim;
     const idleMs = random.int(40_000, 120_000);
+    const route = sim.database.topology === 'multi-replica' && random.chance(0.3) ? 'online' : 'offline';
     this.#options = {
-      backup: { policy: 'attested', where: 'vault' },
-      route: sim.database.topology === 'multi-replica' && random.chance(0.3) ? 'online' : 'offline',
+      backup: route === 'offline' && random.chance(0.5) ? { policy: 'copy' } : { policy: 'attested', where: 'vault' },
+      route,
       soakMs: random.int(30_000, 40_000),
       sampleGapMs: random.int(1_000, 6_000),
       concurrency: random.int(1, 3),

@@ -198,6 +198,7 @@ const HOST_BASICS = {
   agentVersion: '0.1.0',
   privileges: 'root',
   freeBytes: { agent: UNPACKED_BYTES, install: UNPACKED_BYTES, data: UNPACKED_BYTES },
+  backup: { directory: '/backups', freeBytes: UNPACKED_BYTES, command: false },
 } as const;
 
 /** What an honest observer sees of the host now. */
@@ -223,6 +224,7 @@ function installationOf(host: Host): Installation {
     topology: host.database.topology,
     installDir: '/usr/local/kaiwudb',
     dataDir: '/var/lib/kaiwudb',
+    places: { certificates: '/etc/kaiwudb/certs', configuration: ['/etc/kaiwudb/info'] },
     address: host.address.split(':')[0] as string,
     port: 26257,
     httpPort: 8080,

@@ -7,6 +7,7 @@ import * as grpc from '@grpc/grpc-js';
 import { FleetError, type NodeReport } from '@kwfleet/core';
 import { type Logger, pino } from 'pino';
 import manifest from '../package.json' with { type: 'json' };
+import { HostBackups } from './backup/backups.ts';
 import { systemClock } from './clock.ts';
 import type { AgentConfig } from './config.ts';
 import { ScriptFinder } from './deployment/script.ts';
@@ -88,6 +89,7 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
     stateDir,
     now,
     agentVersion: AGENT_VERSION,
+    backup: config.backup,
     finders: [new ScriptFinder({ root, services, now, statusTimeoutMs, sudo })],
   });
   const trust = new PackageTrust({
@@ -122,6 +124,7 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
   const executor: Executor = new Executor({
     node: config.node,
     driver,
+    backups: new HostBackups({ node: config.node, root, stateDir, commands, config: config.backup }),
     journal,
     clock: systemClock,
     transfers,

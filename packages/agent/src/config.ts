@@ -1,11 +1,12 @@
 /** `/etc/kwfleet/agent.yaml`. Every key, its default and its meaning: docs/reference/configuration.md. */
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { isAbsolute } from 'node:path';
+import { isAbsolute, join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
 import Type, { type Static } from 'typebox';
 import Value from 'typebox/value';
 import { parse } from 'yaml';
+import type { BackupConfig } from './backup/backups.ts';
 import type { TrustPolicy } from './trust.ts';
 
 const path = Type.String({ minLength: 1, maxLength: 4096 });
@@ -47,6 +48,16 @@ const File = Type.Object(
         { additionalProperties: false },
       ),
     ),
+    backup: Type.Optional(
+      Type.Object(
+        {
+          directory: Type.Optional(path),
+          keep: Type.Optional(Type.Integer({ minimum: 1, maximum: 100 })),
+          command: Type.Optional(path),
+        },
+        { additionalProperties: false },
+      ),
+    ),
     log_level: Type.Optional(
       Type.Union(['debug', 'info', 'warn', 'error', 'silent'].map((level) => Type.Literal(level))),
     ),
@@ -75,7 +86,11 @@ export type AgentConfig = {
   /** Which packages this host accepts. */
   readonly trust: TrustPolicy;
   readonly logLevel: string;
+  readonly backup: BackupConfig;
 };
+
+/** Copies of a node that are kept, unless told. */
+const KEPT_COPIES = 2;
 
 /** Reads and checks the file. Throws CONFIG_INVALID with the field that is wrong. */
 export async function loadAgentConfig(file: string): Promise<AgentConfig> {
@@ -98,8 +113,11 @@ export function parseAgentConfig(text: string, file = 'agent.yaml'): AgentConfig
   }
   if (!Value.Check(File, content)) throw invalid(file, content);
   const { root = '/', state_dir: stateDir = '/var/lib/kwfleet' } = content;
-  for (const [name, value] of Object.entries({ root, state_dir: stateDir })) {
-    if (!isAbsolute(value)) throw new FleetError('CONFIG_INVALID', `${file}: ${name} must be an absolute path`);
+  const { directory = join(stateDir, 'backups'), keep = KEPT_COPIES, command } = content.backup ?? {};
+  const paths = { root, state_dir: stateDir, 'backup.directory': directory, 'backup.command': command };
+  for (const [name, value] of Object.entries(paths)) {
+    if (value !== undefined && !isAbsolute(value))
+      throw new FleetError('CONFIG_INVALID', `${file}: ${name} must be an absolute path`);
   }
   return {
     node: content.node ?? hostname(),
@@ -112,6 +130,7 @@ export function parseAgentConfig(text: string, file = 'agent.yaml'): AgentConfig
     statusTimeoutMs: content.kwdb?.status_timeout_ms ?? 10_000,
     trust: trustOf(content, file),
     logLevel: content.log_level ?? 'info',
+    backup: { directory, keep, command },
   };
 }
 

@@ -14,6 +14,7 @@ test('defaults', () => {
     statusTimeoutMs: 10_000,
     trust: { kind: 'first-contact' },
     logLevel: 'info',
+    backup: { directory: '/var/lib/kwfleet/backups', keep: 2, command: undefined },
   });
 });
 

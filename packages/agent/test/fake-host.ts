@@ -1,6 +1,7 @@
 /** A host small enough to reason about: the driver over it, a clock that only sleeping moves, storage that crashes. */
 import {
   type Action,
+  type BackupReceipt,
   type ClusterHealth,
   type Condition,
   FleetError,
@@ -9,6 +10,7 @@ import {
   type NodeRow,
 } from '@kwfleet/core';
 import type { AgentMessage } from '@kwfleet/protocol';
+import type { Backups } from '../src/backup/backups.ts';
 import type { Clock } from '../src/clock.ts';
 import type { Driver, Watch } from '../src/driver/driver.ts';
 import { Executor } from '../src/executor/executor.ts';
@@ -47,6 +49,9 @@ export type Faults = {
   unhealthyLooks?: number;
   mute?: boolean;
   installHangs?: boolean;
+  backupDiskFull?: boolean;
+  backupDamaged?: boolean;
+  restoreFails?: boolean;
 };
 
 export class FakeHost implements Driver {
@@ -248,13 +253,71 @@ export class CrashingStorage implements JournalStorage {
   }
 }
 
+/** Backups of a host without files: what was asked, in the host's own list of deeds, and one fault. */
+export class FakeBackups implements Backups {
+  readonly #host: FakeHost;
+  #made: BackupReceipt | undefined;
+
+  constructor(host: FakeHost) {
+    this.#host = host;
+  }
+
+  async prepare(): Promise<void> {
+    this.#host.deeds.push('prepare-backup');
+  }
+
+  async make(action: Action): Promise<void> {
+    this.#host.deeds.push('back-up');
+    if (this.#host.faults.backupDiskFull === true) throw new FleetError('DISK_FULL', 'no space for the copy');
+    this.#made = {
+      policy: action.backup ?? 'copy',
+      place: `/backups/n1/${action.run}`,
+      version: action.from,
+      sizeBytes: 10,
+      files: 1,
+      manifestSha256: 'b'.repeat(64),
+      madeAtMs: this.#host.clock.now(),
+      removed: [],
+    };
+  }
+
+  async made(): Promise<BackupReceipt | undefined> {
+    return this.#made;
+  }
+
+  async check(): Promise<void> {
+    this.#host.deeds.push('check-backup');
+    if (this.#host.faults.backupDamaged === true) throw new FleetError('BACKUP_DAMAGED', 'a file is not as it was');
+  }
+
+  async restore(): Promise<void> {
+    this.#host.deeds.push('restore');
+    if (this.#host.faults.restoreFails === true) throw new FleetError('RESTORE_FAILED', 'a rename failed');
+  }
+
+  async putBack(): Promise<void> {
+    this.#host.deeds.push('put-data-back');
+  }
+
+  async discard(): Promise<void> {
+    this.#host.deeds.push('discard');
+  }
+}
+
 export async function executorOver(host: FakeHost, storage: JournalStorage) {
   const sent: AgentMessage[] = [];
   const journal = await Journal.open(storage);
   const send = (message: AgentMessage) => {
     sent.push(structuredClone(message));
   };
-  const executor = new Executor({ node: 'n1', driver: host, journal, clock: host.clock, send });
+  const executor = new Executor({
+    node: 'n1',
+    driver: host,
+    backups: new FakeBackups(host),
+    journal,
+    clock: host.clock,
+    send,
+  });
   return { executor, journal, sent };
 }
 

@@ -18,13 +18,28 @@ export function parseMoment(text: string): number {
   return ms;
 }
 
-/** `attested:WHERE` or `none:REASON`. */
+/** `copy`, `command`, `attested:WHERE` or `none:REASON`. */
 export function parseBackup(text: string): Backup {
+  if (text === 'copy' || text === 'command') return { policy: text };
   const at = text.indexOf(':');
   const [policy, rest] = [text.slice(0, at), text.slice(at + 1).trim()];
   if (policy === 'attested' && rest !== '') return { policy, where: rest };
   if (policy === 'none' && rest !== '') return { policy, reason: rest };
-  throw new InvalidArgumentError('Write attested:WHERE the backup lies, or none:REASON why there is none.');
+  throw new InvalidArgumentError(
+    'Write copy, command, attested:WHERE the backup lies, or none:REASON why there is none.',
+  );
+}
+
+/** A backup as `parseBackup` reads it. */
+export function writeBackup(backup: Backup): string {
+  if (backup.policy === 'none') return `none:${backup.reason}`;
+  return backup.policy === 'attested' ? `attested:${backup.where}` : backup.policy;
+}
+
+/** A moment that is past: as `parseMoment` reads it, or how long ago it was (`2h`). */
+export function parsePast(text: string): number {
+  const agoMs = durationMs(text);
+  return agoMs === undefined ? parseMoment(text) : Date.now() - agoMs;
 }
 
 /** `key=value`. */

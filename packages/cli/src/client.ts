@@ -4,6 +4,7 @@ import type {
   ApprovalPolicy,
   ApprovalRequestBody,
   ApprovalView,
+  BackupView,
   Choice,
   ClusterSummary,
   DeliveryView,
@@ -151,6 +152,9 @@ export class Client {
   async resend(id: string): Promise<void> {
     await this.#json(`/v1/notifications/${encodeURIComponent(id)}/resend`, { method: 'POST', json: {} });
   }
+  backups = (cluster?: string): Promise<BackupView[]> =>
+    this.#all<BackupView>(cluster === undefined ? '/v1/backups' : `/v1/backups?cluster=${encodeURIComponent(cluster)}`);
+  backup = (id: string): Promise<BackupView> => this.#json(`/v1/backups/${encodeURIComponent(id)}`);
   createToken = (json: TokenRequest): Promise<TokenView> => this.#json('/v1/tokens', { method: 'POST', json });
 
   createEnrollment = (json: EnrollmentRequest): Promise<EnrollmentView> =>

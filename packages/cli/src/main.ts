@@ -4,6 +4,7 @@ import { Command, CommanderError, Help } from 'commander';
 import { DEFAULT_SERVER } from './client.ts';
 import { addAccess } from './commands/access.ts';
 import { addApprovals } from './commands/approvals.ts';
+import { addBackups } from './commands/backups.ts';
 import { addCluster } from './commands/cluster.ts';
 import { addHealth } from './commands/health.ts';
 import { addInventory } from './commands/inventory.ts';
@@ -67,6 +68,7 @@ export function createProgram(context: Context): Command {
     .addHelpText('after', examples('kwfleet demo', 'kwfleet plan prod-east --to 3.1.0'));
   addPlan(program, context);
   addApprovals(program, addRuns(program, context), context);
+  addBackups(program, context);
   addInventory(program, context);
   addHealth(program, context);
   addCluster(program, context);

@@ -86,6 +86,7 @@ export function runView(nodes: number, steps: Record<string, StepState>, more: P
   const plan = planFor(nodes);
   return {
     id: 'run-1',
+    kind: 'upgrade',
     cluster: plan.cluster,
     clusterName: 'prod-east',
     planId: 'plan-1',

@@ -3,6 +3,7 @@
  * repeat. There is no phase that carries a command line.
  */
 import Type, { type Static } from 'typebox';
+import { BackupPolicy, BackupReceipt, RestoreOrder } from './backup.ts';
 import { FleetError } from './errors.ts';
 import { ClusterHealth, NodeReport, Topology } from './facts.ts';
 import { TransferOutcome, TransferTask } from './transfer/model.ts';
@@ -24,6 +25,12 @@ import { TransferOutcome, TransferTask } from './transfer/model.ts';
  * - `compare`: the target's tables have as many rows as the source's, and the same rows in the samples.
  * - `recreate`: databases, users, privileges and settings of the order are there.
  * - `restore-settings`: the cluster settings of the order have the values it gives: those from before the run.
+ * - `prepare-backup`: what the backup needs is there: space, or the operator's command. Nothing is changed.
+ * - `back-up`: the backup of the order's policy is made and verified. A copy needs the database stopped.
+ * - `check-backup`: the backup of the order lies here, its manifest is the recorded one, every file was read again.
+ * - `restore`: data, certificates and configuration are those of the backup; what was there is kept beside (database stopped).
+ * - `put-data-back`: what a restore moved aside is in its place again; legal only while nothing was started on the restored data.
+ * - `discard-replaced`: what a restore moved aside is removed.
  */
 export const Phase = Type.Union([
   Type.Literal('fetch'),
@@ -42,6 +49,12 @@ export const Phase = Type.Union([
   Type.Literal('import'),
   Type.Literal('compare'),
   Type.Literal('recreate'),
+  Type.Literal('prepare-backup'),
+  Type.Literal('back-up'),
+  Type.Literal('check-backup'),
+  Type.Literal('restore'),
+  Type.Literal('put-data-back'),
+  Type.Literal('discard-replaced'),
 ]);
 export type Phase = Static<typeof Phase>;
 
@@ -57,6 +70,10 @@ export const DESTRUCTIVE: ReadonlySet<Phase> = new Set([
   'export',
   'import',
   'recreate',
+  'back-up',
+  'restore',
+  'put-data-back',
+  'discard-replaced',
 ]);
 
 /**
@@ -134,6 +151,10 @@ export const Action = Type.Object({
   ledger: Type.Array(LedgerEntry),
   /** For the phases of a transfer. */
   transfer: Type.Optional(TransferTask),
+  /** For `prepare-backup` and `back-up`. */
+  backup: Type.Optional(BackupPolicy),
+  /** For `check-backup` and what follows it. */
+  restore: Type.Optional(RestoreOrder),
   soakMs: Type.Integer({ minimum: 0 }),
   /** Between the two samples in which ranges must be healthy. */
   sampleGapMs: Type.Integer({ minimum: 0 }),
@@ -181,6 +202,8 @@ export const ActionResult = Type.Object({
   health: Type.Optional(ClusterHealth),
   /** What came of a phase of a transfer. */
   transfer: Type.Optional(TransferOutcome),
+  /** The backup that this order made, also when something failed after it. */
+  backup: Type.Optional(BackupReceipt),
 });
 export type ActionResult = Static<typeof ActionResult>;
 

@@ -2,9 +2,10 @@
 import Type, { type Static } from 'typebox';
 import { PackageInfo, Phase } from './action.ts';
 import { ApprovalScope, Requirement } from './approval.ts';
+import { BackupSet } from './backup.ts';
 import { Choice, Hold, RunApproval, RunStatus, RunTiming, RunWait, StepState } from './engine/state.ts';
 import { Method, NodeReport, Topology } from './facts.ts';
-import { Backup, CheckResult, Plan, PlanOptions } from './plan.ts';
+import { Backup, CheckResult, Plan, PlanKind, PlanOptions, RestoreSource } from './plan.ts';
 import { TransferOptions } from './transfer/model.ts';
 import { Window } from './windows/window.ts';
 import { FILE_MAX_BYTES, Mistake } from './written.ts';
@@ -163,7 +164,20 @@ export const PlanRequest = Type.Object(
   {
     /** Id or name. */
     cluster: Type.String({ minLength: 1, maxLength: 253 }),
+    /** The version to upgrade to; for other kinds the version of the backup. */
     to: Type.String({ minLength: 1, maxLength: 60 }),
+    /** `upgrade` unless told. */
+    kind: Type.Optional(PlanKind),
+    /** For `restore` and `downgrade`: the backup's id, and what becomes of what is there now (`keep` unless told). */
+    restore: Type.Optional(
+      Type.Object(
+        {
+          backup: Type.String({ minLength: 1, maxLength: 253 }),
+          replaced: Type.Optional(RestoreSource.properties.replaced),
+        },
+        { additionalProperties: false },
+      ),
+    ),
     options: Type.Optional(Type.Partial(Type.Object({ ...PlanOptions.properties, backup: Backup }))),
   },
   { additionalProperties: false },
@@ -241,9 +255,22 @@ export const ApprovalView = Type.Object({
   missing: Type.Integer(),
 });
 export type ApprovalView = Static<typeof ApprovalView>;
+/** The backups that one run made, its name as id. */
+export const BackupView = Type.Object({
+  ...BackupSet.properties,
+  clusterName: Type.String(),
+  /** When the last part of it was made. */
+  madeAtMs: Type.Integer(),
+  sizeBytes: Type.Integer(),
+  /** Why it cannot be restored, in words; empty when it can. */
+  problems: Type.Array(Type.String()),
+});
+export type BackupView = Static<typeof BackupView>;
 
 export const RunSummary = Type.Object({
   id: Type.String(),
+  /** What it is for. */
+  kind: PlanKind,
   cluster: Type.String(),
   clusterName: Type.String(),
   planId: Type.String(),

@@ -3,7 +3,8 @@
  * cannot be answered is `unknown`, and unknown blocks. Source of what is asked: manual, "Prerequisites" of each section.
  */
 import type { PackageInfo } from './action.ts';
-import { ERRORS, type ErrorCode } from './errors.ts';
+import { checkBackup } from './backup-checks.ts';
+import { block, pass, result } from './check-result.ts';
 import type { Method, NodeFacts, Topology } from './facts.ts';
 import { type Finding, installedVersion, judgeCluster, judgeJobs, members } from './judge.ts';
 import type { CheckResult, PlanOptions } from './plan.ts';
@@ -15,21 +16,6 @@ export const HEALTH_MAX_AGE_MS = 120_000;
 /** KWDB, like CockroachDB, wants clocks within half a second; beyond this, times on hosts cannot be compared at all. */
 const CLOCK_SKEW_WARN_MS = 2_000;
 const SPACE_MARGIN_BYTES = 256 * 1024 * 1024;
-
-type Verdict = CheckResult['verdict'];
-
-export function result(verdict: Verdict, code: ErrorCode, message: string, node?: string): CheckResult {
-  return {
-    code,
-    verdict,
-    message,
-    ...(node === undefined ? {} : { node }),
-    ...(verdict === 'pass' ? {} : { remedy: ERRORS[code].remedy }),
-  };
-}
-
-const block = (code: ErrorCode, message: string, node?: string) => result('block', code, message, node);
-const pass = (code: ErrorCode, message: string, node?: string) => result('pass', code, message, node);
 
 /** Which kind of package a deployment method takes. Source: KWDB facts, "The package". */
 export const packageKind = (method: Method): PackageInfo['kind'] =>
@@ -72,7 +58,7 @@ function checkPackage({ package: pkg, unsigned, to }: CheckInput): CheckResult[]
   return [pass('PACKAGE_UNKNOWN', `${pkg.fileName} is in the registry`)];
 }
 
-function checkMembership(cluster: Cluster): CheckResult[] {
+export function checkMembership(cluster: Cluster): CheckResult[] {
   const claims = Map.groupBy(cluster.nodes, ({ report }) => report.identity?.kwdbId);
   const copies = [...claims].filter(([, nodes]) => nodes.length > 1);
   if (copies.length > 0) {
@@ -91,7 +77,7 @@ function checkMembership(cluster: Cluster): CheckResult[] {
   return [pass('NODE_MISSING', `all ${cluster.nodes.length} nodes that the database lists are reported by agents`)];
 }
 
-function checkTopology(cluster: Cluster): CheckResult[] {
+export function checkTopology(cluster: Cluster): CheckResult[] {
   const witnesses = cluster.nodes.map(({ node, report }) => ({ node, ...topologyOf(report) }));
   const problems = witnesses.flatMap((witness) => {
     if (witness.verdict === 'agreed') return [];
@@ -111,13 +97,6 @@ function checkTopology(cluster: Cluster): CheckResult[] {
     checks.push(block('TOPOLOGY_DISAGREES', `a standalone instance with ${cluster.nodes.length} nodes`));
   }
   return checks;
-}
-
-function checkBackup({ options: { backup } }: CheckInput): CheckResult[] {
-  if (backup === undefined)
-    return [block('BACKUP_REQUIRED', 'no backup is stated; the manual asks for one before every upgrade')];
-  if (backup.policy === 'none') return [result('warn', 'BACKUP_REQUIRED', `no backup, because: ${backup.reason}`)];
-  return [pass('BACKUP_REQUIRED', `backup attested: ${backup.where}`)];
 }
 
 function checkNode(facts: NodeFacts, input: CheckInput): CheckResult[] {
@@ -143,7 +122,7 @@ export function checkReach(facts: NodeFacts, nowMs: number): CheckResult {
   return block('NODE_UNREACHABLE', `its agent was last heard ${Math.round(silentMs / 1000)} s ago`, facts.node);
 }
 
-function checkCondition({ node, report }: NodeFacts): CheckResult[] {
+export function checkCondition({ node, report }: NodeFacts): CheckResult[] {
   const { installation } = report;
   if (installation === undefined) return [];
   const { condition, conditionDetail } = installation;
@@ -153,7 +132,7 @@ function checkCondition({ node, report }: NodeFacts): CheckResult[] {
   return [pass('INSTALLATION_HALF_DONE', 'its four versions agree, nothing is half done', node)];
 }
 
-function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefined): CheckResult[] {
+export function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefined): CheckResult[] {
   const { installation, host } = report;
   if (installation === undefined || pkg === undefined) return [];
   const { method } = installation;
@@ -215,7 +194,7 @@ function checkWayBack({ node, report }: NodeFacts, { package: pkg, previousPacka
   return [block('PREVIOUS_PACKAGE_MISSING', message, node)];
 }
 
-function checkHost({ node, report, clockSkewMs }: NodeFacts, pkg: PackageInfo | undefined): CheckResult[] {
+export function checkHost({ node, report, clockSkewMs }: NodeFacts, pkg: PackageInfo | undefined): CheckResult[] {
   const { host } = report;
   const checks: CheckResult[] = [];
   if (host.privileges === 'none')

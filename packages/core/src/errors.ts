@@ -191,7 +191,29 @@ export const ERRORS = {
   CLOCK_SKEW: { status: 422, remedy: "Set the node's clock (NTP); its times cannot be compared." },
   BACKUP_REQUIRED: {
     status: 422,
-    remedy: 'State the backup (--backup attested:WHERE) or give a reason for none (--backup none:REASON).',
+    remedy:
+      'Choose --backup copy or command, state one (--backup attested:WHERE), or give a reason for none (--backup none:REASON).',
+  },
+  BACKUP_EXPIRED: {
+    status: 422,
+    remedy: 'Make a new backup and state it, or say how old it may be (--backup-max-age); or choose --backup copy.',
+  },
+  BACKUP_UNSUPPORTED: {
+    status: 422,
+    remedy: 'This backup cannot be made or restored here as the message says: see docs/backup.md for what can.',
+  },
+  BACKUP_UNKNOWN: { status: 404, remedy: 'List the backups with `kwfleet backups`.' },
+  BACKUP_INCOMPLETE: {
+    status: 422,
+    remedy: 'Choose a backup that has a copy of every node of the cluster: see `kwfleet backups`.',
+  },
+  BACKUP_INCONSISTENT: {
+    status: 422,
+    remedy: 'Choose a backup that was made with all nodes stopped: `kwfleet backup CLUSTER` makes one.',
+  },
+  BACKUP_WRONG_VERSION: {
+    status: 422,
+    remedy: 'A backup is restored under the version that made it: `kwfleet downgrade` installs that version first.',
   },
 
   // On a host
@@ -252,6 +274,22 @@ export const ERRORS = {
   },
   HOST_REBOOTED: { status: 500, remedy: 'The host went down in the middle; a retry looks at it first and goes on.' },
   FETCH_FAILED: { status: 500, remedy: 'The package could not be brought to the node; see the reason and retry.' },
+  BACKUP_FAILED: {
+    status: 500,
+    remedy: "No backup was made; see the host's own words, mend what they name, then retry. Nothing was installed.",
+  },
+  BACKUP_MISSING: {
+    status: 422,
+    remedy: 'The backup is not on the host any more: put it back where it was, or choose another.',
+  },
+  BACKUP_DAMAGED: {
+    status: 422,
+    remedy: 'The backup is not what it was when it was made: choose another. Nothing was stopped for it.',
+  },
+  RESTORE_FAILED: {
+    status: 500,
+    remedy: 'See the message: what was there before the restore is kept beside it, or was put back.',
+  },
   KWBASE_FAILED: { status: 500, remedy: 'A question to the database failed: see its own words.' },
 
   // Transfers

@@ -57,6 +57,8 @@ export const HostFacts = Type.Object({
   clockMs: Type.Integer(),
   /** Free space where packages are unpacked, where KWDB is installed, and where its data lies. */
   freeBytes: Type.Object({ agent: Type.Integer(), install: Type.Integer(), data: Type.Integer() }),
+  /** Where copies go, what is free there, and whether agent.yaml names a backup command; absent from older agents. */
+  backup: Type.Optional(Type.Object({ directory: Type.String(), freeBytes: Type.Integer(), command: Type.Boolean() })),
 });
 export type HostFacts = Static<typeof HostFacts>;
 
@@ -66,6 +68,13 @@ export const Installation = Type.Object({
   topology: Type.Optional(Topology),
   installDir: Type.String(),
   dataDir: Type.String(),
+  /**
+   * What makes up the node beside `dataDir`, as paths on the host: what a backup copies. Absent when this agent does not
+   * know it of the deployment method.
+   */
+  places: Type.Optional(
+    Type.Object({ certificates: Type.Optional(Type.String()), configuration: Type.Array(Type.String()) }),
+  ),
   address: Type.String(),
   port: Type.Integer(),
   httpPort: Type.Integer(),

@@ -1,6 +1,7 @@
 export * from './action.ts';
 export * from './api.ts';
 export * from './approval.ts';
+export * from './backup.ts';
 export * from './checks.ts';
 export * from './duration.ts';
 export * from './engine/action-for.ts';
@@ -18,6 +19,7 @@ export * from './judge.ts';
 export * from './notification.ts';
 export * from './plan.ts';
 export * from './planner/make-plan.ts';
+export * from './planner/whole-cluster.ts';
 export * from './selector.ts';
 export * from './topology.ts';
 export * from './transfer/check-transfer.ts';

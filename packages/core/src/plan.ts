@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import canonicalize from 'canonicalize';
 import Type, { type Static } from 'typebox';
 import { Deadline, PackageInfo, Phase } from './action.ts';
+import { BackupPart } from './backup.ts';
 import { Method, Topology } from './facts.ts';
 import { TransferContent } from './transfer/model.ts';
 
@@ -23,12 +24,46 @@ export const PlanKind = Type.Union([
 ]);
 export type PlanKind = Static<typeof PlanKind>;
 
-/** What stands in for a backup. The manual asks for one before every upgrade; `none` needs a reason that goes on record. */
+/**
+ * The backup that the manual asks for before every upgrade. `attested`: a person states where it is and when it was made;
+ * too old a one blocks. `copy`: each agent copies its stopped node. `command`: the operator's own script on each host.
+ * `none` needs a reason that goes on record.
+ */
 export const Backup = Type.Union([
-  Type.Object({ policy: Type.Literal('attested'), where: Type.String({ minLength: 1, maxLength: 500 }) }),
+  Type.Object({
+    policy: Type.Literal('attested'),
+    where: Type.String({ minLength: 1, maxLength: 500 }),
+    /** When it was made; when it is stated, unless said. */
+    atMs: Type.Optional(Type.Integer({ minimum: 0 })),
+    /** How old it may be when the run starts; ATTESTED_MAX_AGE_MS unless said. */
+    maxAgeMs: Type.Optional(Type.Integer({ minimum: 60_000, maximum: 30 * 86_400_000 })),
+  }),
+  Type.Object({ policy: Type.Literal('copy') }),
+  Type.Object({ policy: Type.Literal('command') }),
   Type.Object({ policy: Type.Literal('none'), reason: Type.String({ minLength: 1, maxLength: 500 }) }),
 ]);
 export type Backup = Static<typeof Backup>;
+
+/** The backup of a plan, in words. */
+export function backupWords(backup: Backup | undefined): string {
+  switch (backup?.policy) {
+    case undefined:
+      return 'none stated';
+    case 'none':
+      return `none, because: ${backup.reason}`;
+    case 'attested':
+      return `attested: ${backup.where}${backup.atMs === undefined ? '' : `, made ${new Date(backup.atMs).toISOString()}`}`;
+    case 'copy':
+      return 'a cold copy of each node';
+    case 'command':
+      return "the host's own backup command";
+    default:
+      return backup satisfies never;
+  }
+}
+
+/** What was written since an attested backup would be lost with it: a day's work at most. */
+export const ATTESTED_MAX_AGE_MS = 86_400_000;
 
 /** What a person may choose. All have defaults but the backup. */
 export const PlanOptions = Type.Object({
@@ -85,6 +120,11 @@ export const StepKind = Type.Union([
   Type.Literal('import'),
   Type.Literal('compare'),
   Type.Literal('recreate'),
+  Type.Literal('prepare'),
+  Type.Literal('back-up'),
+  Type.Literal('check-backup'),
+  Type.Literal('restore'),
+  Type.Literal('discard'),
 ]);
 export type StepKind = Static<typeof StepKind>;
 
@@ -115,6 +155,17 @@ export const CheckResult = Type.Object({
 });
 export type CheckResult = Static<typeof CheckResult>;
 
+/** The backup that a plan puts back, and what becomes of what was there. */
+export const RestoreSource = Type.Object({
+  /** The set's id: that of the run which made it. */
+  backup: Type.String(),
+  version: Type.String(),
+  /** `keep`: what was there stays beside, under a name with the run's id. `remove`: it goes once all nodes are verified. */
+  replaced: Type.Union([Type.Literal('keep'), Type.Literal('remove')]),
+  parts: Type.Array(BackupPart),
+});
+export type RestoreSource = Static<typeof RestoreSource>;
+
 export const Plan = Type.Object({
   format: Type.Literal(1),
   /** Absent in plans that were stored before there were others: an upgrade. `kindOf` says it. */
@@ -128,6 +179,8 @@ export const Plan = Type.Object({
   options: PlanOptions,
   /** For `transfer`. */
   transfer: Type.Optional(TransferContent),
+  /** For `restore` and `downgrade`. */
+  restore: Type.Optional(RestoreSource),
   nodes: Type.Array(PlanNode),
   steps: Type.Array(Step),
   /** What an abort does after nodes were touched and before the new version was started anywhere. */

@@ -12,6 +12,19 @@ export const i5: Checker = {
         fails(`${evidence.version} is installed on ${evidence.node}, whose data ${dataVersion} has opened`);
       }
     }
+    if (evidence.type === 'copied' && chronicle.sim.host(evidence.node).process !== null) {
+      fails(`${evidence.node} is copied while its database runs`);
+    }
+    if (evidence.type === 'data-changed') {
+      const run = chronicle.order(evidence.action)?.run ?? '';
+      const kind = chronicle.plan(run)?.kind;
+      if (kind !== 'restore' && kind !== 'downgrade') {
+        fails(`the data of ${evidence.node} are ${evidence.how} by ${evidence.action}, whose plan is no restore`);
+      }
+      if (evidence.how !== 'discarded' && chronicle.sim.host(evidence.node).process !== null) {
+        fails(`the data of ${evidence.node} are ${evidence.how} while its database runs`);
+      }
+    }
     if (evidence.type === 'started' && evidence.cause === 'system') {
       const old = compareReleases(evidence.version, evidence.dataVersion) < 0;
       // A start whose binary turns out to be another than the installed one is the host's doing.

@@ -12,6 +12,7 @@ export type Site = Pick<
   | 'topology'
   | 'installDir'
   | 'dataDir'
+  | 'places'
   | 'address'
   | 'port'
   | 'httpPort'

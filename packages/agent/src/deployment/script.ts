@@ -15,7 +15,9 @@ import {
   parsePeers,
   parseVersionFile,
   readText,
+  SCRIPT_DIR,
   UNIT,
+  UNIT_FILE,
 } from '../host/mode.ts';
 import { isServer, type PackageRecord, packageRecords } from '../host/package-database.ts';
 import type { ServiceManager, UnitState } from '../host/services.ts';
@@ -78,7 +80,8 @@ class ScriptDeployment implements Deployment {
     // Several nodes that share a machine have an address each; a real host listens on all of its own.
     const host = root === '/' ? '127.0.0.1' : mode.address;
     const certificates = join(root, CERTS_DIR);
-    this.site = { ...rest, installDir, peers };
+    const places = { certificates: CERTS_DIR, configuration: [INFO_DIR, SCRIPT_DIR, UNIT_FILE] };
+    this.site = { ...rest, installDir, peers, places };
     this.#options = options;
     this.#told = told;
     this.#binary = join(root, installDir, 'bin/kwbase');

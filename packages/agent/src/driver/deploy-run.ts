@@ -28,7 +28,19 @@ export function belongsTo(id: string, action: string): boolean {
 }
 
 /** What a command of an action can be for, in the order in which they can follow each other. */
-const WORKS = ['install', 'online', 'back', 'back-remove', 'back-install'] as const;
+const WORKS = [
+  'install',
+  'online',
+  'back',
+  'back-remove',
+  'back-install',
+  'prepare',
+  'back-up',
+  'check',
+  'restore',
+  'put-data-back',
+  'discard',
+] as const;
 export type Work = (typeof WORKS)[number];
 
 /**
@@ -48,11 +60,19 @@ export type DeployRun = {
   readonly sign: () => Promise<string>;
 };
 
+export type LongEnd = { readonly exitCode: number; readonly output: string };
+
+/** Runs a deploy.sh to its end, or finds the one an earlier agent process started, and judges what it said. */
+export async function runDeploy(run: DeployRun): Promise<OutputVerdict> {
+  const { exitCode, output } = await runLong(run);
+  return judgeOutput(output, exitCode);
+}
+
 /**
  * Runs the command to its end, or finds the one an earlier agent process started. Rejects with INSTALL_LOST when it
  * was killed again and again; what it said is the caller's to judge.
  */
-export async function runDeploy(run: DeployRun): Promise<OutputVerdict> {
+export async function runLong(run: DeployRun): Promise<LongEnd> {
   const { commands, action, work, spec, watch } = run;
   await endOrphans(commands, action, watch);
   for (let attempt = 1; attempt <= TRIES; attempt++) {
@@ -72,8 +92,8 @@ export async function runDeploy(run: DeployRun): Promise<OutputVerdict> {
   throw new FleetError('INSTALL_LOST', `${spec.argv[0]} was killed ${TRIES} times`);
 }
 
-/** Until it ends: its output and its verdict. Null when it was killed. */
-async function follow(run: DeployRun, id: string, base: number): Promise<OutputVerdict | null> {
+/** Until it ends: its output and its exit status. Null when it was killed. */
+async function follow(run: DeployRun, id: string, base: number): Promise<LongEnd | null> {
   const { commands, watch } = run;
   const cleaner = new OutputCleaner();
   const chunks: Uint8Array[] = [];
@@ -92,7 +112,7 @@ async function follow(run: DeployRun, id: string, base: number): Promise<OutputV
     }
     if (state.status === 'exited') {
       for (const { offset: at, text } of cleaner.take(new Uint8Array(), true)) watch.output(base + at, text);
-      return judgeOutput(Buffer.concat(chunks).toString(), state.exitCode);
+      return { exitCode: state.exitCode, output: Buffer.concat(chunks).toString() };
     }
     if (state.status !== 'running') return null;
     watch.moved(`${offset} ${await run.sign()}`);

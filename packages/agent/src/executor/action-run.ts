@@ -13,6 +13,7 @@ import {
   type TransferOutcome,
 } from '@kwfleet/core';
 import type { AgentMessage } from '@kwfleet/protocol';
+import type { Backups } from '../backup/backups.ts';
 import type { Clock } from '../clock.ts';
 import { type Driver, Stopping } from '../driver/driver.ts';
 import type { Journal } from '../journal/journal.ts';
@@ -25,6 +26,7 @@ export type Parts = {
   /** This node's name in the fleet. */
   readonly node: string;
   readonly driver: Driver;
+  readonly backups: Backups;
   readonly journal: Journal;
   readonly clock: Clock;
   /** Absent where nothing is ever transferred: in the simulator. */
@@ -170,6 +172,7 @@ export class ActionRun {
   }
 
   async result(failure: ActionFailure | undefined, disposition: Disposition): Promise<ActionResult> {
+    const backup = await this.parts.backups.made(this.action);
     return {
       action: this.action.id,
       outcome: failure === undefined ? 'succeeded' : 'failed',
@@ -184,6 +187,7 @@ export class ActionRun {
       report: await this.#freshReport(),
       ...(this.health === undefined ? {} : { health: this.health }),
       ...(this.transfer === undefined ? {} : { transfer: this.transfer }),
+      ...(backup === undefined ? {} : { backup }),
     };
   }
 

@@ -10,6 +10,7 @@ import {
 } from '@kwfleet/core';
 import { DeadlineError, Stopping } from '../driver/driver.ts';
 import type { ActionRun } from './action-run.ts';
+import { putDataBack } from './backup-phases.ts';
 import { assureSpare, hasTargetStarted, isActive, isSameProcess, putBack, start, stop, verify } from './phases.ts';
 
 export type Settlement = { readonly disposition: Disposition; readonly failure: ActionFailure };
@@ -31,6 +32,12 @@ const DEADLINE_CODES: Readonly<Record<Phase, ErrorCode>> = {
   import: 'TRANSFER_IMPORT_FAILED',
   compare: 'KWBASE_FAILED',
   recreate: 'KWBASE_FAILED',
+  'prepare-backup': 'BACKUP_FAILED',
+  'back-up': 'BACKUP_FAILED',
+  'check-backup': 'BACKUP_DAMAGED',
+  restore: 'RESTORE_FAILED',
+  'put-data-back': 'RESTORE_FAILED',
+  'discard-replaced': 'RESTORE_FAILED',
 };
 
 /** The failure an error of a phase stands for. Stopping is no failure: it must not come here. */
@@ -69,19 +76,34 @@ export async function settle(
   if (run.entry.deeds.length === 0) return { disposition: 'untouched', failure };
   // A transfer never touches the installation; what it left in the target is this run's to drop, when it is retried.
   if (run.action.transfer !== undefined) return { disposition: 'broken', failure };
-  if (needsPerson(run, failure)) return { disposition: 'broken', failure };
+  const restored = run.entry.deeds.includes('restore') && failure.code !== 'EPOCH_STALE';
+  if (!restored && needsPerson(run, failure)) return { disposition: 'broken', failure };
   try {
+    if (restored) return await undoRestore(failure, step);
     return await backOut(run, failure, step);
   } catch (error) {
     if (error instanceof Stopping) throw error;
     const second = failureOf(error, 'put-back', run);
-    const message = `${failure.message}; and ${run.action.from} could not be put back: ${second.message}`;
+    const what = restored ? 'what was there before the restore' : run.action.from;
+    const message = `${failure.message}; and ${what} could not be put back: ${second.message}`;
     const words = [failure.words, second.words].filter((text) => text !== undefined).join('\n');
     return {
       disposition: 'broken',
       failure: { code: 'ROLLBACK_FAILED', message, phase: failure.phase, ...(words === '' ? {} : { words }) },
     };
   }
+}
+
+/** A restore that failed leaves the node as it found it: stopped, with its own data. */
+async function undoRestore(
+  failure: ActionFailure,
+  step: (phase: Phase, work: (run: ActionRun) => Promise<void>) => Promise<void>,
+): Promise<Settlement> {
+  await step('put-data-back', putDataBack);
+  return {
+    disposition: 'backed-out',
+    failure: told(failure, 'what was there before the restore is in its place again'),
+  };
 }
 
 async function backOut(

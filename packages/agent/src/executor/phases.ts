@@ -20,6 +20,7 @@ import { DeadlineError, Stopping } from '../driver/driver.ts';
 import type { Mark } from '../journal/records.ts';
 import type { Transfers } from '../transfer/transfers.ts';
 import { type ActionRun, installationOf } from './action-run.ts';
+import { backUp, checkBackup, discardReplaced, prepareBackup, putDataBack, restore } from './backup-phases.ts';
 
 /** An interlock older than this is asked again right before the node is stopped. */
 const SPARE_VALID_MS = 5000;
@@ -47,6 +48,12 @@ export const PHASES: Readonly<Record<Phase, (run: ActionRun) => Promise<void>>> 
   import: (run) => transfersOf(run).import(run),
   compare: (run) => transfersOf(run).compare(run),
   recreate: (run) => transfersOf(run).recreate(run),
+  'prepare-backup': prepareBackup,
+  'back-up': backUp,
+  'check-backup': checkBackup,
+  restore,
+  'put-data-back': putDataBack,
+  'discard-replaced': discardReplaced,
 };
 
 function transfersOf({ parts }: ActionRun): Transfers {
@@ -71,6 +78,12 @@ export const TITLES: Readonly<Record<Phase, string>> = {
   import: 'importing',
   compare: 'comparing with the source',
   recreate: 'making databases, users, privileges or settings',
+  'prepare-backup': 'seeing whether a backup can be made',
+  'back-up': 'making the backup',
+  'check-backup': 'reading the backup again',
+  restore: 'putting the backup in place',
+  'put-data-back': 'putting back what was there before the restore',
+  'discard-replaced': 'removing what the restore replaced',
 };
 
 /** An action that puts back starts and verifies the version before. */

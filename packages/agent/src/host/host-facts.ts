@@ -14,11 +14,13 @@ export type HostOptions = {
   readonly stateDir: string;
   readonly agentVersion: string;
   readonly now: () => number;
+  /** Where copies go, and the operator's backup command. */
+  readonly backup?: { readonly directory: string; readonly command: string | undefined };
 };
 
 /** `directories`: where KWDB is installed and where its data lies, below `root`. */
 export async function hostFacts(
-  { root, stateDir, agentVersion, now }: HostOptions,
+  { root, stateDir, agentVersion, now, backup }: HostOptions,
   directories: { readonly installDir: string; readonly dataDir: string },
 ): Promise<HostFacts> {
   const [agent, install, data] = await Promise.all([
@@ -35,6 +37,15 @@ export async function hostFacts(
     privileges: await privileges(root),
     clockMs: now(),
     freeBytes: { agent, install, data },
+    ...(backup === undefined
+      ? {}
+      : {
+          backup: {
+            directory: backup.directory,
+            freeBytes: await freeBytes(backup.directory),
+            command: backup.command !== undefined,
+          },
+        }),
   };
 }
 

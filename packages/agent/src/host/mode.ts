@@ -19,7 +19,9 @@ export type Mode = {
 
 export const INFO_DIR = '/etc/kaiwudb/info';
 export const CERTS_DIR = '/etc/kaiwudb/certs';
-export const ENV_FILE = '/etc/kaiwudb/script/kaiwudb_env';
+export const SCRIPT_DIR = '/etc/kaiwudb/script';
+export const ENV_FILE = `${SCRIPT_DIR}/kaiwudb_env`;
+export const UNIT_FILE = '/etc/systemd/system/kaiwudb.service';
 export const UNIT = 'kaiwudb';
 
 const TOPOLOGIES: Readonly<Record<string, Topology>> = {

@@ -8,7 +8,15 @@ import {
   writeDuration,
 } from '@kwfleet/core';
 import { type Command, Option } from 'commander';
-import { parseBackup, parseCount, parseDuration, parseMoment, shellQuote } from '../arguments.ts';
+import {
+  parseBackup,
+  parseCount,
+  parseDuration,
+  parseMoment,
+  parsePast,
+  shellQuote,
+  writeBackup,
+} from '../arguments.ts';
 import type { Client } from '../client.ts';
 import { type Context, examples } from '../context.ts';
 import { badInput, EXIT } from '../exit.ts';
@@ -20,6 +28,8 @@ type PlanFlags = {
   to: string;
   route?: Route;
   backup?: NonNullable<NonNullable<PlanRequest['options']>['backup']>;
+  backupTime?: number;
+  backupMaxAge?: number;
   bypassVersionCheck?: true;
   soak?: number;
   idle?: number;
@@ -28,7 +38,9 @@ type PlanFlags = {
   concurrency?: number;
   json?: true;
 };
-type UpgradeFlags = PlanFlags & TimingFlags & { yes?: true; watch?: true };
+/** What every command that starts a run takes. */
+export type StartFlags = { yes?: true; watch?: true; json?: true };
+type UpgradeFlags = PlanFlags & TimingFlags & StartFlags;
 type TimingFlags = { at?: number; skipAfter?: number; window?: string[]; prefetch?: number };
 
 /** Adds `plan` and `upgrade`. */
@@ -54,9 +66,7 @@ export function addPlan(program: Command, context: Context): void {
     .command('upgrade')
     .helpGroup('Upgrade a cluster:')
     .description('Plan an upgrade, show the plan, ask, and start it');
-  withPlanOptions(upgrade)
-    .option('-y, --yes', 'start without asking; needed where there is no terminal to ask at')
-    .option('-w, --watch', 'follow the upgrade to its end')
+  withStartOptions(withPlanOptions(upgrade))
     .option(
       '--at <TIME>',
       "start then, like 2026-12-01T22:00 (this machine's clock) or 2026-12-01T22:00+01:00",
@@ -65,12 +75,6 @@ export function addPlan(program: Command, context: Context): void {
     .option('--skip-after <DURATION>', 'with --at: give it up when it could not start within so long', parseDuration)
     .option('--window <NAME...>', 'touch nothing outside of these windows')
     .option('--prefetch <DURATION>', 'with --window: bring the package to the hosts so long ahead', parseDuration)
-    .option('--json', 'print the run as the API gives it, then, with --watch, one event a line')
-    .addHelpText(
-      'after',
-      '\nExit code: 0 succeeded (without --watch: started), 2 a check blocks it, 3 held for a person,',
-    )
-    .addHelpText('after', '4 failed or aborted, 130 watching was stopped with Ctrl-C (the upgrade goes on).')
     .addHelpText(
       'after',
       examples(
@@ -79,15 +83,30 @@ export function addPlan(program: Command, context: Context): void {
       ),
     )
     .action((cluster: string, flags: UpgradeFlags, command: Command) =>
-      upgradeCluster(context, command, cluster, flags),
+      planAndStart(context, command, requestOf(cluster, flags), flags),
     );
+}
+
+/** How a run is started and followed: the same for every command that starts one. */
+export function withStartOptions(command: Command): Command {
+  return command
+    .option('-y, --yes', 'start without asking; needed where there is no terminal to ask at')
+    .option('-w, --watch', 'follow the run to its end')
+    .option('--json', 'print the run as the API gives it, then, with --watch, one event a line')
+    .addHelpText(
+      'after',
+      '\nExit code: 0 succeeded (without --watch: started), 2 a check blocks it, 3 held for a person,',
+    )
+    .addHelpText('after', '4 failed or aborted, 130 watching was stopped with Ctrl-C (the run goes on).');
 }
 
 function withPlanOptions(command: Command): Command {
   return command
     .argument('CLUSTER', 'name or id of the cluster')
     .requiredOption('--to <VERSION>', 'the version to upgrade to; its package must have been added')
-    .option('--backup <BACKUP>', 'attested:WHERE the backup lies, or none:REASON', parseBackup)
+    .option('--backup <BACKUP>', 'copy, command, attested:WHERE the backup lies, or none:REASON', parseBackup)
+    .option('--backup-time <TIME>', 'when an attested backup was made, or how long ago (default: now)', parsePast)
+    .option('--backup-max-age <DURATION>', 'how old an attested backup may be (default: 24h)', parseDuration)
     .addOption(
       new Option(
         '--route <ROUTE>',
@@ -110,7 +129,7 @@ function withPlanOptions(command: Command): Command {
 export function requestOf(cluster: string, flags: PlanFlags): PlanRequest {
   const options: NonNullable<PlanRequest['options']> = {
     ...(flags.route === undefined ? {} : { route: flags.route }),
-    ...(flags.backup === undefined ? {} : { backup: flags.backup }),
+    ...(flags.backup === undefined ? {} : { backup: backupOf(flags) }),
     ...(flags.bypassVersionCheck === undefined ? {} : { bypassVersionCheck: flags.bypassVersionCheck }),
     ...(flags.soak === undefined ? {} : { soakMs: flags.soak }),
     ...(flags.sampleGap === undefined ? {} : { sampleGapMs: flags.sampleGap }),
@@ -120,6 +139,15 @@ export function requestOf(cluster: string, flags: PlanFlags): PlanRequest {
   return { cluster, to: flags.to, ...(Object.keys(options).length === 0 ? {} : { options }) };
 }
 
+/** When an attested backup was made, and how old it may be, say options of their own. */
+function backupOf({ backup, backupTime: atMs, backupMaxAge: maxAgeMs }: PlanFlags): PlanFlags['backup'] {
+  if (atMs === undefined && maxAgeMs === undefined) return backup;
+  if (backup?.policy !== 'attested') {
+    throw badInput('--backup-time and --backup-max-age are for --backup attested:WHERE.', 'Leave them out.');
+  }
+  return { ...backup, ...(atMs === undefined ? {} : { atMs }), ...(maxAgeMs === undefined ? {} : { maxAgeMs }) };
+}
+
 const deadlineOf = ({ idle, ceiling }: PlanFlags) => ({
   idleMs: idle ?? DEFAULT_OPTIONS.deadline.idleMs,
   ceilingMs: ceiling ?? DEFAULT_OPTIONS.deadline.ceilingMs,
@@ -127,10 +155,16 @@ const deadlineOf = ({ idle, ceiling }: PlanFlags) => ({
 
 /** The command that starts what `plan` showed, with the same options. */
 export function upgradeCommand(cluster: string, flags: PlanFlags): string {
-  const { backup } = flags;
+  const backup = backupOf(flags);
   const words = ['kwfleet', 'upgrade', cluster, '--to', flags.to];
   if (backup !== undefined) {
-    words.push('--backup', backup.policy === 'none' ? `none:${backup.reason}` : `attested:${backup.where}`);
+    words.push('--backup', writeBackup(backup));
+    if (backup.policy === 'attested' && backup.atMs !== undefined) {
+      words.push('--backup-time', new Date(backup.atMs).toISOString());
+    }
+    if (backup.policy === 'attested' && backup.maxAgeMs !== undefined) {
+      words.push('--backup-max-age', writeDuration(backup.maxAgeMs));
+    }
   }
   if (flags.route !== undefined) words.push('--route', flags.route);
   if (flags.soak !== undefined) words.push('--soak', writeDuration(flags.soak));
@@ -142,14 +176,20 @@ export function upgradeCommand(cluster: string, flags: PlanFlags): string {
   return [...words, '--watch'].map(shellQuote).join(' ');
 }
 
-async function upgradeCluster(context: Context, command: Command, cluster: string, flags: UpgradeFlags): Promise<void> {
+/** Plans, shows the plan, asks, and starts exactly that plan. */
+export async function planAndStart(
+  context: Context,
+  command: Command,
+  request: PlanRequest,
+  flags: StartFlags,
+): Promise<void> {
   const { terminal } = context;
   const canAsk = terminal.isTTY && process.stdin.isTTY === true && !flags.json;
   if (!flags.yes && !canAsk) {
     throw badInput('There is no terminal to ask for your consent.', 'Look at `kwfleet plan`, then give --yes.');
   }
   const client = context.client(command);
-  const view = await client.createPlan(requestOf(cluster, flags));
+  const view = await client.createPlan(request);
   if (!flags.json) terminal.lines([...planPage(view, context.page()), '']);
   if (view.blocked) {
     if (flags.json) terminal.json(view);
@@ -178,8 +218,20 @@ async function consent(view: PlanView): Promise<boolean> {
   // Loaded only here: no other command asks anything.
   const { confirm } = await import('@clack/prompts');
   const nodes = count(view.plan?.nodes.length ?? 0, 'node');
-  const message = `Upgrade ${view.clusterName} (${nodes}) to ${view.plan?.to} now?`;
+  const message = `${consentWords(view.plan, `${view.clusterName} (${nodes})`)} now?`;
   return (await confirm({ message, initialValue: false })) === true;
+}
+
+function consentWords(plan: PlanView['plan'], cluster: string): string {
+  switch (plan?.kind) {
+    case 'backup':
+      return `Stop ${cluster} to copy it`;
+    case 'restore':
+    case 'downgrade':
+      return `Stop ${cluster} and replace its data by those of ${plan.restore?.backup} (${plan.to})`;
+    default:
+      return `Upgrade ${cluster} to ${plan?.to}`;
+  }
 }
 
 /** Starts the plan that was shown, and follows it where that is asked for. */

@@ -1,6 +1,13 @@
 /** A plan as a page that is read before anything is touched. Pure. */
 import { isDeepStrictEqual } from 'node:util';
-import type { CheckResult, Plan, PlanOptions, PlanView, Step, TransferContent } from '@kwfleet/core';
+import {
+  backupWords,
+  type CheckResult,
+  type Plan,
+  type PlanView,
+  type Step,
+  type TransferContent,
+} from '@kwfleet/core';
 import { columns } from './columns.ts';
 import { labelled } from './run-panels.ts';
 import { bytes, count, oneLine, roundDuration, wrap } from './text.ts';
@@ -66,12 +73,11 @@ function head(view: PlanView, plan: Plan, page: Page): string[] {
   if (plan.transfer !== undefined) return transferHead(view, plan, plan.transfer, page);
   const { colors, glyphs } = page.theme;
   const from = [...new Set(plan.nodes.map((node) => node.from))].join(', ');
-  const { options } = plan;
   return [
     `${colors.bold(oneLine(view.clusterName))}  ${plan.topology}  ${from} ${glyphs.arrow} ${colors.bold(plan.to)}`,
     '',
     ...packageLines(plan, page),
-    ...labelled('backup', backupWords(options), proseWidth(page)),
+    ...backupLines(plan, page),
     ...labelled('options', optionWords(plan), proseWidth(page)),
   ];
 }
@@ -87,10 +93,16 @@ function packageLines({ package: pkg, previousPackage }: Plan, page: Page): stri
   ];
 }
 
-function backupWords({ backup }: PlanOptions): string {
-  if (backup === undefined) return 'none stated';
-  if (backup.policy === 'none') return `none, because: ${oneLine(backup.reason)}`;
-  return `attested: ${oneLine(backup.where)}`;
+function backupLines({ options, restore }: Plan, page: Page): string[] {
+  if (restore === undefined) return labelled('backup', oneLine(backupWords(options.backup)), proseWidth(page));
+  const replaced =
+    restore.replaced === 'keep'
+      ? 'moved aside and kept on each host'
+      : 'moved aside, and removed once every node is verified';
+  return [
+    ...labelled('restores', `${oneLine(restore.backup)}, data of ${oneLine(restore.version)}`, proseWidth(page)),
+    ...labelled('replaced', replaced, proseWidth(page)),
+  ];
 }
 
 function optionWords({ options, topology }: Plan): string {

@@ -4,6 +4,7 @@ import {
   FleetError,
   hashPlan,
   makePlan,
+  makeWholePlan,
   type PackageInfo,
   type PlanDraft,
   PlanOptions,
@@ -12,6 +13,7 @@ import {
   page,
 } from '@kwfleet/core';
 import { audit } from '../store/audit.ts';
+import { findBackup } from '../store/backups.ts';
 import type { Sql } from '../store/database.ts';
 import { newId } from '../store/ids.ts';
 import { allPackages } from '../store/packages.ts';
@@ -27,11 +29,13 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
     { schema: { tags: ['plans'], body: PlanRequest, response: { 201: PlanView } } },
     async ({ body, actor }, reply) => {
       refuseUnknownOptions(body);
+      refuseOddKind(body);
       await freshen(database, body.cluster);
       const view = await database.transaction(async (sql) => {
         const fleet = await readFleetIn(sql);
         const cluster = fleet.cluster(body.cluster);
-        const draft = await draftPlan(sql, cluster, body, fleet.nowMs);
+        const request = attestedNow(body, fleet.nowMs);
+        const draft = await draftPlan(sql, cluster, request, fleet.nowMs);
         const row: PlanRow = {
           id: newId('plan', fleet.nowMs),
           cluster: cluster.id,
@@ -39,7 +43,7 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
           plan: draft.plan ?? null,
           checks: draft.checks,
           blocked: draft.blocked,
-          request: body,
+          request,
           createdAtMs: fleet.nowMs,
           createdBy: actor,
         };
@@ -47,7 +51,9 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
         await audit(sql, actor, 'plan.create', {
           plan: row.id,
           cluster: cluster.id,
+          kind: body.kind ?? 'upgrade',
           to: body.to,
+          backup: request.options?.backup ?? request.restore ?? null,
           blocked: row.blocked,
         });
         return planView(row, fleet);
@@ -77,14 +83,48 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
   );
 }
 
-/** The plan that this wish leads to now. Throws VERSION_INVALID. */
+/** The plan that this wish leads to now. Throws VERSION_INVALID or BACKUP_UNKNOWN. */
 export async function draftPlan(sql: Sql, cluster: Cluster, request: PlanRequest, nowMs: number): Promise<PlanDraft> {
+  const { to, kind = 'upgrade', restore, options = {} } = request;
   const all = await allPackages(sql);
   const accepted = await acceptedPackages(sql);
   const [packages, unsigned] = [true, false].map((wanted) =>
     all.filter(({ sha256 }) => (accepted === 'all' || accepted.has(sha256)) === wanted),
   ) as [PackageInfo[], PackageInfo[]];
-  return makePlan({ cluster, to: request.to, packages, unsigned, options: request.options ?? {}, nowMs });
+  const wish = { cluster, to, packages, unsigned, options, nowMs };
+  switch (kind) {
+    case 'upgrade':
+      return makePlan(wish);
+    case 'backup':
+      return makeWholePlan({ ...wish, kind });
+    case 'restore':
+    case 'downgrade': {
+      const set = await findBackup(sql, restore?.backup ?? '');
+      if (set === undefined) throw new FleetError('BACKUP_UNKNOWN', `there is no backup ${restore?.backup}`);
+      return makeWholePlan({ ...wish, kind, source: { set, replaced: restore?.replaced ?? 'keep' } });
+    }
+    case 'transfer':
+      throw new FleetError('BAD_REQUEST', 'body.kind: a transfer is planned at /v1/transfers/plans');
+    default:
+      return kind satisfies never;
+  }
+}
+
+/** A backup is named where one is put back, and nowhere else. */
+function refuseOddKind({ kind = 'upgrade', restore, options }: PlanRequest): void {
+  const puts = kind === 'restore' || kind === 'downgrade';
+  if (puts && restore === undefined) throw new FleetError('BAD_REQUEST', `body.restore: a ${kind} names its backup`);
+  if (!puts && restore !== undefined) throw new FleetError('BAD_REQUEST', `body.restore: not for kind ${kind}`);
+  if (kind !== 'upgrade' && options?.backup !== undefined) {
+    throw new FleetError('BAD_REQUEST', `body.options.backup: not for kind ${kind}`);
+  }
+}
+
+/** An attested backup whose time nobody says was made when it is stated: that time is kept, so that it can expire. */
+function attestedNow(request: PlanRequest, nowMs: number): PlanRequest {
+  const backup = request.options?.backup;
+  if (backup?.policy !== 'attested' || backup.atMs !== undefined) return request;
+  return { ...request, options: { ...request.options, backup: { ...backup, atMs: nowMs } } };
 }
 
 export function planView({ plan, checks, ...row }: PlanRow, fleet: Fleet): PlanView {

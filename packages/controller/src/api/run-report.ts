@@ -1,5 +1,5 @@
 /** `/v1/runs/{id}/report`: what was done, when, by whom, and whether the history is whole. */
-import { type ActionResult, FleetError, type RunEventView, type RunSummary, stepOf } from '@kwfleet/core';
+import { type ActionResult, backupWords, FleetError, type RunEventView, type RunSummary, stepOf } from '@kwfleet/core';
 import Type from 'typebox';
 import type { Sql } from '../store/database.ts';
 import { eventsAfter, type RunEventRow, type RunRow, verifyHistory } from '../store/runs.ts';
@@ -74,7 +74,6 @@ async function makeReport(sql: Sql, id: string): Promise<RunReport> {
 
 function toMarkdown(report: RunReport): string {
   const { run, plan, steps, events, history } = report;
-  const backup = plan.options.backup;
   const facts = [
     ['Cluster', `${run.clusterName} (${run.cluster}), ${run.topology}`],
     ['Nodes', plan.nodes.map(({ node, from }) => `${node} (from ${from})`).join(', ')],
@@ -83,7 +82,7 @@ function toMarkdown(report: RunReport): string {
     ['Started by', `${run.createdBy}, ${time(run.createdAtMs)}`],
     ['Began, ended', `${time(run.startedAtMs)}, ${time(run.endedAtMs)}`],
     ['Plan', `${run.planId}, hash ${report.planHash}`],
-    ['Backup', backup?.policy === 'attested' ? `attested: ${backup.where}` : `none: ${backup?.reason ?? 'not said'}`],
+    ['Backup', backupOf(report)],
     ['History', history.intact ? 'its chain of hashes is whole' : `**broken at event ${history.brokenAt}**`],
   ];
   const rows = Object.entries(steps).map(([id, step]) => [
@@ -95,7 +94,7 @@ function toMarkdown(report: RunReport): string {
     step.result?.failure ? `${step.result.failure.code}: ${step.result.failure.message}` : (step.detail ?? ''),
   ]);
   return [
-    `# Upgrade ${run.id}`,
+    `# ${TITLES[run.kind]} ${run.id}`,
     '',
     table(['', ''], facts),
     '## Steps',
@@ -108,6 +107,26 @@ function toMarkdown(report: RunReport): string {
       events.map(({ seq, atMs, step, message }) => [String(seq), time(atMs), step ?? '', message]),
     ),
   ].join('\n');
+}
+
+const TITLES = {
+  upgrade: 'Upgrade',
+  backup: 'Backup',
+  restore: 'Restore',
+  downgrade: 'Downgrade',
+  transfer: 'Transfer',
+} as const;
+
+/** What was chosen, and what came of it on each host. */
+function backupOf({ plan, results }: RunReport): string {
+  if (plan.restore !== undefined)
+    return `${plan.restore.backup} was put back; what it replaced: ${plan.restore.replaced}`;
+  const made = results.flatMap(({ backup, report }) =>
+    backup === undefined
+      ? []
+      : `${report.host.hostname}: ${backup.place}, ${backup.files} files, ${backup.sizeBytes} bytes, manifest SHA-256 ${backup.manifestSha256}`,
+  );
+  return [backupWords(plan.options.backup), ...made].join('; ');
 }
 
 function targetOf({ to, package: pkg }: RunReport['plan']): string {

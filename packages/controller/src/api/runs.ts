@@ -3,6 +3,7 @@ import {
   FleetError,
   hashPlan,
   initialState,
+  kindOf,
   legalChoices,
   type PlanDraft,
   type PlanRequest,
@@ -117,7 +118,14 @@ export async function startRun(
   const state = initialState(id, row.plan, approval, timing);
   await insertRun(sql, { id, planId, planHash: row.hash, plan: row.plan, state, by: actor });
   if (approval !== undefined) await askForApproval(sql, id, name, row.plan, approval);
-  await audit(sql, actor, 'run.create', { run: id, plan: planId, hash, cluster: row.cluster });
+  await audit(sql, actor, 'run.create', {
+    run: id,
+    plan: planId,
+    hash,
+    cluster: row.cluster,
+    kind: kindOf(row.plan),
+    backup: row.plan.options.backup ?? row.plan.restore?.backup ?? null,
+  });
   return id;
 }
 
@@ -190,6 +198,7 @@ export function runSummary({ id, cluster, clusterName, planId, plan, state, ...r
   const course = state.abortRequested && plan.backOut.length > 0 ? plan.backOut : plan.steps;
   return {
     id,
+    kind: kindOf(plan),
     cluster,
     clusterName,
     planId,

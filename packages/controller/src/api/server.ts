@@ -13,6 +13,7 @@ import { guard } from './access.ts';
 import { accessRoutes } from './access-routes.ts';
 import type { Api, ApiParts } from './api.ts';
 import { approvalRoutes } from './approvals.ts';
+import { backupRoutes } from './backups.ts';
 import { honourIdempotencyKeys } from './idempotency.ts';
 import { inventoryRoutes } from './inventory.ts';
 import { notificationRoutes } from './notifications.ts';
@@ -99,6 +100,7 @@ function addRoutes(app: Api, parts: ApiParts): void {
   approvalRoutes(app, parts);
   windowRoutes(app, parts);
   notificationRoutes(app, parts);
+  backupRoutes(app, parts);
   accessRoutes(app, parts);
 }
 

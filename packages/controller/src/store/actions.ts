@@ -1,6 +1,7 @@
 /** Orders to agents: what is due for whom, and what came back. */
 import type { Action, ActionProgress, ActionResult } from '@kwfleet/core';
 import type { ActionOutput } from '@kwfleet/protocol';
+import { storeBackup } from './backups.ts';
 import type { Sql } from './database.ts';
 import { storeReport } from './nodes.ts';
 import { CHANNELS } from './notices.ts';
@@ -34,6 +35,7 @@ export async function storeResult(sql: Sql, node: string, result: ActionResult):
   if (known.length > 0) return 'stored';
   await insertInput(sql, action.run, { type: 'result', action: result.action, body: result });
   await sql.execute('UPDATE actions SET ended_at_ms = coalesce(ended_at_ms, now_ms()) WHERE id = $1', [result.action]);
+  if (result.backup !== undefined) await storeBackup(sql, action.run, node, result.backup);
   await storeReport(sql, node, result.report, true);
   return 'stored';
 }

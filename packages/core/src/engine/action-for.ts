@@ -1,5 +1,5 @@
 import Schema from 'typebox/schema';
-import { type Action, type ActionResult, LedgerEntry } from '../action.ts';
+import { type Action, type ActionResult, LedgerEntry, type Phase } from '../action.ts';
 import { judgeGate } from '../checks.ts';
 import { type Plan, type Step, stepOf } from '../plan.ts';
 import { taskFor } from '../transfer/task-for.ts';
@@ -47,10 +47,25 @@ export function actionFor(plan: Plan, state: RunState, step: Step, executor: str
     ...(step.kind === 'witness' ? { subject: { kwdbId: about.kwdbId, startedAfterMs: baseline ?? 0 } } : {}),
     ledger: step.phases.includes('restore-settings') ? ledgerOf(plan, state) : [],
     ...(transfer === undefined ? {} : { transfer }),
+    ...backupOf(plan, step),
+    ...restoreOf(plan, step),
     soakMs: plan.options.soakMs,
     sampleGapMs: plan.options.sampleGapMs,
     deadline: step.deadline,
   };
+}
+
+function backupOf({ options: { backup } }: Plan, { phases }: Step): Pick<Action, 'backup'> {
+  if (!phases.includes('prepare-backup') && !phases.includes('back-up')) return {};
+  return backup?.policy === 'copy' || backup?.policy === 'command' ? { backup: backup.policy } : {};
+}
+
+const RESTORING: readonly Phase[] = ['check-backup', 'restore', 'put-data-back', 'discard-replaced'];
+
+function restoreOf({ restore }: Plan, { node, phases }: Step): Pick<Action, 'restore'> {
+  const part = restore?.parts.find((candidate) => candidate.node === node);
+  if (restore === undefined || part === undefined || !phases.some((phase) => RESTORING.includes(phase))) return {};
+  return { restore: { set: restore.backup, version: restore.version, manifestSha256: part.manifestSha256 } };
 }
 
 /** The settings as the run's first gate found them, before anything was changed. */

@@ -40,7 +40,7 @@ const isCurrent = (step: StepState | undefined, attempt: number): boolean =>
 
 /** An attempt that touched nothing leaves the node as the one before left it. */
 function outcomeOf(result: ActionResult, before: StepOutcome | undefined): StepOutcome {
-  const { outcome, failure, phases, transfer } = result;
+  const { outcome, failure, phases, transfer, backup } = result;
   const asBefore = result.disposition === 'untouched' && before !== undefined;
   const { disposition, newVersionStarted } = asBefore ? before : result;
   return {
@@ -50,6 +50,7 @@ function outcomeOf(result: ActionResult, before: StepOutcome | undefined): StepO
     phases,
     ...(failure === undefined ? {} : { failure }),
     ...(transfer === undefined ? {} : { transfer }),
+    ...(backup === undefined ? {} : { backup }),
   };
 }
 

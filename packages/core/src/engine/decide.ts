@@ -329,8 +329,11 @@ function findObstacle(
       return staleGate(plan, state, step, nowMs) ?? unfitPeer(plan, state, step, facts, nowMs);
     case 'stop':
       return staleGates(plan, state, nowMs);
+    case 'back-up':
+      return plan.options.backup?.policy === 'copy' ? barrierObstacle(plan, state, step, facts, nowMs) : undefined;
     case 'install':
-      return barrierObstacle(plan, state, facts, nowMs);
+    case 'restore':
+      return barrierObstacle(plan, state, step, facts, nowMs);
     default:
       return undefined;
   }
@@ -425,13 +428,16 @@ function staleGates(plan: Plan, state: RunState, nowMs: number): Decision | unde
   return record({ type: 'step-reset', step: newest.id, why: 'its answer is too old to act on', atMs: nowMs });
 }
 
+const isDone = (state: RunState, { id }: Step): boolean => state.steps[id]?.status === 'succeeded';
+
 /**
- * I3: nothing is installed while any node of the cluster is seen running, whatever the stop steps reported, nor while one
- * is not seen at all: a host that rebooted meanwhile may have brought its database up again.
+ * I3: nothing is installed, copied or restored while any node of the cluster is seen running, whatever the stop steps
+ * reported, nor while one is not seen at all: a host that rebooted meanwhile may have brought its database up again.
  */
 function barrierObstacle(
   plan: Plan,
   state: RunState,
+  next: Step,
   facts: EngineFacts,
   nowMs: number,
 ): Decision | 'wait' | undefined {
@@ -452,8 +458,11 @@ function barrierObstacle(
   if (first === undefined) return undefined;
   const stoppedAtMs = Math.max(0, ...plan.nodes.map(({ node }) => state.steps[`stop:${node}`]?.endedAtMs ?? 0));
   if (nowMs - stoppedAtMs <= REPORT_LAG_MS) return 'wait';
+  // A node that ran after another was copied is of a later moment: stopping it again would not mend the set.
+  const spoiled = next.kind === 'back-up' && plan.steps.some((step) => step.kind === 'back-up' && isDone(state, step));
   return hold('DEPLOY_STILL_RUNNING', `${first.node} runs although all must be stopped: ${first.message}`, nowMs, {
     node: first.node,
+    ...(spoiled ? { choices: ['abort'] } : {}),
   });
 }
 

@@ -81,6 +81,7 @@ export const StepOutcome = Type.Object({
   newVersionStarted: Type.Boolean(),
   phases: ActionResult.properties.phases,
   transfer: ActionResult.properties.transfer,
+  backup: ActionResult.properties.backup,
 });
 export type StepOutcome = Static<typeof StepOutcome>;
 

@@ -71,7 +71,7 @@ export function makePlan({ cluster, to, packages, unsigned = [], options: chosen
 }
 
 /** The package of the target that fits the first node; else any of the target, so that the checks can say what does not fit. */
-function choosePackage(packages: readonly PackageInfo[], to: string, cluster: Cluster): PackageInfo | undefined {
+export function choosePackage(packages: readonly PackageInfo[], to: string, cluster: Cluster): PackageInfo | undefined {
   const candidates = packages.filter(({ version }) => sameVersion(version, to));
   const report = cluster.nodes[0]?.report;
   return (
@@ -85,14 +85,14 @@ function choosePackage(packages: readonly PackageInfo[], to: string, cluster: Cl
   );
 }
 
-const fitsLike = (candidate: PackageInfo, pkg: PackageInfo, version: string): boolean =>
+export const fitsLike = (candidate: PackageInfo, pkg: PackageInfo, version: string): boolean =>
   sameVersion(candidate.version, version) &&
   candidate.kind === pkg.kind &&
   candidate.architecture === pkg.architecture &&
   candidate.family === pkg.family;
 
 /** The nodes in the order of the database's ids, or undefined when one of them does not tell what it must. */
-function planNodes(cluster: Cluster): PlanNode[] | undefined {
+export function planNodes(cluster: Cluster): PlanNode[] | undefined {
   const nodes = cluster.nodes.flatMap(({ node, report }): PlanNode[] => {
     const { installation, identity } = report;
     const version = installation === undefined ? undefined : installedVersion(installation);

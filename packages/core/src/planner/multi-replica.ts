@@ -1,8 +1,9 @@
 import type { Phase } from '../action.ts';
 import type { PlanNode, Step } from '../plan.ts';
-import { fetchEverywhere, ids, type PlannerInput, step } from './steps.ts';
+import { commandEverywhere, copies, fetchEverywhere, ids, type PlannerInput, step } from './steps.ts';
 
 const OFFLINE: readonly Phase[] = ['interlock', 'drain', 'stop', 'install', 'start', 'verify'];
+const OFFLINE_COPIED: readonly Phase[] = ['interlock', 'drain', 'stop', 'back-up', 'install', 'start', 'verify'];
 const ONLINE: readonly Phase[] = ['interlock', 'install-online', 'verify', 'restore-settings'];
 
 /**
@@ -11,8 +12,10 @@ const ONLINE: readonly Phase[] = ['interlock', 'install-online', 'verify', 'rest
  * upgrade, and "after each node rejoins the cluster and its version and status are verified" the witness.
  */
 export function planMultiReplica(input: PlannerInput): Step[] {
-  const steps = fetchEverywhere(input);
-  let needs = ids(steps);
+  const fetched = fetchEverywhere(input);
+  const backups = commandEverywhere(input, ids(fetched));
+  const steps = [...fetched, ...backups];
+  let needs = ids(backups.length > 0 ? backups : fetched);
   for (const node of input.nodes.filter(({ from }) => from !== input.to)) {
     const upgrade = upgradeOne(node, needs, input);
     steps.push(...upgrade);
@@ -39,15 +42,17 @@ export function backOutOnline(input: PlannerInput): Step[] {
 
 function upgradeOne(node: PlanNode, needs: readonly string[], input: PlannerInput): Step[] {
   const online = input.options.route === 'online';
+  const copied = copies(input);
   const gate = step('gate', node, ['check'], needs, input, {
     executor: 'peer',
     title: `ask the database, through another node, whether it can spare ${node.node}`,
   });
-  const upgrade = step('upgrade', node, online ? ONLINE : OFFLINE, [gate.id], input, {
+  const upgrade = step('upgrade', node, online ? ONLINE : copied ? OFFLINE_COPIED : OFFLINE, [gate.id], input, {
     irreversible: true,
-    title: `take ${node.node} from ${node.from} to ${input.to}: ${online ? 'upgrade it running' : 'drain, stop, install, start'}, verify`,
+    title: `take ${node.node} from ${node.from} to ${input.to}: ${online ? 'upgrade it running' : copied ? 'drain, stop, copy, install, start' : 'drain, stop, install, start'}, verify`,
     changes: [
       `KWDB on ${node.node} is ${online ? 'restarted' : 'down from the stop to the start'}; the other nodes serve`,
+      ...(copied ? ['a copy of its data, certificates and configuration, made while it is stopped'] : []),
       `its packages become ${input.to}`,
       ...(online
         ? ['server.time_until_store_dead, until the node is back: deploy.sh sets it to 3 h, then to its default']

@@ -1,5 +1,5 @@
 import type { Step } from '../plan.ts';
-import { fetchEverywhere, ids, type PlannerInput, step } from './steps.ts';
+import { commandEverywhere, copies, copyEverywhere, fetchEverywhere, ids, type PlannerInput, step } from './steps.ts';
 
 /**
  * A single-replica cluster: all checked, all stopped, all installed, all started, each verified. No node begins
@@ -9,8 +9,9 @@ import { fetchEverywhere, ids, type PlannerInput, step } from './steps.ts';
 export function planSingleReplica(input: PlannerInput): Step[] {
   const { nodes, to } = input;
   const fetched = fetchEverywhere(input);
+  const commands = commandEverywhere(input, ids(fetched));
   const gates = nodes.map((node) =>
-    step('gate', node, ['check'], ids(fetched), input, {
+    step('gate', node, ['check'], ids([...fetched, ...commands]), input, {
       title: `check ${node.node} once more, right before the stop`,
     }),
   );
@@ -20,8 +21,9 @@ export function planSingleReplica(input: PlannerInput): Step[] {
       changes: [`KWDB on ${node.node} is down until all are started; its data is out of reach meanwhile`],
     }),
   );
+  const backups = copies(input) ? copyEverywhere(input, ids(stops)) : [];
   const installs = nodes.map((node) =>
-    step('install', node, ['install'], ids(stops), input, {
+    step('install', node, ['install'], ids([...stops, ...backups]), input, {
       title: `install ${to} on ${node.node}, now that every node is stopped`,
       changes: [`its packages become ${to}`],
     }),
@@ -36,7 +38,7 @@ export function planSingleReplica(input: PlannerInput): Step[] {
     // A host that died since is started again: every node has the target by now.
     step('verify', node, ['start', 'verify'], ids(starts), input, { title: `see that ${node.node} serves ${to}` }),
   );
-  return [...fetched, ...gates, ...stops, ...installs, ...starts, ...verifies];
+  return [...fetched, ...commands, ...gates, ...stops, ...backups, ...installs, ...starts, ...verifies];
 }
 
 /**

@@ -60,10 +60,38 @@ export const ids = (steps: readonly Step[]): string[] => steps.map(({ id }) => i
 
 /** The package is brought to every host, and checked there, before anything is stopped anywhere. */
 export function fetchEverywhere(input: PlannerInput): Step[] {
+  const prepares = isMade(input);
   return input.nodes.map((node) =>
-    step('fetch', node, ['fetch'], [], input, {
-      title: `bring the package of ${input.to} to ${node.node} and verify it`,
+    step('fetch', node, prepares ? ['fetch', 'prepare-backup'] : ['fetch'], [], input, {
+      title: `bring the package of ${input.to} to ${node.node} and verify it${prepares ? '; see that a backup can be made' : ''}`,
       changes: ["a file in the agent's state directory"],
+    }),
+  );
+}
+
+/** Whether the run itself makes the backup, by a copy or by the operator's command. */
+const isMade = ({ options: { backup } }: PlannerInput): boolean =>
+  backup?.policy === 'copy' || backup?.policy === 'command';
+
+export const copies = ({ options: { backup } }: PlannerInput): boolean => backup?.policy === 'copy';
+
+/** The operator's own command on every host, while the database serves; nothing where the policy is another. */
+export function commandEverywhere(input: PlannerInput, needs: readonly string[]): Step[] {
+  if (input.options.backup?.policy !== 'command') return [];
+  return input.nodes.map((node) =>
+    step('back-up', node, ['back-up'], needs, input, {
+      title: `run the backup command of ${node.node}'s host and check what it made`,
+      changes: ['what the command does: it is the one in agent.yaml on that host'],
+    }),
+  );
+}
+
+/** A cold copy of every node, once all are stopped. */
+export function copyEverywhere(input: PlannerInput, needs: readonly string[]): Step[] {
+  return input.nodes.map((node) =>
+    step('back-up', node, ['back-up'], needs, input, {
+      title: `copy data, certificates and configuration of ${node.node}, now that every node is stopped, and read the copy again`,
+      changes: ["a new copy in the host's backup directory; the oldest beyond those kept is removed"],
     }),
   );
 }

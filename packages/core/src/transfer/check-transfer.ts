@@ -1,5 +1,6 @@
 /** The checks of a transfer: predicates over two clusters and what they hold. What is unknown blocks. */
-import { checkHealth, checkReach, result } from '../checks.ts';
+import { result } from '../check-result.ts';
+import { checkHealth, checkReach } from '../checks.ts';
 import type { NodeFacts } from '../facts.ts';
 import type { CheckResult } from '../plan.ts';
 import type { Cluster } from '../topology.ts';

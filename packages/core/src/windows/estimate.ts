@@ -26,6 +26,12 @@ export const DEFAULT_STEP_TIMES: StepTimes = {
   import: 10 * MINUTE_MS,
   compare: MINUTE_MS,
   recreate: MINUTE_MS,
+  prepare: MINUTE_MS / 4,
+  // A disk that reads and writes 100 MiB a second copies 60 GiB in this time.
+  'back-up': 10 * MINUTE_MS,
+  'check-backup': 5 * MINUTE_MS,
+  restore: 10 * MINUTE_MS,
+  discard: MINUTE_MS,
 };
 
 /** A step's own time; a witness also sits out the soak. */

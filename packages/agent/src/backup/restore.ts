@@ -1,0 +1,135 @@
+/**
+ * Puts a backup in place of what a stopped node has: staged beside it and read again first, then exchanged by renames. What
+ * was there is kept under a name with the run's id until it is discarded, or put back.
+ */
+import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { FleetError } from '@kwfleet/core';
+import { syncDirectory } from '../journal/file-storage.ts';
+import { asideOf, exchange, exists, undo } from './aside.ts';
+import { isFull, placeOf } from './cold-copy.ts';
+import { type Copied, copyTree, Meter, mebibytes, Progress } from './copy-tree.ts';
+import { copyOf, type Manifest, readManifest, requireIdentity, totals } from './manifest.ts';
+import type { Root, Say, Work } from './spec.ts';
+import { resolveRoots, walkTree } from './tree.ts';
+
+/** How far a restore came: written before the first rename, removed when it is undone or the rest is discarded. */
+type State = {
+  /** Roots that were not there before. */
+  readonly absent: readonly string[];
+  readonly roots: readonly Root[];
+};
+
+export async function restore(work: Work & { work: 'restore' }, say: Say): Promise<void> {
+  const place = placeOf(work.directory, work.identity.node, work.identity.set);
+  const { manifest, sha256 } = await readManifest(place);
+  requireIdentity(manifest, sha256, work.manifestSha256, work.identity);
+  await requireSamePlaces(manifest, work.roots);
+  if ((await readState(work.stateFile)) === undefined) {
+    await stage(place, manifest, work, say);
+    const missing = await Promise.all(
+      manifest.roots.map(async (root) => ((await exists(root.path)) ? [] : [root.name])),
+    );
+    const roots = manifest.roots.map(({ name, path }) => ({ name, path }));
+    await writeState(work.stateFile, { absent: missing.flat(), roots });
+  }
+  for (const root of manifest.roots) {
+    const [top] = root.entries;
+    if (top === undefined) throw new FleetError('BACKUP_DAMAGED', `the manifest lists nothing of ${root.path}`);
+    await exchange(await asideOf(root, work.run), top);
+    say(`${root.path} is as it was in the backup; what was there is kept beside it`);
+  }
+}
+
+/** Copies everything beside its place, on its own file system, each file compared with the manifest as it is read. */
+async function stage(place: string, manifest: Manifest, work: Work & { work: 'restore' }, say: Say): Promise<void> {
+  const { sizeBytes } = totals(manifest);
+  const meter = new Meter(say, 'put beside', sizeBytes);
+  const progress = await Progress.open(`${work.stateFile}.progress`);
+  try {
+    for (const root of manifest.roots) {
+      const { staged, directory } = await asideOf(root, work.run);
+      await mkdir(directory, { recursive: true });
+      const from = copyOf(place, root.name);
+      await copyTree({ from, to: staged, entries: await toCopy(from, root), progress, meter });
+    }
+  } catch (error) {
+    if (isFull(error)) await unstage(manifest.roots, work);
+    throw error;
+  }
+  await rm(`${work.stateFile}.progress`, { force: true });
+  say(`put beside and read again: ${mebibytes(sizeBytes)} MiB`);
+}
+
+/** A full disk is emptied again. */
+async function unstage(roots: readonly Root[], { run, stateFile }: Work & { work: 'restore' }): Promise<void> {
+  for (const root of roots) await rm((await asideOf(root, run)).staged, { recursive: true, force: true });
+  await rm(`${stateFile}.progress`, { force: true });
+}
+
+async function toCopy(from: string, root: Manifest['roots'][number]): Promise<Copied[]> {
+  const found = new Map((await walkTree({ name: 'backup', path: from })).map((entry) => [entry.path, entry]));
+  return root.entries.map((entry): Copied => {
+    const there = found.get(entry.path);
+    if (there?.type === entry.type) return { ...entry, stamp: there.stamp };
+    throw new FleetError('BACKUP_DAMAGED', `${join(from, entry.path)} is missing`);
+  });
+}
+
+/** A backup goes back to where it came from: configuration names the places of data. */
+async function requireSamePlaces(manifest: Manifest, roots: readonly Root[]): Promise<void> {
+  const present = new Map((await resolveRoots(roots)).map(({ name, path }) => [name, path]));
+  for (const { name, path } of manifest.roots) {
+    const now = present.get(name);
+    if (now === undefined || now === path) continue;
+    throw new FleetError('RESTORE_FAILED', `the backup's ${name} lay in ${path}; this node has it in ${now}`);
+  }
+}
+
+/** Puts what was there before back in its place. Nothing when no restore of this run got so far. */
+export async function putBack({ run, roots, stateFile }: Work & { work: 'put-back' }, say: Say): Promise<void> {
+  const state = await readState(stateFile);
+  for (const root of state?.roots ?? (await resolveRoots(roots))) {
+    await undo(await asideOf(root, run), state?.absent.includes(root.name) === true);
+    say(`${root.path} is as it was before the restore`);
+  }
+  await forget(stateFile);
+}
+
+/** Removes what a restore moved aside. */
+export async function discard({ run, roots, stateFile }: Work & { work: 'discard' }, say: Say): Promise<void> {
+  const state = await readState(stateFile);
+  for (const root of state?.roots ?? (await resolveRoots(roots))) {
+    const { replaced } = await asideOf(root, run);
+    await rm(replaced, { recursive: true, force: true });
+    say(`removed what was in ${root.path} before the restore`);
+  }
+  await forget(stateFile);
+}
+
+async function readState(file: string): Promise<State | undefined> {
+  try {
+    return JSON.parse(await readFile(file, 'utf8')) as State;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+async function writeState(file: string, state: State): Promise<void> {
+  const handle = await open(`${file}.new`, 'w', 0o600);
+  try {
+    await handle.writeFile(JSON.stringify(state));
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(`${file}.new`, file);
+  await syncDirectory(dirname(file));
+}
+
+async function forget(stateFile: string): Promise<void> {
+  await rm(`${stateFile}.progress`, { force: true });
+  await rm(stateFile, { force: true });
+  await syncDirectory(dirname(stateFile));
+}

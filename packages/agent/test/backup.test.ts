@@ -1,0 +1,411 @@
+/** The work on files: copies that are whole or not there, backups that are read again, restores that can be undone. */
+import { spawn } from 'node:child_process';
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, relative } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { type Aside, exchange, undo } from '../src/backup/aside.ts';
+import { check } from '../src/backup/check.ts';
+import { makeCopy, prepare } from '../src/backup/cold-copy.ts';
+import { discard, putBack, restore } from '../src/backup/restore.ts';
+import type { Identity, Root, Work } from '../src/backup/spec.ts';
+
+const PROGRAM = join(import.meta.dirname, '../bin/backup-work.mjs');
+let home: string;
+let data: string;
+let roots: Root[];
+const identity: Identity = { set: 'run-1', cluster: 'c1', node: 'n1', kwdbId: 1, version: '3.0.0' };
+const quiet = (): void => {};
+
+beforeEach(() => {
+  home = mkdtempSync(join(tmpdir(), 'kw-backup-'));
+  data = join(home, 'var/data');
+  roots = [
+    { name: 'data', path: data },
+    { name: 'certificates', path: join(home, 'etc/certs') },
+    { name: 'configuration-1', path: join(home, 'etc/info') },
+    { name: 'configuration-2', path: join(home, 'etc/db.service') },
+  ];
+  mkdirSync(join(data, 'sub/deep'), { recursive: true });
+  mkdirSync(join(home, 'etc/info'), { recursive: true });
+  writeFileSync(join(data, 'FORMAT'), '3.0.0');
+  writeFileSync(join(data, 'sub/log'), 'x'.repeat(300_000));
+  writeFileSync(join(data, 'sub/deep/empty'), '');
+  symlinkSync('../FORMAT', join(data, 'sub/link'));
+  chmodSync(join(data, 'sub'), 0o750);
+  writeFileSync(join(home, 'etc/info/MODE'), 'bare');
+  writeFileSync(join(home, 'etc/db.service'), '[Unit]');
+});
+
+afterEach(() => rmSync(home, { recursive: true, force: true }));
+
+const directory = (): string => join(home, 'backups');
+const copyWork = (more: Partial<Work & { work: 'copy' }> = {}): Work & { work: 'copy' } => ({
+  work: 'copy',
+  directory: directory(),
+  roots,
+  identity,
+  action: 'run-1/back-up:n1/1',
+  keep: 2,
+  ...more,
+});
+const copy = (more: Partial<Work & { work: 'copy' }> = {}) => makeCopy(copyWork(more), quiet, Date.now());
+const checkWork = (manifestSha256: string): Work & { work: 'check' } => ({
+  work: 'check',
+  directory: directory(),
+  roots,
+  identity,
+  manifestSha256,
+});
+const restoreWork = (manifestSha256: string): Work & { work: 'restore' } => ({
+  ...checkWork(manifestSha256),
+  work: 'restore',
+  run: 'run-9',
+  stateFile: join(home, 'state.json'),
+});
+const undoWork = <T extends 'put-back' | 'discard'>(work: T) => ({
+  work,
+  roots,
+  run: 'run-9',
+  stateFile: join(home, 'state.json'),
+});
+
+/** Every file, directory and link below, with what it is and holds. */
+function tree(path: string): Record<string, string> {
+  const found: Record<string, string> = {};
+  const walk = (at: string): void => {
+    for (const entry of readdirSync(at, { withFileTypes: true })) {
+      const full = join(at, entry.name);
+      const mode = entry.isSymbolicLink() ? '' : (statSync(full).mode & 0o7777).toString(8);
+      const content = entry.isFile() ? readFileSync(full, 'latin1') : '';
+      found[relative(path, full)] =
+        `${entry.isDirectory() ? 'd' : entry.isSymbolicLink() ? 'l' : 'f'} ${mode} ${content}`;
+      if (entry.isDirectory()) walk(full);
+    }
+  };
+  walk(path);
+  return found;
+}
+
+const live = () => ({ data: tree(data), etc: tree(join(home, 'etc')) });
+
+describe('a copy', () => {
+  test('has everything, says what it is, and is found good', async () => {
+    const receipt = await copy();
+    expect(receipt).toMatchObject({ version: '3.0.0', files: 5, removed: [], place: join(directory(), 'n1/run-1') });
+    expect(tree(join(receipt.place, 'files/data'))).toEqual(tree(data));
+    await check(checkWork(receipt.manifestSha256), quiet);
+    expect(statSync(directory()).mode & 0o077).toBe(0);
+  });
+
+  test('shares no file with its original', async () => {
+    const { place } = await copy();
+    writeFileSync(join(data, 'FORMAT'), '3.1.0');
+    expect(readFileSync(join(place, 'files/data/FORMAT'), 'utf8')).toBe('3.0.0');
+    expect(statSync(join(place, 'files/data/sub/log')).nlink).toBe(1);
+  });
+
+  test('leaves holes where there are holes', async () => {
+    truncateSync(join(data, 'sub/log'), 64 * 1024 * 1024);
+    const { place } = await copy();
+    const { size, blocks } = statSync(join(place, 'files/data/sub/log'));
+    expect(size).toBe(64 * 1024 * 1024);
+    expect(blocks * 512).toBeLessThan(4 * 1024 * 1024);
+  });
+
+  test('made again for another order is of what is there now', async () => {
+    const first = await copy();
+    writeFileSync(join(data, 'FORMAT'), 'written since');
+    const second = await copy({ action: 'run-1/back-up:n1/2' });
+    expect(second.manifestSha256).not.toBe(first.manifestSha256);
+    expect(readFileSync(join(second.place, 'files/data/FORMAT'), 'utf8')).toBe('written since');
+  });
+
+  test('is refused when a file changes while it is made', async () => {
+    const grow = (line: string) => {
+      if (line.startsWith('a copy needs')) return;
+      writeFileSync(join(data, 'FORMAT'), `${Math.random()}`);
+    };
+    await expect(makeCopy(copyWork(), grow, 0)).rejects.toMatchObject({ code: 'BACKUP_FAILED' });
+    expect(existsSync(join(directory(), 'n1/run-1'))).toBe(false);
+  });
+
+  test('refuses a link out of the data, a directory for copies in the data, a node without data', async () => {
+    await expect(prepare({ work: 'prepare', directory: join(data, 'backups'), roots }, quiet)).rejects.toMatchObject({
+      code: 'BACKUP_UNSUPPORTED',
+    });
+    symlinkSync('/etc', join(data, 'outside'));
+    await expect(copy()).rejects.toMatchObject({ code: 'BACKUP_UNSUPPORTED' });
+    rmSync(data, { recursive: true });
+    await expect(copy()).rejects.toMatchObject({ code: 'BACKUP_UNSUPPORTED' });
+  });
+
+  test('keeps the newest, never removes its own, and leaves alone what is no backup', async () => {
+    mkdirSync(join(directory(), 'n1/stranger'), { recursive: true });
+    for (const [at, set] of ['run-1', 'run-2', 'run-3'].entries()) {
+      const work = copyWork({ identity: { ...identity, set }, action: set });
+      const { removed } = await makeCopy(work, quiet, at);
+      expect(removed).toEqual(set === 'run-3' ? ['run-1'] : []);
+    }
+    // A clock that went back makes the one just made the oldest: it stays all the same.
+    const work = copyWork({ identity: { ...identity, set: 'run-4' }, action: 'run-4', keep: 1 });
+    expect((await makeCopy(work, quiet, -1)).removed.sort()).toEqual(['run-2', 'run-3']);
+    expect(readdirSync(join(directory(), 'n1')).sort()).toEqual(['run-4', 'stranger']);
+  });
+});
+
+describe('a damaged backup', () => {
+  const damages: Record<string, (place: string) => void> = {
+    'a flipped byte': (place) => {
+      const bytes = readFileSync(join(place, 'files/data/sub/log'));
+      bytes[1000] = (bytes[1000] ?? 0) ^ 1;
+      writeFileSync(join(place, 'files/data/sub/log'), bytes);
+    },
+    'a missing file': (place) => rmSync(join(place, 'files/data/sub/deep/empty')),
+    'a file too many': (place) => writeFileSync(join(place, 'files/data/stranger'), ''),
+    'a link that points elsewhere': (place) => {
+      rmSync(join(place, 'files/data/sub/link'));
+      symlinkSync('/etc/passwd', join(place, 'files/data/sub/link'));
+    },
+    'a changed manifest': (place) => {
+      const file = join(place, 'manifest.json');
+      writeFileSync(file, readFileSync(file, 'utf8').replace('"madeAtMs":', '"madeAtMs": '));
+    },
+    'a manifest of another node': (place) => {
+      const file = join(place, 'manifest.json');
+      writeFileSync(file, readFileSync(file, 'utf8').replace('"node":"n1"', '"node":"n2"'));
+    },
+    'no manifest': (place) => rmSync(join(place, 'manifest.json')),
+  };
+
+  test.each(Object.entries(damages))('%s is found by a check, and by the restore itself', async (_, damage) => {
+    const receipt = await copy();
+    damage(receipt.place);
+    const before = live();
+    const codes = expect.stringMatching(/^BACKUP_(DAMAGED|MISSING)$/);
+    await expect(check(checkWork(receipt.manifestSha256), quiet)).rejects.toMatchObject({ code: codes });
+    if (_ !== 'a file too many' && _ !== 'a link that points elsewhere') {
+      await expect(restore(restoreWork(receipt.manifestSha256), quiet)).rejects.toMatchObject({ code: codes });
+    }
+    await putBack(undoWork('put-back'), quiet);
+    expect(live()).toEqual(before);
+  });
+});
+
+describe('a restore', () => {
+  async function copied(): Promise<{ sha: string; then: ReturnType<typeof live> }> {
+    const { manifestSha256 } = await copy();
+    const then = live();
+    writeFileSync(join(data, 'FORMAT'), '3.1.0');
+    writeFileSync(join(data, 'new'), 'written since');
+    rmSync(join(data, 'sub/log'));
+    writeFileSync(join(home, 'etc/info/MODE'), 'changed');
+    return { sha: manifestSha256, then };
+  }
+
+  const withoutReplaced = () => {
+    const { data: now, etc } = live();
+    const own = ([name]: [string, string]) => !name.includes('.kwfleet-');
+    return { data: now, etc: Object.fromEntries(Object.entries(etc).filter(own)) };
+  };
+
+  test('brings everything back, keeps what was there, and removes that only when told', async () => {
+    const { sha, then } = await copied();
+    const before = live();
+    await restore(restoreWork(sha), quiet);
+    expect(withoutReplaced()).toEqual(then);
+    expect(tree(`${data}.kwfleet-replaced-run-9`)).toEqual(before.data);
+    await restore(restoreWork(sha), quiet);
+    expect(withoutReplaced()).toEqual(then);
+    await discard(undoWork('discard'), quiet);
+    expect(live()).toEqual(then);
+    expect(existsSync(`${data}.kwfleet-replaced-run-9`)).toBe(false);
+  });
+
+  test('can be undone, at once or later, and then done again', async () => {
+    const { sha, then } = await copied();
+    const before = live();
+    await restore(restoreWork(sha), quiet);
+    await putBack(undoWork('put-back'), quiet);
+    expect(live()).toEqual(before);
+    await putBack(undoWork('put-back'), quiet);
+    expect(live()).toEqual(before);
+    await restore(restoreWork(sha), quiet);
+    expect(withoutReplaced()).toEqual(then);
+  });
+
+  test('brings back a data directory that is gone, and undoing it takes it away again', async () => {
+    const { sha, then } = await copied();
+    rmSync(data, { recursive: true });
+    await restore(restoreWork(sha), quiet);
+    expect(withoutReplaced()).toEqual(then);
+    await putBack(undoWork('put-back'), quiet);
+    expect(existsSync(data)).toBe(false);
+  });
+
+  test('refuses when the data lie elsewhere by now', async () => {
+    const { sha } = await copied();
+    renameSync(data, join(home, 'var/elsewhere'));
+    roots = roots.map((root) => (root.name === 'data' ? { ...root, path: join(home, 'var/elsewhere') } : root));
+    await expect(restore(restoreWork(sha), quiet)).rejects.toMatchObject({ code: 'RESTORE_FAILED' });
+  });
+});
+
+/** Runs the real program and kills it after `killAfterMs`, or lets it end. */
+async function run(work: Work, killAfterMs?: number): Promise<{ killed: boolean; ms: number }> {
+  const spec = join(home, 'spec.json');
+  writeFileSync(spec, JSON.stringify(work));
+  const child = spawn(process.execPath, [PROGRAM, spec, join(home, 'outcome.json')], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  // Its first line comes with its first deed: the time Node takes to start says nothing.
+  const startedMs = await new Promise<number>((resolve) => child.stdout.once('data', () => resolve(Date.now())));
+  const gone = new Promise<boolean>((resolve) => child.once('exit', (_, signal) => resolve(signal !== null)));
+  if (killAfterMs !== undefined) void sleep(killAfterMs).then(() => child.kill('SIGKILL'));
+  child.stdout.resume();
+  return { killed: await gone, ms: Date.now() - startedMs };
+}
+
+describe('killed in the middle', () => {
+  beforeEach(() => {
+    for (let at = 0; at < 150; at++) writeFileSync(join(data, `file-${at}`), `${at} `.repeat(20_000));
+  });
+
+  test('a copy goes on with what it has, and is whole at the end', async () => {
+    const whole = await run(copyWork());
+    rmSync(directory(), { recursive: true });
+    let kills = 0;
+    for (const share of [0.15, 0.4, 0.7]) if ((await run(copyWork(), whole.ms * share)).killed) kills++;
+    expect(kills).toBeGreaterThan(0);
+    expect(existsSync(join(directory(), 'n1/run-1'))).toBe(false);
+    await run(copyWork());
+    const { receipt } = JSON.parse(readFileSync(join(home, 'outcome.json'), 'utf8'));
+    await check(checkWork(receipt.manifestSha256), quiet);
+    expect(tree(join(receipt.place, 'files/data'))).toEqual(tree(data));
+  });
+
+  test('a copy does not trust what it copied before the data changed', async () => {
+    const whole = await run(copyWork());
+    rmSync(directory(), { recursive: true });
+    await run(copyWork(), whole.ms * 0.6);
+    for (let at = 0; at < 150; at++) writeFileSync(join(data, `file-${at}`), `${at}!`.repeat(20_000));
+    await run(copyWork());
+    const { receipt } = JSON.parse(readFileSync(join(home, 'outcome.json'), 'utf8'));
+    expect(tree(join(receipt.place, 'files/data'))).toEqual(tree(data));
+  });
+
+  test('a restore leaves the old data or the new ones, and goes on to the new, or back to the old', async () => {
+    const { manifestSha256 } = await copy();
+    const then = tree(data);
+    writeFileSync(join(data, 'FORMAT'), '3.1.0');
+    const before = tree(data);
+    const work = restoreWork(manifestSha256);
+    const whole = await run(work);
+    expect(tree(data)).toEqual(then);
+    await putBack(undoWork('put-back'), quiet);
+    for (const share of [0.2, 0.5, 0.8, 0.95]) {
+      await run(work, whole.ms * share);
+      if (existsSync(data)) expect([then, before]).toContainEqual(tree(data));
+      if (share < 0.6) await putBack(undoWork('put-back'), quiet);
+      else await restore(work, quiet);
+      expect(tree(data)).toEqual(share < 0.6 ? before : then);
+      await putBack(undoWork('put-back'), quiet);
+      expect(tree(data)).toEqual(before);
+    }
+  });
+}, 60_000);
+
+describe('a data directory that is a mount point', () => {
+  const like = { path: '', type: 'directory', mode: 0o755, uid: 0, gid: 0, mtimeMs: 0, sizeBytes: 0 } as const;
+  let aside: Aside;
+
+  beforeEach(() => {
+    const at = (state: string) => join(data, `.kwfleet-${state}-r`);
+    aside = {
+      how: 'contents',
+      path: data,
+      directory: data,
+      staged: at('staged'),
+      replaced: at('replaced'),
+      placing: at('placing'),
+      undoing: at('undoing'),
+      undone: at('undone'),
+    };
+    rmSync(data, { recursive: true });
+    mkdirSync(aside.staged, { recursive: true });
+    for (const name of ['a', 'b', 'c']) writeFileSync(join(data, name), 'old');
+    for (const name of ['a', 'b', 'd']) writeFileSync(join(aside.staged, name), 'new');
+  });
+
+  const names = () =>
+    Object.entries(tree(data))
+      .map(([name, what]) => `${name} ${what.split(' ')[2]}`)
+      .filter((line) => !line.startsWith('.'));
+  const OLD = ['a old', 'b old', 'c old'];
+  const NEW = ['a new', 'b new', 'd new'];
+
+  /** The states that a power cut can leave. */
+  const cuts: Record<string, () => void> = {
+    'before anything was moved': () => {},
+    'while the old were moved aside': () => {
+      mkdirSync(aside.replaced);
+      renameSync(join(data, 'b'), join(aside.replaced, 'b'));
+    },
+    'when all the old were aside': () => {
+      mkdirSync(aside.replaced);
+      for (const name of ['a', 'b', 'c']) renameSync(join(data, name), join(aside.replaced, name));
+    },
+    'while the new were placed': () => {
+      mkdirSync(aside.replaced);
+      for (const name of ['a', 'b', 'c']) renameSync(join(data, name), join(aside.replaced, name));
+      renameSync(aside.staged, aside.placing);
+      renameSync(join(aside.placing, 'a'), join(data, 'a'));
+    },
+  };
+
+  test.each(Object.keys(cuts))('%s: goes on', async (cut) => {
+    cuts[cut]?.();
+    await exchange(aside, like);
+    await exchange(aside, like);
+    expect(names().sort()).toEqual(NEW);
+    expect(readdirSync(aside.replaced).sort()).toEqual(['a', 'b', 'c']);
+  });
+
+  test.each([...Object.keys(cuts), 'when it was done'])('%s: goes back', async (cut) => {
+    cuts[cut]?.();
+    if (cut === 'when it was done') await exchange(aside, like);
+    await undo(aside, false);
+    await undo(aside, false);
+    expect(names().sort()).toEqual(OLD);
+    expect(readdirSync(data).sort()).toEqual(['a', 'b', 'c']);
+  });
+
+  test('a way back that was cut goes on', async () => {
+    await exchange(aside, like);
+    mkdirSync(aside.undoing);
+    renameSync(join(data, 'a'), join(aside.undoing, 'a'));
+    await undo(aside, false);
+    expect(names().sort()).toEqual(OLD);
+  });
+});
+
+test('hard links within the data become files of their own', async () => {
+  linkSync(join(data, 'FORMAT'), join(data, 'FORMAT-2'));
+  const { place } = await copy();
+  expect(statSync(join(place, 'files/data/FORMAT-2')).nlink).toBe(1);
+});
