@@ -49,8 +49,7 @@ export class Courier {
         if (corrupt >= CORRUPT_TRIES) {
           throw new FleetError('TRANSFER_CORRUPT', `${path} arrived damaged at the controller ${corrupt} times`);
         }
-        // The next offer tells that it is whole; there is nothing to wait for.
-        if (end === 'received') continue;
+        if (end === 'received') return;
       }
       await watch.pause();
     }

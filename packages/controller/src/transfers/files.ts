@@ -52,8 +52,12 @@ export async function openTransferFiles(
         const message = `a file of ${ref.sizeBytes} bytes is larger than transfers.max_bytes (${maxBytes})`;
         throw new FleetError('TRANSFER_TOO_LARGE', message);
       }
-      if ((await sizeOf(whole(ref))) === ref.sizeBytes) {
-        return { receivedBytes: ref.sizeBytes, complete: true, full: false };
+      if ((await sizeOf(whole(ref))) >= 0) {
+        // It is offered again because something went wrong: it may have been damaged while it lay here.
+        if ((await sha256Of(whole(ref))) === ref.sha256) {
+          return { receivedBytes: ref.sizeBytes, complete: true, full: false };
+        }
+        await rm(whole(ref), { force: true });
       }
       const receivedBytes = Math.max(0, await sizeOf(part(ref)));
       const missing = ref.sizeBytes - receivedBytes;
