@@ -200,6 +200,8 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
     const run = await ended(set, await start(set));
     expect(run.reason).toContain('compares equal');
 
+    const report = await fleet.client.report(run.id, 'markdown');
+    expect(report).toMatch(/\| shop\.public\.orders \| 2000 \| 1500 rows \| [0-9a-f]{64} \| equal \|/);
     expect(carried(target)).toEqual(carried(source));
     expect(await sql(target, 'SHOW CLUSTER SETTING sql.defaults.distsql')).toContain('off');
     expect(fingerprint(source)).toEqual(before);

@@ -6,6 +6,7 @@ import { eventsAfter, type RunEventRow, type RunRow, verifyHistory } from '../st
 import { type Api, type ApiParts, IdParams } from './api.ts';
 import { eventView } from './run-events.ts';
 import { needRun, runSummary } from './runs.ts';
+import { TABLE_HEAD, tableRows } from './transfer-report.ts';
 
 export type RunReport = {
   readonly run: RunSummary;
@@ -100,6 +101,7 @@ function toMarkdown(report: RunReport): string {
     '## Steps',
     '',
     table(['Step', 'By', 'Status', 'Attempts', 'Took', 'Detail'], rows),
+    ...tables(report),
     '## History',
     '',
     table(
@@ -127,6 +129,11 @@ function backupOf({ plan, results }: RunReport): string {
       : `${report.host.hostname}: ${backup.place}, ${backup.files} files, ${backup.sizeBytes} bytes, manifest SHA-256 ${backup.manifestSha256}`,
   );
   return [backupWords(plan.options.backup), ...made].join('; ');
+}
+
+function tables(report: RunReport): string[] {
+  const rows = tableRows(report);
+  return rows.length === 0 ? [] : ['## Tables', '', table(TABLE_HEAD, rows)];
 }
 
 function targetOf({ to, package: pkg }: RunReport['plan']): string {
