@@ -1,4 +1,5 @@
 /** `npm run bench [-- NAME]`: one JSON line a figure. What is compared is compared within one run. */
+import { distribution } from './distribution.ts';
 import { overhead } from './overhead.ts';
 import { simulator } from './simulator.ts';
 
@@ -13,7 +14,7 @@ export type Figure = {
   readonly atLeast?: number;
 };
 
-const BENCHES: Readonly<Record<string, () => Promise<Figure[]>>> = { overhead, simulator };
+const BENCHES: Readonly<Record<string, () => Promise<Figure[]>>> = { distribution, overhead, simulator };
 
 const wanted = process.argv.slice(2);
 const unknown = wanted.filter((name) => !(name in BENCHES));

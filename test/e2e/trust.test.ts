@@ -138,7 +138,12 @@ async function host({ link }: Fleet, policy: TrustPolicy = { kind: 'first-contac
   const stateDir = given ?? (await mkdtemp(join(directory, 'host-')));
   const wire = link();
   const trust = new PackageTrust({ stateDir, policy, source: (name) => wire.fetchMetadata(name), log });
-  const cache = new PackageCache(stateDir, (sha256, offset) => wire.fetchPackage(sha256, offset), trust);
+  const cache = new PackageCache({
+    stateDir,
+    trust,
+    limitBytes: 1024 ** 3,
+    source: async (sha256, offset) => ({ byPeer: false, chunks: wire.fetchPackage(sha256, offset) }),
+  });
   return { trust, cache, stateDir };
 }
 

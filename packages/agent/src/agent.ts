@@ -13,7 +13,7 @@ import type { AgentConfig } from './config.ts';
 import { ScriptFinder } from './deployment/script.ts';
 import { HostDriver } from './driver/host-driver.ts';
 import { ScriptBareDriver } from './driver/script-bare.ts';
-import { enrolledIdentity, readIdentity } from './enroll.ts';
+import { enrolledIdentity, type Identity, readIdentity } from './enroll.ts';
 import { Executor } from './executor/executor.ts';
 import { DetachedProcesses, TransientUnits } from './host/long-commands.ts';
 import { ProcessServices } from './host/process-services.ts';
@@ -23,13 +23,11 @@ import { FileStorage } from './journal/file-storage.ts';
 import { Journal } from './journal/journal.ts';
 import { Link, pause } from './link.ts';
 import { Observer } from './observe.ts';
-import { PackageCache } from './packages.ts';
-import { Prefetcher } from './prefetcher.ts';
 import { Reporter } from './reporter.ts';
 import { ServiceNotify } from './service-notify.ts';
+import { Supply } from './supply.ts';
 import { Courier } from './transfer/courier.ts';
 import { Transfers } from './transfer/transfers.ts';
-import { PackageTrust } from './trust.ts';
 
 export const AGENT_VERSION: string = manifest.version;
 
@@ -51,9 +49,10 @@ export async function runAgent(
   const lock = await lockState(config.stateDir);
   const notify = new ServiceNotify(log);
   try {
-    const credentials = await credentialsOf(config, log, signal);
+    const identity = await identityOf(config, log, signal);
     if (signal.aborted) return;
-    const parts = await assemble(config, credentials, log);
+    const parts = await assemble(config, identity, log);
+    await parts.supply.open();
     await parts.reporter.prepare();
     parts.executor.resume();
     await notify.ready(`node ${config.node}, controller ${config.controller.address}`);
@@ -75,12 +74,12 @@ export async function runAgent(
 type AgentParts = {
   readonly executor: Executor;
   readonly link: Link;
-  readonly prefetcher: Prefetcher;
   readonly reporter: Reporter;
   readonly storage: FileStorage;
+  readonly supply: Supply;
 };
 
-async function assemble(config: AgentConfig, credentials: grpc.ChannelCredentials, log: Logger): Promise<AgentParts> {
+async function assemble(config: AgentConfig, identity: Identity | undefined, log: Logger): Promise<AgentParts> {
   const { services, commands, sudo } = await hostOf(config);
   const { root, stateDir, statusTimeoutMs } = config;
   const { now } = systemClock;
@@ -92,13 +91,8 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
     backup: config.backup,
     finders: [new ScriptFinder({ root, services, now, statusTimeoutMs, sudo })],
   });
-  const trust = new PackageTrust({
-    stateDir,
-    policy: config.trust,
-    source: (name) => link.fetchMetadata(name),
-    log,
-  });
-  const packages = new PackageCache(stateDir, (sha256, offset) => link.fetchPackage(sha256, offset), trust);
+  const supply = new Supply({ config, identity, link: () => link, log });
+  const { packages } = supply;
   const shared = { root, stateDir, services, commands, observer, packages, sudo, environment: environmentOf(config) };
   const driver = new HostDriver({
     observer,
@@ -136,7 +130,7 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
   });
   const link: Link = new Link({
     address: config.controller.address,
-    credentials,
+    credentials: credentialsOf(identity),
     node: config.node,
     agentVersion: AGENT_VERSION,
     log,
@@ -148,14 +142,8 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
     onAction: (action) => executor.accept(action),
     onResultStored: (action) => executor.acknowledge(action),
     onReportRequest: () => reporter.request(),
-    onPrefetch: (wanted) => prefetcher.want(wanted),
+    onPrefetch: (wanted) => supply.prefetch(wanted),
     onInventoryRequest: (request) => void tellInventory(request, transfers, link, log),
-  });
-  const prefetcher: Prefetcher = new Prefetcher({
-    bring: (wanted, watch) => packages.ensure(wanted, watch).then(() => packages.tidy()),
-    tell: (prefetched) => link.send({ prefetched }),
-    clock: systemClock,
-    log,
   });
   const { heartbeatMs } = config;
   const busy = () => executor.busy;
@@ -163,10 +151,9 @@ async function assemble(config: AgentConfig, credentials: grpc.ChannelCredential
   const reporter: Reporter = new Reporter({ observer, link, heartbeatMs, busy, seen, now: systemClock.now, log });
   link.whenWelcomed((everyMs) => {
     reporter.welcomed(everyMs);
-    // Pins the root at the first contact, and follows its changes long before a package is wanted.
-    trust.refresh().catch((error: unknown) => log.warn({ err: error }, 'the root of trust cannot be followed now'));
+    supply.welcomed();
   });
-  return { executor, link, prefetcher, reporter, storage };
+  return { executor, link, reporter, storage, supply };
 }
 
 async function tellInventory(request: string, transfers: Transfers, link: Link, log: Logger): Promise<void> {
@@ -179,17 +166,13 @@ async function tellInventory(request: string, transfers: Transfers, link: Link, 
   }
 }
 
-async function stopAtEnd(
-  { executor, prefetcher }: AgentParts,
-  notify: ServiceNotify,
-  signal: AbortSignal,
-): Promise<void> {
+async function stopAtEnd({ executor, supply }: AgentParts, notify: ServiceNotify, signal: AbortSignal): Promise<void> {
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     else signal.addEventListener('abort', () => resolve(), { once: true });
   });
   await notify.stopping();
-  await Promise.all([executor.stop(), prefetcher.stop()]);
+  await Promise.all([executor.stop(), supply.close()]);
 }
 
 type Host = { readonly services: ServiceManager; readonly commands: LongCommands; readonly sudo: boolean };
@@ -221,20 +204,23 @@ function environmentOf(config: AgentConfig): Record<string, string> {
   return { KW_STANDIN_ROOT: config.root, ...Object.fromEntries(passed.map(([name, value]) => [name, value ?? ''])) };
 }
 
-async function credentialsOf(config: AgentConfig, log: Logger, signal: AbortSignal): Promise<grpc.ChannelCredentials> {
+const credentialsOf = (identity: Identity | undefined): grpc.ChannelCredentials =>
+  identity === undefined
+    ? grpc.credentials.createInsecure()
+    : grpc.credentials.createSsl(identity.authority, identity.key, identity.certificate);
+
+/** Undefined on a plaintext link, or when the agent was told to end. */
+async function identityOf(config: AgentConfig, log: Logger, signal: AbortSignal): Promise<Identity | undefined> {
   const { security, stateDir, node, controller } = config;
   switch (security.kind) {
     case 'insecure':
-      return grpc.credentials.createInsecure();
-    case 'tls': {
-      const { authority, key, certificate } = await readIdentity(security);
-      return grpc.credentials.createSsl(authority, key, certificate);
-    }
+      return undefined;
+    case 'tls':
+      return readIdentity(security);
     case 'enrollment':
       for (;;) {
         try {
-          const { authority, key, certificate } = await enrolledIdentity(stateDir, node, controller.address, security);
-          return grpc.credentials.createSsl(authority, key, certificate);
+          return await enrolledIdentity(stateDir, node, controller.address, security);
         } catch (error) {
           if (!(error instanceof FleetError) || error.code !== 'UNAVAILABLE' || signal.aborted) throw error;
           log.warn({ err: error }, 'the controller cannot be reached for enrollment; trying again');

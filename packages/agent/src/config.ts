@@ -9,15 +9,13 @@ import { parse } from 'yaml';
 import type { BackupConfig } from './backup/backups.ts';
 import type { TrustPolicy } from './trust.ts';
 
+const address = Type.String({ pattern: '^(\\[[0-9a-fA-F:.]+\\]|[^\\s:/]+):[0-9]{1,5}$' });
 const path = Type.String({ minLength: 1, maxLength: 4096 });
 
 const File = Type.Object(
   {
     node: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$' })),
-    controller: Type.Object(
-      { address: Type.String({ pattern: '^(\\[[0-9a-fA-F:.]+\\]|[^\\s:/]+):[0-9]{1,5}$' }) },
-      { additionalProperties: false },
-    ),
+    controller: Type.Object({ address }, { additionalProperties: false }),
     tls: Type.Optional(Type.Object({ certificate: path, key: path, authority: path }, { additionalProperties: false })),
     enrollment: Type.Optional(
       Type.Object(
@@ -38,6 +36,18 @@ const File = Type.Object(
           trust: Type.Optional(Type.Literal('off')),
           root: Type.Optional(path),
           root_sha256: Type.Optional(Type.String({ pattern: '^[0-9a-fA-F]{64}$' })),
+          cache_max_bytes: Type.Optional(Type.Integer({ minimum: 0 })),
+        },
+        { additionalProperties: false },
+      ),
+    ),
+    peers: Type.Optional(
+      Type.Object(
+        {
+          listen: address,
+          address: Type.Optional(address),
+          max_transfers: Type.Optional(Type.Integer({ minimum: 1, maximum: 100 })),
+          max_bytes_per_second: Type.Optional(Type.Integer({ minimum: 1_048_576 })),
         },
         { additionalProperties: false },
       ),
@@ -71,6 +81,18 @@ export type LinkSecurity =
   | { readonly kind: 'enrollment'; readonly tokenFile: string; readonly authoritySha256: string | undefined }
   | { readonly kind: 'insecure' };
 
+/** How packages are given to peers. */
+export type PeerConfig = {
+  readonly listen: string;
+  /** How peers reach it, where that is not `listen`. */
+  readonly address?: string;
+  readonly maxTransfers: number;
+  /** Of all of them together. */
+  readonly maxBytesPerSecond?: number;
+};
+
+const CACHE_MAX_BYTES = 20 * 1024 ** 3;
+
 export type AgentConfig = {
   /** This node's name in the fleet. */
   readonly node: string;
@@ -85,6 +107,10 @@ export type AgentConfig = {
   readonly statusTimeoutMs: number;
   /** Which packages this host accepts. */
   readonly trust: TrustPolicy;
+  /** How much packages may take here, those in use not counted out. */
+  readonly cacheMaxBytes: number;
+  /** Absent: nothing is given to peers. */
+  readonly peers?: PeerConfig;
   readonly logLevel: string;
   readonly backup: BackupConfig;
 };
@@ -129,8 +155,27 @@ export function parseAgentConfig(text: string, file = 'agent.yaml'): AgentConfig
     heartbeatMs: content.heartbeat_ms ?? 5000,
     statusTimeoutMs: content.kwdb?.status_timeout_ms ?? 10_000,
     trust: trustOf(content, file),
+    cacheMaxBytes: content.packages?.cache_max_bytes ?? CACHE_MAX_BYTES,
+    ...peersOf(content, file),
     logLevel: content.log_level ?? 'info',
     backup: { directory, keep, command },
+  };
+}
+
+/** Peers must be able to prove who they are, by certificates that the controller gave them. */
+function peersOf({ peers, tls, insecure }: Static<typeof File>, file: string): { peers?: PeerConfig } {
+  if (peers === undefined) return {};
+  const { listen, address: told, max_transfers: maxTransfers = 4, max_bytes_per_second: maxBytesPerSecond } = peers;
+  const refuse = (why: string) => {
+    throw new FleetError('CONFIG_INVALID', `${file}: peers: ${why}`);
+  };
+  if (tls !== undefined) refuse('needs the certificate of an enrollment, not one given by hand');
+  if (insecure === true && !isLoopback(listen)) refuse('listen must be on loopback where there is no TLS');
+  if (/^(0\.0\.0\.0|\[::\]):/.test(listen) && told === undefined) {
+    refuse('give address, by which peers reach this host');
+  }
+  return {
+    peers: { listen, maxTransfers, ...(told && { address: told }), ...(maxBytesPerSecond && { maxBytesPerSecond }) },
   };
 }
 

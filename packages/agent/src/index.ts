@@ -20,4 +20,5 @@ export { FileStorage } from './journal/file-storage.ts';
 export { Journal, type JournalStorage } from './journal/journal.ts';
 export type { JournalRecord, JournalState } from './journal/records.ts';
 export { Observer, type ObserverOptions } from './observe.ts';
-export { PackageCache, type PackageSource } from './packages.ts';
+export { PackageCache } from './packages.ts';
+export type { PackageSource } from './sources.ts';

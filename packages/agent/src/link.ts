@@ -1,14 +1,9 @@
 /** The stream to the controller: it is made again whenever it breaks, and what must not be lost is said again. */
 import * as grpc from '@grpc/grpc-js';
-import { type Action, FleetError, type PackageInfo } from '@kwfleet/core';
-import {
-  type AgentMessage,
-  agentGateway,
-  type ControllerMessage,
-  type MetadataFile,
-  PROTOCOL,
-} from '@kwfleet/protocol';
+import type { Action, PackageInfo } from '@kwfleet/core';
+import { type AgentMessage, agentGateway, type ControllerMessage, type Peer, PROTOCOL } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
+import { readPackage } from './sources.ts';
 import type { FileExchange } from './transfer/courier.ts';
 import { fileExchange } from './transfer/exchange.ts';
 
@@ -109,45 +104,39 @@ export class Link {
 
   /** The bytes of a package from `offset` on. Rejects with FETCH_FAILED when the controller does not have it. */
   async *fetchPackage(sha256: string, offset: number): AsyncGenerator<Uint8Array> {
-    const { path, requestSerialize, responseDeserialize } = agentGateway.fetchPackage;
-    const call = this.#client.makeServerStreamRequest(path, requestSerialize, responseDeserialize, { sha256, offset });
-    let timer = setTimeout(() => call.cancel(), FETCH_QUIET_MS);
-    try {
-      for await (const chunk of call) {
-        clearTimeout(timer);
-        yield (chunk as { data: Uint8Array }).data;
-        timer = setTimeout(() => call.cancel(), FETCH_QUIET_MS);
-      }
-    } catch (error) {
-      const { code, details = '' } = error as Partial<grpc.ServiceError>;
-      const final = [grpc.status.NOT_FOUND, grpc.status.UNAUTHENTICATED, grpc.status.PERMISSION_DENIED];
-      if (code === undefined || !final.includes(code)) throw error;
-      throw new FleetError('FETCH_FAILED', `the controller does not give the package ${sha256}`, { words: details });
-    } finally {
-      clearTimeout(timer);
-      call.cancel();
-    }
+    const { node } = this.#options;
+    yield* readPackage(this.#client, { sha256, offset, node }, FETCH_QUIET_MS);
+  }
+
+  /** Agents near here that hold the package. Rejects when the controller cannot be asked. */
+  async findPeers(sha256: string): Promise<readonly Peer[]> {
+    const { node } = this.#options;
+    return (await this.#call(agentGateway.findPeers, { sha256, node })).peers;
   }
 
   /** A metadata file of the package repository, or undefined when there is none. Rejects when it cannot be asked for. */
   fetchMetadata(name: string): Promise<Uint8Array | undefined> {
-    const { path, requestSerialize, responseDeserialize } = agentGateway.fetchMetadata;
+    return this.#call(agentGateway.fetchMetadata, { name }).then(
+      ({ data }) => data,
+      (error: grpc.ServiceError) => {
+        if (error.code === grpc.status.NOT_FOUND) return undefined;
+        throw error;
+      },
+    );
+  }
+
+  #call<Request, Response>(
+    { path, requestSerialize, responseDeserialize }: grpc.MethodDefinition<Request, Response>,
+    request: Request,
+  ): Promise<Response> {
     return new Promise((resolve, reject) => {
-      const done = (error: grpc.ServiceError | null, file?: MetadataFile) => {
-        if (error === null) return resolve(file?.data);
-        if (error.code === grpc.status.NOT_FOUND) return resolve(undefined);
-        reject(error);
+      const done = (error: grpc.ServiceError | null, answer?: Response) => {
+        if (error === null && answer !== undefined) resolve(answer);
+        else reject(error ?? new Error('an empty answer'));
       };
       const options = { deadline: Date.now() + FETCH_QUIET_MS };
-      this.#client.makeUnaryRequest(
-        path,
-        requestSerialize,
-        responseDeserialize,
-        { name },
-        new grpc.Metadata(),
-        options,
-        done,
-      );
+      const metadata = new grpc.Metadata();
+      this.#client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, metadata, options, done);
     });
   }
 

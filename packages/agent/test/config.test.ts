@@ -13,6 +13,7 @@ test('defaults', () => {
     heartbeatMs: 5000,
     statusTimeoutMs: 10_000,
     trust: { kind: 'first-contact' },
+    cacheMaxBytes: 20 * 1024 ** 3,
     logLevel: 'info',
     backup: { directory: '/var/lib/kwfleet/backups', keep: 2, command: undefined },
   });
@@ -46,6 +47,12 @@ test.each([
   ['controller: {address: "127.0.0.1:1"}\ninsecure: true\nstate_dir: here\n', /state_dir/],
   ['controller: {address: "c:1"}\ntls: {certificate: /a, key: /b}\n', /authority/],
   ['controller: {address: "127.0.0.1:1"}\ninsecure: true\npackages: {trust: off, root: /r}\n', /trust and root/],
+  ['controller: {address: "127.0.0.1:1"}\ninsecure: true\npeers: {listen: "10.0.0.1:7091"}\n', /peers: listen/],
+  ['controller: {address: "c:1"}\nenrollment: {token_file: /t}\npeers: {listen: "0.0.0.0:7091"}\n', /give address/],
+  [
+    'controller: {address: "c:1"}\ntls: {certificate: /a, key: /b, authority: /c}\npeers: {listen: "h:1"}\n',
+    /enrollment/,
+  ],
   ['controller: {address: "127.0.0.1:1"}\ninsecure: true\npackages: {trust: maybe}\n', /packages.trust/],
   [': [', /YAML/],
 ])('%j is refused by the field', (text, message) => {

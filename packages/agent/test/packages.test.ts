@@ -1,21 +1,35 @@
 import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { PackageInfo } from '@kwfleet/core';
 import * as tar from 'tar';
 import { expect, onTestFinished, test } from 'vitest';
 import type { Watch } from '../src/driver/driver.ts';
-import { PackageCache, unsafeEntry } from '../src/packages.ts';
+import { unsafeEntry } from '../src/package-archive.ts';
+import { PackageCache } from '../src/packages.ts';
+import { Busy } from '../src/sources.ts';
 
 const OFF = { on: false, async verify() {} };
 const WATCH: Watch = { detail() {}, moved() {}, async fence() {}, output() {}, async pause() {} };
 
-async function packed() {
+type Bytes = (sha256: string, offset: number) => AsyncIterable<Uint8Array>;
+
+/** A cache that takes everything from the controller. */
+const cacheOf = (directory: string, controller: Bytes, limitBytes = 1024 ** 3): PackageCache =>
+  new PackageCache({
+    stateDir: join(directory, 'state'),
+    trust: OFF,
+    limitBytes,
+    source: async (sha256, offset) => ({ byPeer: false, chunks: controller(sha256, offset) }),
+  });
+
+async function packed(content = '3.1.0\n') {
   const directory = await mkdtemp(join(tmpdir(), 'kwfleet-packages-'));
   onTestFinished(() => rm(directory, { recursive: true, force: true }));
   await mkdir(join(directory, 'kaiwudb_install/packages'), { recursive: true });
   await writeFile(join(directory, 'kaiwudb_install/deploy.sh'), '#!/bin/sh\n');
-  await writeFile(join(directory, 'kaiwudb_install/packages/.version'), '3.1.0\n');
+  await writeFile(join(directory, 'kaiwudb_install/packages/.version'), content);
   const file = join(directory, 'p.tar.gz');
   await tar.c({ gzip: true, file, cwd: directory }, ['kaiwudb_install']);
   const bytes = await readFile(file);
@@ -35,15 +49,11 @@ async function packed() {
 test('a transfer that breaks goes on where it was', async () => {
   const { directory, bytes, info } = await packed();
   const offsets: number[] = [];
-  const cache = new PackageCache(
-    join(directory, 'state'),
-    async function* (_sha256, offset) {
-      offsets.push(offset);
-      yield bytes.subarray(offset, offset + 100);
-      if (offset + 100 < bytes.length) throw new Error('the connection broke');
-    },
-    OFF,
-  );
+  const cache = cacheOf(directory, async function* (_sha256, offset) {
+    offsets.push(offset);
+    yield bytes.subarray(offset, offset + 100);
+    if (offset + 100 < bytes.length) throw new Error('the connection broke');
+  });
   const found = await cache.ensure(info, WATCH);
   expect(await readFile(join(found, 'packages/.version'), 'utf8')).toBe('3.1.0\n');
   expect(offsets).toEqual(offsets.map((_, index) => index * 100));
@@ -58,13 +68,9 @@ test('other bytes are refused and forgotten', async () => {
   const wrong = Buffer.from(bytes);
   wrong[50] = (wrong[50] as number) ^ 1;
   let given = wrong;
-  const cache = new PackageCache(
-    join(directory, 'state'),
-    async function* (_sha256, offset) {
-      yield given.subarray(offset);
-    },
-    OFF,
-  );
+  const cache = cacheOf(directory, async function* (_sha256, offset) {
+    yield given.subarray(offset);
+  });
   await expect(cache.ensure(info, WATCH)).rejects.toMatchObject({ code: 'PACKAGE_CORRUPT' });
   given = bytes;
   await cache.ensure(info, WATCH);
@@ -72,9 +78,75 @@ test('other bytes are refused and forgotten', async () => {
 
 test('a package that does not fit is refused before it is brought', async () => {
   const { directory, info } = await packed();
-  const cache = new PackageCache(join(directory, 'state'), async function* () {}, OFF);
+  const cache = cacheOf(directory, async function* () {});
   const huge = { ...info, unpackedBytes: Number.MAX_SAFE_INTEGER / 2 };
   await expect(cache.ensure(huge, WATCH)).rejects.toMatchObject({ code: 'DISK_FULL' });
+});
+
+test('a peer that gives other bytes wastes time, and nothing else', async () => {
+  const { directory, bytes, info } = await packed();
+  const wrong = Buffer.alloc(bytes.length, 1);
+  const asked: boolean[] = [];
+  const cache = new PackageCache({
+    stateDir: join(directory, 'state'),
+    trust: OFF,
+    limitBytes: 1024 ** 3,
+    async source(_sha256, offset, peers) {
+      asked.push(peers);
+      const given = peers ? wrong : bytes;
+      return {
+        byPeer: peers,
+        chunks: (async function* () {
+          yield given.subarray(offset);
+        })(),
+      };
+    },
+  });
+  await cache.ensure(info, WATCH);
+  expect(asked).toEqual([true, false]);
+  expect(await cache.holdings()).toEqual([info.sha256]);
+});
+
+test('waiting in line is no stall, and ends when there is a place', async () => {
+  const { directory, bytes, info } = await packed();
+  const signs: string[] = [];
+  let tries = 0;
+  const cache = cacheOf(directory, async function* (_sha256, offset) {
+    tries += 1;
+    if (tries < 3) throw new Busy('many others');
+    yield bytes.subarray(offset);
+  });
+  await cache.ensure(info, { ...WATCH, moved: (sign) => signs.push(sign) });
+  expect(signs.filter((sign) => sign.startsWith('waiting'))).toEqual(['waiting 0', 'waiting 1']);
+});
+
+test('those used longest ago go first, and none that an order needs', async () => {
+  const { directory, ...first } = await packed('1\n');
+  const others = [await packed('2\n'), await packed('3\n'), await packed('4\n')];
+  const all = [first, ...others];
+  const bytesOf = async function* (sha256: string, offset: number) {
+    yield all.find(({ info }) => info.sha256 === sha256)?.bytes.subarray(offset) ?? Buffer.alloc(0);
+  };
+  // Each takes its archive and some 13 bytes unpacked: two fit, three do not.
+  const two = first.bytes.length * 2 + 60;
+  const cache = cacheOf(directory, bytesOf, two);
+  const [a, b, c, d] = all.map(({ info }) => info) as [PackageInfo, PackageInfo, PackageInfo, PackageInfo];
+  const usedAt = (info: PackageInfo, seconds: number) =>
+    utimes(join(directory, 'state/packages', info.sha256), seconds, seconds);
+  await cache.ensure(a, WATCH);
+  await usedAt(a, 1000);
+  await cache.prefetch(b, WATCH);
+  await usedAt(b, 2000);
+  await cache.prefetch(c, WATCH);
+  expect(new Set(await cache.holdings())).toEqual(new Set([a.sha256, c.sha256]));
+  // The next agent process knows what the order needs.
+  const next = cacheOf(directory, bytesOf, two);
+  const huge = { ...d, unpackedBytes: 10 * two };
+  await expect(next.prefetch(huge, WATCH)).rejects.toMatchObject({ code: 'CACHE_FULL' });
+  expect(await next.holdings()).toEqual([a.sha256]);
+  // An order takes the room it needs.
+  await next.ensure(huge, WATCH);
+  expect(new Set(await next.holdings())).toEqual(new Set([a.sha256, d.sha256]));
 });
 
 test.each([

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { FleetError, HEALTH_THRESHOLDS, type Thresholds } from '@kwfleet/core';
+import type { GivingLimits } from '@kwfleet/protocol';
 import Type, { type Static } from 'typebox';
 import Schema from 'typebox/schema';
 import { parse } from 'yaml';
@@ -40,7 +41,16 @@ export const ControllerSettings = Type.Partial(
       strict,
     ),
     database: Type.Partial(Type.Object({ url: Type.String({ minLength: 1 }) }), strict),
-    packages: Type.Partial(Type.Object({ max_bytes: Type.Integer({ minimum: 1 }) }), strict),
+    packages: Type.Partial(
+      Type.Object({
+        max_bytes: Type.Integer({ minimum: 1 }),
+        /** Packages sent to agents at once; the others wait, or take it from their peers. */
+        max_transfers: Type.Integer({ minimum: 1, maximum: 1000 }),
+        /** Of all of them together. */
+        max_bytes_per_second: Type.Integer({ minimum: 1_048_576 }),
+      }),
+      strict,
+    ),
     health: Type.Partial(
       Type.Object({
         /** Something worse, or better, is told of a node once it has lasted so long. */
@@ -82,6 +92,7 @@ export type ControllerConfig = {
   /** Absent: the embedded PostgreSQL. */
   readonly databaseUrl?: string;
   readonly packageMaxBytes: number;
+  readonly giving: GivingLimits;
   readonly health: Thresholds;
   readonly transfersMaxBytes: number;
   readonly targets: readonly Target[];
@@ -90,6 +101,7 @@ export type ControllerConfig = {
 };
 
 const PACKAGE_MAX_BYTES = 8 * 1024 ** 3;
+const MAX_TRANSFERS = 16;
 const TRANSFERS_MAX_BYTES = 64 * 1024 ** 3;
 const HEARTBEAT_MS = 5_000;
 const checker = Schema.Compile(ControllerSettings);
@@ -114,6 +126,10 @@ export function controllerConfig(settings: unknown = {}): ControllerConfig {
     },
     ...(given.database?.url !== undefined && { databaseUrl: given.database.url }),
     packageMaxBytes: given.packages?.max_bytes ?? PACKAGE_MAX_BYTES,
+    giving: {
+      atOnce: given.packages?.max_transfers ?? MAX_TRANSFERS,
+      bytesPerSecond: given.packages?.max_bytes_per_second,
+    },
     health: {
       ...HEALTH_THRESHOLDS,
       worseAfterMs: given.health?.worse_after_ms ?? HEALTH_THRESHOLDS.worseAfterMs,

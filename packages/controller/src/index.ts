@@ -91,8 +91,8 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
   const gateway = await startGateway({ ...shared, config, transfers, log });
   opened('gateway', () => gateway.close());
   const { targets } = config;
-  const agentsConnected = gateway.connected;
-  const rest = await startRest(config.rest, { ...shared, targets, agentsConnected }, log);
+  const told = { agentsConnected: gateway.connected, packageBytesSent: gateway.sentBytes };
+  const rest = await startRest(config.rest, { ...shared, ...told, targets }, log);
   opened('REST', () => rest.close());
 
   log.info({ rest: rest.url, grpc: gateway.address, dataDir: config.dataDir }, 'the controller is up');

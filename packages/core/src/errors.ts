@@ -157,6 +157,10 @@ export const ERRORS = {
   },
   PRIVILEGES_MISSING: { status: 422, remedy: 'Run the agent as root, or give its user sudo without a password.' },
   SUDO_MISSING: { status: 422, remedy: 'deploy.sh calls sudo even for root: install sudo on the node.' },
+  CACHE_FULL: {
+    status: 422,
+    remedy: "Raise packages.cache_max_bytes in the host's configuration, or fetch the package with its order.",
+  },
   DISK_FULL: { status: 422, remedy: 'Free the space that the message names on the node, then plan again.' },
   INSTALLATION_HALF_DONE: {
     status: 422,

@@ -57,7 +57,20 @@ const FilePart = Type.Object({
 });
 const FileReceipt = Type.Object({ intact: Type.Boolean() });
 const FetchFileRequest = Type.Object({ file: FileRef, offset: Type.Integer({ minimum: 0 }) });
-const FetchPackageRequest = Type.Object({ sha256: Type.String(), offset: Type.Integer({ minimum: 0 }) });
+const Node = Type.Optional(Type.String({ minLength: 1, maxLength: 253 }));
+const FetchPackageRequest = Type.Object({
+  sha256: Type.String(),
+  offset: Type.Integer({ minimum: 0 }),
+  node: Node,
+});
+const FindPeersRequest = Type.Object({ sha256: Type.String(), node: Node });
+const Address = Type.String({ pattern: '^(\\[[0-9a-fA-F:.]+\\]|[^\\s:/]+):[0-9]{1,5}$', maxLength: 300 });
+const Peer = Type.Object({ node: Type.String(), address: Address });
+const FindPeersResponse = Type.Object({ peers: Type.Array(Peer) });
+const Holdings = Type.Object({
+  address: Type.Optional(Address),
+  sha256s: Type.Array(Type.String({ pattern: '^[0-9a-f]{64}$' }), { maxItems: 1000 }),
+});
 
 export type Hello = Static<typeof Hello>;
 export type Heartbeat = Static<typeof Heartbeat>;
@@ -67,6 +80,10 @@ export type Prefetched = Static<typeof Prefetched>;
 export type EnrollRequest = Static<typeof EnrollRequest>;
 export type EnrollResponse = Static<typeof EnrollResponse>;
 export type FetchPackageRequest = Static<typeof FetchPackageRequest>;
+export type FindPeersRequest = Static<typeof FindPeersRequest>;
+export type FindPeersResponse = Static<typeof FindPeersResponse>;
+export type Peer = Static<typeof Peer>;
+export type Holdings = Static<typeof Holdings>;
 export type FetchMetadataRequest = { name: string };
 export type MetadataFile = { data: Uint8Array };
 export type InventoryAnswer = Static<typeof InventoryAnswer>;
@@ -86,7 +103,8 @@ export type AgentMessage =
   | { output: ActionOutput }
   | { result: ActionResult }
   | { prefetched: Prefetched }
-  | { inventory: InventoryAnswer };
+  | { inventory: InventoryAnswer }
+  | { holdings: Holdings };
 
 export type ControllerMessage =
   | { welcome: Welcome }
@@ -159,6 +177,7 @@ export const agentMessage = codec<AgentMessage>(
     result: ActionResultSchema,
     prefetched: Prefetched,
     inventory: InventoryAnswer,
+    holdings: Holdings,
   }),
 );
 
@@ -178,6 +197,8 @@ export const controllerMessage = codec<ControllerMessage>(
 export const enrollRequest = codec<EnrollRequest>('EnrollRequest', EnrollRequest);
 export const enrollResponse = codec<EnrollResponse>('EnrollResponse', EnrollResponse);
 export const fetchPackageRequest = codec<FetchPackageRequest>('FetchPackageRequest', FetchPackageRequest);
+export const findPeersRequest = codec<FindPeersRequest>('FindPeersRequest', FindPeersRequest);
+export const findPeersResponse = codec<FindPeersResponse>('FindPeersResponse', FindPeersResponse);
 export const fetchMetadataRequest = codec<FetchMetadataRequest>(
   'FetchMetadataRequest',
   Type.Object({ name: Type.String({ maxLength: 60 }) }),

@@ -30,6 +30,8 @@ export type ApiParts = {
   readonly targets: readonly Target[];
   /** Agents that speak to this controller now. */
   readonly agentsConnected: () => number;
+  /** Bytes of packages that this controller has sent. */
+  readonly packageBytesSent: () => number;
 };
 
 export const PageQuery = Type.Object({

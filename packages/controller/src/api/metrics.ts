@@ -21,13 +21,19 @@ export type Metrics = {
   scrape(): Promise<string>;
 };
 
-export function measure(app: Api, { database, agentsConnected }: ApiParts): Metrics {
+export function measure(app: Api, { database, agentsConnected, packageBytesSent }: ApiParts): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   measureRequests(app, registry);
   const gauge = gauges(registry);
   const up = gauge('kwfleet_database_up', 'Whether the database answered this scrape');
   const connected = gauge('kwfleet_agents_connected', 'Agents that speak to this controller now');
+  const sent = new Counter({
+    name: 'kwfleet_package_bytes_sent_total',
+    help: 'Bytes of packages that this controller has sent to agents',
+    registers: [registry],
+  });
+  let toldBytes = 0;
   const tellFleet = fleetGauges(gauge);
   const tellRuns = runGauges(gauge);
   const tellDeliveries = deliveryGauge(gauge);
@@ -35,6 +41,9 @@ export function measure(app: Api, { database, agentsConnected }: ApiParts): Metr
     contentType: registry.contentType,
     async scrape() {
       connected.set(agentsConnected());
+      const bytes = packageBytesSent();
+      sent.inc(bytes - toldBytes);
+      toldBytes = bytes;
       try {
         tellFleet(await readFleet(database));
         await tellRuns(database);

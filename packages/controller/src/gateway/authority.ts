@@ -6,6 +6,7 @@ import { isIP } from 'node:net';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
+import { peerName } from '@kwfleet/protocol';
 import * as x509 from '@peculiar/x509';
 
 export type Authority = {
@@ -174,7 +175,16 @@ async function issue(
     publicKey: request.publicKey,
     signingKey: rootKey,
     signingAlgorithm: SIGNING,
-    extensions: await leafExtensions(root, request.publicKey, x509.ExtendedKeyUsage.clientAuth),
+    extensions: [
+      ...(await leafExtensions(
+        root,
+        request.publicKey,
+        x509.ExtendedKeyUsage.clientAuth,
+        x509.ExtendedKeyUsage.serverAuth,
+      )),
+      // By this name, and no other, it is a server: to its peers.
+      new x509.SubjectAlternativeNameExtension([{ type: 'dns', value: peerName(node) }]),
+    ],
   });
   return certificate.toString('pem');
 }
@@ -182,12 +192,12 @@ async function issue(
 async function leafExtensions(
   root: x509.X509Certificate,
   publicKey: x509.PublicKeyType,
-  usage: x509.ExtendedKeyUsage,
+  ...usages: x509.ExtendedKeyUsage[]
 ): Promise<x509.Extension[]> {
   return [
     new x509.BasicConstraintsExtension(false, undefined, true),
     new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-    new x509.ExtendedKeyUsageExtension([usage]),
+    new x509.ExtendedKeyUsageExtension(usages),
     await x509.SubjectKeyIdentifierExtension.create(publicKey),
     await x509.AuthorityKeyIdentifierExtension.create(root),
   ];

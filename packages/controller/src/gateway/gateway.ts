@@ -6,7 +6,11 @@ import {
   agentGateway,
   type ControllerMessage,
   enrollment,
+  type FetchCall,
+  type FindPeersRequest,
+  type FindPeersResponse,
   type MetadataFile,
+  PackageGiver,
 } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
 import type { ControllerConfig } from '../config.ts';
@@ -22,7 +26,7 @@ import type { Authority } from './authority.ts';
 import { callerName, serverCredentials } from './credentials.ts';
 import { enrollHandler } from './enroll.ts';
 import { type MetadataCall, sendMetadata } from './fetch-metadata.ts';
-import { type FetchCall, sendPackage } from './fetch-package.ts';
+import { givePackage, namePeers, Seeds } from './give-package.ts';
 import { collectHeartbeats } from './heartbeats.ts';
 import { Session, type SessionContext, SILENT_BEATS, type Stream } from './session.ts';
 import { transferFileCalls } from './transfer-files.ts';
@@ -32,6 +36,8 @@ export type Gateway = {
   readonly address: string;
   /** Nodes whose agent speaks to this controller now. */
   connected(): number;
+  /** Bytes of packages that this controller has sent. */
+  sentBytes(): number;
   close(): Promise<void>;
 };
 
@@ -58,6 +64,10 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   const heartbeats = collectHeartbeats(database, Math.min(1_000, heartbeatMs), SILENT_BEATS * heartbeatMs, log);
   const sessions = openSessions(parts, { database, heartbeats, heartbeatMs, log });
 
+  const giver = new PackageGiver(config.giving, (error, sha256) =>
+    log.error({ err: error, sha256 }, 'a package could not be sent'),
+  );
+  const giving = { database, registry, giver, seeds: new Seeds(), log };
   const server = new grpc.Server({
     'grpc.keepalive_time_ms': 20_000,
     'grpc.keepalive_timeout_ms': 10_000,
@@ -70,8 +80,17 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
       sessions.open(call, caller);
     },
     fetchPackage(call: FetchCall) {
-      if (authority !== undefined && callerName(call) === undefined) return refuse(call);
-      void sendPackage(call, registry, log);
+      const caller = callerName(call);
+      if (authority !== undefined && caller === undefined) return refuse(call);
+      void givePackage(call, caller ?? call.request.node, giving);
+    },
+    findPeers(
+      call: grpc.ServerUnaryCall<FindPeersRequest, FindPeersResponse>,
+      answer: grpc.sendUnaryData<FindPeersResponse>,
+    ) {
+      const caller = callerName(call);
+      if (authority !== undefined && caller === undefined) return refuse(call);
+      void namePeers(call, answer, caller ?? call.request.node, giving);
     },
     fetchMetadata(call: MetadataCall, answer: grpc.sendUnaryData<MetadataFile>) {
       if (authority !== undefined && callerName(call) === undefined) return refuse(call);
@@ -92,6 +111,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   return {
     address: `${bracketed(config.grpc.host)}:${port}`,
     connected: () => sessions.count(),
+    sentBytes: () => giver.sentBytes,
     async close() {
       clearInterval(ticker);
       for (const stop of stopListening) stop();

@@ -8,6 +8,7 @@ import { storeOutput, storeProgress, storeResult } from '../store/actions.ts';
 import type { Database } from '../store/database.ts';
 import { storeInventory } from '../store/inventories.ts';
 import { attachStream, databaseNow, detachStream, storeReport } from '../store/nodes.ts';
+import { storeHoldings } from '../store/peers.ts';
 import { endPrefetch, type PendingPrefetch } from '../store/prefetches.ts';
 import type { Heartbeats } from './heartbeats.ts';
 
@@ -160,6 +161,7 @@ export class Session {
     if ('progress' in message) return database.transaction((sql) => storeProgress(sql, node, message.progress));
     if ('inventory' in message) return storeInventory(database, node, message.inventory);
     if ('output' in message) return database.transaction((sql) => storeOutput(sql, node, message.output));
+    if ('holdings' in message) return storeHoldings(database, node, message.holdings);
     if ('prefetched' in message) return endPrefetch(database, node, message.prefetched);
     return this.#result(node, message);
   }

@@ -5,7 +5,7 @@ import type { FetchFileRequest, FilePart, FileReceipt, FileRef, FileState, Packa
 import type { Logger } from 'pino';
 import type { TransferFiles } from '../transfers/files.ts';
 import { callerName } from './credentials.ts';
-import { sendFile } from './fetch-package.ts';
+import { sendFile } from './send-file.ts';
 
 /** Another part must follow within this time. */
 const QUIET_MS = 30_000;

@@ -1,22 +1,13 @@
-/** The bytes of a package, or of a file of a transfer, from an offset on, as fast as the agent takes them. */
+/** The bytes of a file of a transfer, from an offset on, as fast as the agent takes them. */
 import { once } from 'node:events';
 import { open } from 'node:fs/promises';
 import * as grpc from '@grpc/grpc-js';
-import type { FetchPackageRequest, PackageChunk } from '@kwfleet/protocol';
+import type { PackageChunk } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
-import type { PackageRegistry } from '../packages/registry.ts';
 
 const CHUNK_BYTES = 64 * 1024;
 
-export type FetchCall = grpc.ServerWritableStream<FetchPackageRequest, PackageChunk>;
 type SendCall = grpc.ServerWritableStream<unknown, PackageChunk>;
-
-/** See sendFile. */
-export function sendPackage(call: FetchCall, registry: PackageRegistry, log: Logger): Promise<void> {
-  const { sha256, offset } = call.request;
-  const wanted = { path: registry.pathOf(sha256), offset, what: `package ${sha256}`, code: 'PACKAGE_UNKNOWN' };
-  return sendFile(call, wanted, log);
-}
 
 export type WantedFile = {
   readonly path: string | undefined;
