@@ -212,12 +212,13 @@ async function publishAsThief({ database, dataDir }: Fleet, targets: Metadata<Ta
   const expires = timeText(Date.now() + DAY_MS);
   const body = writeMetadata(targets);
   await put(database, 'targets', targets.signed.version, body);
-  const version = (await newest(database, 'snapshot')).version + 1;
+  // Newer than all that any host has seen.
+  const version = (await newest(database, 'snapshot')).version + 1000;
   const meta = { 'targets.json': new MetaFile({ version: targets.signed.version }) };
   const snapshot = new Metadata(new Snapshot({ specVersion: SPEC_VERSION, version, expires, meta }));
   signMetadata(snapshot, online);
   await put(database, 'snapshot', version, writeMetadata(snapshot));
-  const stamp = (await newest(database, 'timestamp')).version + 1;
+  const stamp = (await newest(database, 'timestamp')).version + 1000;
   const snapshotMeta = new MetaFile({ version });
   const timestamp = new Metadata(new Timestamp({ specVersion: SPEC_VERSION, version: stamp, expires, snapshotMeta }));
   signMetadata(timestamp, online);

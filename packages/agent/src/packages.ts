@@ -68,6 +68,11 @@ export class PackageCache {
     return found ?? this.ensure(wanted, watch);
   }
 
+  /** The root of trust vouches for a package that lies elsewhere: an image, which the host's engine pulls. */
+  vouch(wanted: PackageInfo, watch: Watch): Promise<void> {
+    return this.#verify(wanted, watch);
+  }
+
   /** Removes what is over the limit and not in use. */
   async tidy(): Promise<void> {
     await this.#room.make(undefined, this.#inHand, false);

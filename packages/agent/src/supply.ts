@@ -1,8 +1,9 @@
 /** Packages as this agent has to do with them, put together: whom it believes, from where it takes them, to whom it gives. */
-import type { PackageInfo } from '@kwfleet/core';
+import { FleetError, type PackageInfo } from '@kwfleet/core';
 import type { Logger } from 'pino';
 import { systemClock } from './clock.ts';
 import type { AgentConfig } from './config.ts';
+import type { Watch } from './driver/driver.ts';
 import type { Identity } from './enroll.ts';
 import type { Link } from './link.ts';
 import { PackageCache } from './packages.ts';
@@ -17,6 +18,8 @@ export type SupplyOptions = {
   readonly identity: Identity | undefined;
   /** Made after this, and used only once it is there. */
   readonly link: () => Link;
+  /** Brings what is no file, ahead of its order: an image, which the host's engine pulls. */
+  readonly bringImage?: (wanted: PackageInfo, watch: Watch) => Promise<void>;
   readonly log: Logger;
 };
 
@@ -51,7 +54,7 @@ export class Supply {
       onChange: () => void this.#tellHoldings(),
     });
     this.#prefetcher = new Prefetcher({
-      bring: (wanted, watch) => this.packages.prefetch(wanted, watch),
+      bring: (wanted, watch) => this.#bring(wanted, watch),
       tell: (prefetched) => link().send({ prefetched }),
       clock: systemClock,
       log,
@@ -85,6 +88,13 @@ export class Supply {
   async close(): Promise<void> {
     this.#peers?.close();
     await this.#prefetcher.stop();
+  }
+
+  async #bring(wanted: PackageInfo, watch: Watch): Promise<void> {
+    const { bringImage } = this.#options;
+    if (wanted.kind !== 'image') return this.packages.prefetch(wanted, watch);
+    if (bringImage !== undefined) return bringImage(wanted, watch);
+    throw new FleetError('METHOD_MISMATCH', `nothing on this host runs images: ${wanted.image}`);
   }
 
   async #tellHoldings(): Promise<void> {

@@ -43,6 +43,11 @@ export async function demo({ topology, nodes, exit }: DemoOptions): Promise<numb
   try {
     ended.throwIfAborted();
     await Promise.all([playground.addPackage({ version: FROM }), playground.addPackage({ version: TO })]);
+    say(
+      color.yellow(
+        'EVALUATION: the controller signed these packages with a key made on the spot; see docs/packages.md',
+      ),
+    );
     const [cluster] = await playground.client.clusters();
     if (cluster === undefined) throw new Error('the controller shows no cluster');
     say(
