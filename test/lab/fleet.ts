@@ -40,6 +40,19 @@ export type FleetOptions = {
   readonly encrypted?: boolean;
   /** The agent is not root but a user with the sudo rights that come with it. */
   readonly sudo?: boolean;
+  /** How KWDB gets onto the hosts; by the vendor's script on bare metal unless told. */
+  readonly deploy?: Deploy;
+  /** More lines of agent.yaml. */
+  readonly agent?: Readonly<Record<string, unknown>>;
+};
+
+/** Puts a node on a host and starts it. */
+export type Deploy = (host: LabHost, node: DeployedNode) => Promise<void>;
+export type DeployedNode = {
+  readonly topology: Topology;
+  readonly version: string;
+  readonly peers: readonly string[];
+  readonly knobs: Knobs;
 };
 
 export class Fleet {
@@ -79,28 +92,37 @@ export class Fleet {
   async #begin(options: FleetOptions): Promise<void> {
     const { hosts } = this;
     await Promise.all(hosts.map((host) => this.#install(host, options)));
-    await Promise.all(hosts.map((host) => host.exec(['systemctl', 'start', 'kaiwudb'])));
     await this.startController();
     const forward = await this.lab.forward(7080, '127.0.0.1');
     this.client = new Client({ server: `http://127.0.0.1:${forward.port}` });
     const withAgent = hosts.slice(0, options.agents);
-    await Promise.all(withAgent.map((host) => this.#enroll(host, options.sudo === true)));
+    await Promise.all(withAgent.map((host) => this.#enroll(host, options)));
     if (withAgent.length === hosts.length) await this.healthy();
     else await until('the cluster is known', async () => (await this.client.clusters()).length > 0, 60_000);
   }
 
   async #install(host: LabHost, options: FleetOptions): Promise<void> {
-    const addresses = this.hosts.map(({ address }) => address);
+    const { topology, version = '3.0.0' } = options;
+    const peers = this.hosts.map(({ address }) => address).filter((address) => address !== host.address);
+    const knobs = { ...QUICK, ...options.knobs };
+    if (options.deploy !== undefined) await options.deploy(host, { topology, version, peers, knobs });
+    else await this.#installByScript(host, options, { topology, version, peers, knobs });
+    await host.writeFile('/usr/bin/kwfleet', `#!/bin/sh\nexec '${process.execPath}' '${KWFLEET}' "$@"\n`, 0o755);
+    await host.writeFile(
+      '/etc/systemd/system/kwfleet-agent.service',
+      await readFile(join(TOP, 'systemd/kwfleet-agent.service')),
+    );
+  }
+
+  async #installByScript(host: LabHost, options: FleetOptions, { topology, ...node }: DeployedNode): Promise<void> {
     if (options.family === 'rpm') await host.exec([process.execPath, join(TOP, 'test/standin/rpm.ts')]);
     const install: InstallOptions = {
       root: '/',
-      version: options.version ?? '3.0.0',
-      mode: MODES[options.topology],
+      mode: MODES[topology],
       address: host.address,
       port: 26257,
       httpPort: 8080,
-      peers: addresses.filter((address) => address !== host.address),
-      knobs: { ...QUICK, ...options.knobs },
+      ...node,
       ...(options.family === undefined ? {} : { family: options.family }),
       ...(options.secure === undefined ? {} : { secure: options.secure }),
       ...(options.encrypted === undefined ? {} : { encrypted: options.encrypted }),
@@ -108,11 +130,7 @@ export class Fleet {
     };
     const script = join(TOP, 'test/standin/install.ts');
     await host.exec([process.execPath, script, '--json', JSON.stringify(install)], { timeoutMs: 60_000 });
-    await host.writeFile('/usr/bin/kwfleet', `#!/bin/sh\nexec '${process.execPath}' '${KWFLEET}' "$@"\n`, 0o755);
-    await host.writeFile(
-      '/etc/systemd/system/kwfleet-agent.service',
-      await readFile(join(TOP, 'systemd/kwfleet-agent.service')),
-    );
+    await host.exec(['systemctl', 'start', 'kaiwudb']);
   }
 
   /** One authority for the cluster. */
@@ -122,7 +140,7 @@ export class Fleet {
   }
 
   /** The agent as an operator installs it: one-time token, pinned authority, its own unit. */
-  async #enroll(host: LabHost, sudo: boolean): Promise<void> {
+  async #enroll(host: LabHost, { sudo = false, agent = {} }: FleetOptions): Promise<void> {
     const { stdout } = await this.kwfleet('enrollment', 'create', '--node', host.name, '--json');
     const { token, fingerprint } = JSON.parse(stdout) as { token: string; fingerprint: string };
     const config = {
@@ -130,6 +148,7 @@ export class Fleet {
       controller: { address: `${this.lab.controllerAddress}:7090` },
       enrollment: { token_file: '/etc/kwfleet/token', authority_sha256: fingerprint },
       heartbeat_ms: 1000,
+      ...agent,
     };
     await host.exec(['mkdir', '-p', '/etc/kwfleet', '/etc/systemd/system/kwfleet-agent.service.d']);
     // The unit has a /tmp of its own, in which a checkout under /tmp would be missing.
@@ -185,7 +204,10 @@ export class Fleet {
   }
 
   async addPackage(options: Omit<PackageOptions, 'outDir'>): Promise<void> {
-    const file = await buildPackage({ ...options, outDir: this.lab.directory });
+    await this.addPackageFile(await buildPackage({ ...options, outDir: this.lab.directory }));
+  }
+
+  async addPackageFile(file: string): Promise<void> {
     const body = Readable.toWeb(createReadStream(file)) as ReadableStream<Uint8Array>;
     await this.client.addPackage(basename(file), body, AbortSignal.timeout(60_000));
   }
@@ -210,6 +232,13 @@ export class Fleet {
       },
       timeoutMs,
     );
+  }
+
+  /** Aborts, and waits until the run has ended. */
+  async abort(run: string): Promise<void> {
+    await this.client.choose(run, 'abort');
+    const ended = async () => ['aborted', 'failed'].includes((await this.client.run(run)).status);
+    await until(`run ${run} is aborted`, ended, 120_000);
   }
 
   /** Asks for a retry and waits until it is taken: that is at the run's next decision. */

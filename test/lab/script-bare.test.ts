@@ -2,7 +2,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { absence, overlaps } from '../e2e/order.ts';
 import { Fleet, type FleetOptions } from './fleet.ts';
-import { type LabHost, labHere, until } from './host.ts';
+import { type LabHost, labHere } from './host.ts';
 
 const VERSION_FILE = '/etc/kaiwudb/info/.version';
 const SUDOERS = '/etc/sudoers.d/kwfleet-agent';
@@ -49,8 +49,7 @@ async function backsOut(fleet: Fleet, to: string): Promise<void> {
   const run = await fleet.begin(to);
   const held = await fleet.settled(run);
   expect(held.hold).toMatchObject({ code: 'INSTALL_FAILED' });
-  await fleet.client.choose(run, 'abort');
-  await until('the run is aborted', async () => (await fleet.client.run(run)).status === 'aborted', 60_000);
+  await fleet.abort(run);
   for (const host of fleet.hosts) expect(await host.readFile(VERSION_FILE)).toBe('3.0.0\n\n');
   expect((await fleet.healthy()).versions).toEqual(['3.0.0']);
   expect((await records(fleet)).flat().filter(({ version }) => version !== '3.0.0')).toEqual([]);

@@ -1811,8 +1811,15 @@ async function main(argv: readonly string[]): Promise<void> {
   }
 }
 
-if (import.meta.main) {
+if (import.meta.main || process.env.KW_STANDIN_IMPORTED !== undefined) {
   // The name in the process table, as a real binary has it.
   fs.writeFileSync('/proc/self/comm', 'kwbase');
-  await main(process.argv.slice(2));
+  if (import.meta.main) await main(process.argv.slice(2));
+  else {
+    // Node has made a path of its first word, which it would run once this module has come in: it never has.
+    const [, first = '', ...rest] = process.argv;
+    await main([path.basename(first), ...rest]);
+    if (!['start', 'start-single-node', 'start-single-replica'].includes(path.basename(first))) process.exit(0);
+    await new Promise(() => {});
+  }
 }

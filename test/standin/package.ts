@@ -83,6 +83,29 @@ export async function buildPackage(options: PackageOptions): Promise<string> {
   }
 }
 
+/**
+ * Builds a tree as a build from source leaves it, `install/` as a .tar.gz in `outDir`, and returns its path. Its processes
+ * are called in /proc exactly as they were started, as those of a real binary are.
+ */
+export async function buildTree(options: PackageOptions): Promise<string> {
+  const work = await mkdtemp(join(tmpdir(), 'kw-tree-'));
+  try {
+    const root = join(work, 'install');
+    await writeBinary(root, options);
+    await writeFile(join(root, 'bin/kwbase'), exactLauncher(), { mode: 0o755 });
+    await writeFile(join(root, 'lib/libcommon.so'), `stand-in ${fullVersion(options)}\n`);
+    // As a library of another host would do: it does not even tell its version.
+    if (options.faults?.corrupt === true) await writeFile(join(root, 'lib/kwbase.mjs'), 'no program\n');
+    await mkdir(options.outDir, { recursive: true });
+    const architecture = options.architecture ?? machineArchitecture();
+    const file = join(options.outDir, `kwdb-${fullVersion(options)}-tree-${architecture}.tar.gz`);
+    await run('tar', ['-C', work, '--owner=0', '--group=0', '-I', 'gzip -1', '-cf', file, 'install']);
+    return file;
+  } finally {
+    await rm(work, { recursive: true, force: true });
+  }
+}
+
 /** Unpacks a package into `directory` and returns the path of its `kaiwudb_install`. */
 export async function unpackPackage(file: string, directory: string): Promise<string> {
   await mkdir(directory, { recursive: true });
@@ -245,6 +268,14 @@ function launcher(tag: string): string {
 # KWDB stand-in ${tag}
 home=$(cd "\${BASH_SOURCE[0]%/*}/.." && pwd)
 exec -a "$home/bin/kwbase" "\${KW_STANDIN_NODE:-${process.execPath}}" "$home/lib/kwbase.mjs" "$@"
+`;
+}
+
+/** Node takes the words behind its name for its own; so the program comes in by the side door. */
+function exactLauncher(): string {
+  return `#! /bin/bash
+home=$(cd "\${BASH_SOURCE[0]%/*}/.." && pwd)
+NODE_OPTIONS="--import=file://$home/lib/kwbase.mjs" KW_STANDIN_IMPORTED=1 exec -a "$0" "\${KW_STANDIN_NODE:-${process.execPath}}" "$@"
 `;
 }
 

@@ -11,8 +11,11 @@ import { HostBackups } from './backup/backups.ts';
 import { systemClock } from './clock.ts';
 import type { AgentConfig } from './config.ts';
 import { ScriptFinder } from './deployment/script.ts';
+import { SourceFinder } from './deployment/source.ts';
+import { SourceRecords } from './deployment/source-record.ts';
 import { HostDriver } from './driver/host-driver.ts';
 import { ScriptBareDriver } from './driver/script-bare.ts';
+import { SourceDriver } from './driver/source.ts';
 import { enrolledIdentity, type Identity, readIdentity } from './enroll.ts';
 import { Executor } from './executor/executor.ts';
 import { DetachedProcesses, TransientUnits } from './host/long-commands.ts';
@@ -83,13 +86,17 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
   const { services, commands, sudo } = await hostOf(config);
   const { root, stateDir, statusTimeoutMs } = config;
   const { now } = systemClock;
+  const source = sourceOf(config, services);
   const observer = new Observer({
     root,
     stateDir,
     now,
     agentVersion: AGENT_VERSION,
     backup: config.backup,
-    finders: [new ScriptFinder({ root, services, now, statusTimeoutMs, sudo })],
+    finders: [
+      new ScriptFinder({ root, services, now, statusTimeoutMs, sudo }),
+      ...(source === undefined ? [] : [source.finder]),
+    ],
   });
   const supply = new Supply({ config, identity, link: () => link, log });
   const { packages } = supply;
@@ -98,7 +105,12 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
     observer,
     commands,
     packages,
-    methods: { 'script-bare': new ScriptBareDriver(shared) },
+    methods: {
+      'script-bare': new ScriptBareDriver(shared),
+      ...(source === undefined
+        ? {}
+        : { source: new SourceDriver({ ...shared, records: source.records, build: config.source.build }) }),
+    },
   });
   const transfers = new Transfers({
     root,
@@ -164,6 +176,16 @@ async function tellInventory(request: string, transfers: Transfers, link: Link, 
     const words = error instanceof FleetError && error.words !== undefined ? `: ${error.words}` : '';
     link.send({ inventory: { request, failure: `${error instanceof Error ? error.message : String(error)}${words}` } });
   }
+}
+
+/** Looked for on real hosts only: under a root of its own the agent must not find this machine's processes. */
+function sourceOf(
+  { root, stateDir, statusTimeoutMs, source: { tree } }: AgentConfig,
+  services: ServiceManager,
+): { readonly finder: SourceFinder; readonly records: SourceRecords } | undefined {
+  if (root !== '/' || services.kind !== 'systemd') return undefined;
+  const records = new SourceRecords(stateDir);
+  return { records, finder: new SourceFinder({ records, services, now: systemClock.now, statusTimeoutMs, tree }) };
 }
 
 async function stopAtEnd({ executor, supply }: AgentParts, notify: ServiceNotify, signal: AbortSignal): Promise<void> {

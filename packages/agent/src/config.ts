@@ -7,10 +7,26 @@ import Type, { type Static } from 'typebox';
 import Value from 'typebox/value';
 import { parse } from 'yaml';
 import type { BackupConfig } from './backup/backups.ts';
+import { BUILDS } from './driver/deploy-run.ts';
+import type { BuildConfig } from './driver/source-build.ts';
 import type { TrustPolicy } from './trust.ts';
 
 const address = Type.String({ pattern: '^(\\[[0-9a-fA-F:.]+\\]|[^\\s:/]+):[0-9]{1,5}$' });
 const path = Type.String({ minLength: 1, maxLength: 4096 });
+
+const words = Type.String({ minLength: 1, maxLength: 4096 });
+
+const Build = Type.Object(
+  {
+    directory: path,
+    steps: Type.Array(Type.Array(words, { minItems: 1, maxItems: 200 }), { minItems: 1, maxItems: BUILDS.length }),
+    environment: Type.Optional(
+      Type.Record(Type.String({ pattern: '^[A-Za-z_][A-Za-z0-9_]*$' }), Type.String(), { additionalProperties: false }),
+    ),
+    tree: Type.Optional(path),
+  },
+  { additionalProperties: false },
+);
 
 const File = Type.Object(
   {
@@ -68,6 +84,9 @@ const File = Type.Object(
         { additionalProperties: false },
       ),
     ),
+    source: Type.Optional(
+      Type.Object({ tree: Type.Optional(path), build: Type.Optional(Build) }, { additionalProperties: false }),
+    ),
     log_level: Type.Optional(
       Type.Union(['debug', 'info', 'warn', 'error', 'silent'].map((level) => Type.Literal(level))),
     ),
@@ -111,6 +130,12 @@ export type AgentConfig = {
   readonly cacheMaxBytes: number;
   /** Absent: nothing is given to peers. */
   readonly peers?: PeerConfig;
+  /** Of a host whose KWDB was built from source. */
+  readonly source: {
+    /** The tree in use, where the processes do not tell it, or several do. */
+    readonly tree: string | undefined;
+    readonly build: BuildConfig | undefined;
+  };
   readonly logLevel: string;
   readonly backup: BackupConfig;
 };
@@ -138,9 +163,16 @@ export function parseAgentConfig(text: string, file = 'agent.yaml'): AgentConfig
     throw new FleetError('CONFIG_INVALID', `${file} is no YAML: ${(error as Error).message}`, { cause: error });
   }
   if (!Value.Check(File, content)) throw invalid(file, content);
-  const { root = '/', state_dir: stateDir = '/var/lib/kwfleet' } = content;
+  const { root = '/', state_dir: stateDir = '/var/lib/kwfleet', source } = content;
   const { directory = join(stateDir, 'backups'), keep = KEPT_COPIES, command } = content.backup ?? {};
-  const paths = { root, state_dir: stateDir, 'backup.directory': directory, 'backup.command': command };
+  const paths = {
+    root,
+    state_dir: stateDir,
+    'backup.directory': directory,
+    'backup.command': command,
+    'source.tree': source?.tree,
+    'source.build.directory': source?.build?.directory,
+  };
   for (const [name, value] of Object.entries(paths)) {
     if (value !== undefined && !isAbsolute(value))
       throw new FleetError('CONFIG_INVALID', `${file}: ${name} must be an absolute path`);
@@ -157,6 +189,7 @@ export function parseAgentConfig(text: string, file = 'agent.yaml'): AgentConfig
     trust: trustOf(content, file),
     cacheMaxBytes: content.packages?.cache_max_bytes ?? CACHE_MAX_BYTES,
     ...peersOf(content, file),
+    source: { tree: source?.tree, build: buildOf(source?.build) },
     logLevel: content.log_level ?? 'info',
     backup: { directory, keep, command },
   };
@@ -188,6 +221,12 @@ function trustOf({ packages = {} }: Static<typeof File>, file: string): TrustPol
   if (trust === 'off') return { kind: 'off' };
   if (root !== undefined) return { kind: 'root', file: root };
   return sha256 === undefined ? { kind: 'first-contact' } : { kind: 'root-sha256', sha256: sha256.toLowerCase() };
+}
+
+function buildOf(given: Static<typeof Build> | undefined): BuildConfig | undefined {
+  if (given === undefined) return undefined;
+  const { directory, steps, environment = {}, tree = 'install' } = given;
+  return { directory, steps: steps as unknown as BuildConfig['steps'], environment, tree };
 }
 
 function securityOf(content: Static<typeof File>, file: string): LinkSecurity {

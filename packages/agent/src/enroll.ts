@@ -1,7 +1,7 @@
 /** How an agent gets its certificate: a key pair made here, a signing request, a one-time token. */
 import 'reflect-metadata';
 import { createHash, webcrypto, X509Certificate } from 'node:crypto';
-import { mkdir, open, readFile, rename } from 'node:fs/promises';
+import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connect, type DetailedPeerCertificate } from 'node:tls';
 import * as grpc from '@grpc/grpc-js';
@@ -9,7 +9,7 @@ import { FleetError } from '@kwfleet/core';
 import { type EnrollResponse, enrollment } from '@kwfleet/protocol';
 import * as x509 from '@peculiar/x509';
 import type { LinkSecurity } from './config.ts';
-import { syncDirectory } from './journal/file-storage.ts';
+import { replaceFile, syncDirectory } from './journal/file-storage.ts';
 
 export type Identity = { readonly certificate: Buffer; readonly key: Buffer; readonly authority: Buffer };
 
@@ -40,9 +40,9 @@ export async function enrolledIdentity(
   checkResponse(response, node, authority);
   await mkdir(directory, { recursive: true, mode: 0o700 });
   // The certificate last: whoever finds it finds its key.
-  await writeSecret(join(directory, FILES.key), privateKey);
-  await writeSecret(join(directory, FILES.authority), response.authority);
-  await writeSecret(join(directory, FILES.certificate), response.certificate);
+  await replaceFile(join(directory, FILES.key), privateKey);
+  await replaceFile(join(directory, FILES.authority), response.authority);
+  await replaceFile(join(directory, FILES.certificate), response.certificate);
   await syncDirectory(directory);
   return {
     certificate: Buffer.from(response.certificate),
@@ -165,15 +165,4 @@ function checkResponse(response: EnrollResponse, node: string, authority: Buffer
   if (!named || !issued || !same) {
     throw new FleetError('ENROLLMENT_INVALID', `the certificate is not one of this authority for ${node}`);
   }
-}
-
-async function writeSecret(file: string, text: string): Promise<void> {
-  const handle = await open(`${file}.new`, 'w', 0o600);
-  try {
-    await handle.writeFile(text);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await rename(`${file}.new`, file);
 }

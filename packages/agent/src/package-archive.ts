@@ -19,8 +19,8 @@ export async function unpack(file: string, target: string, wanted: PackageInfo):
   await rm(target, { recursive: true, force: true });
   await mkdir(fresh, { recursive: true, mode: 0o700 });
   await tar.x({ file, cwd: fresh, strict: true, preserveOwner: false, preservePaths: false });
-  const deploy = await findDeployDirectory(fresh);
-  if (deploy !== undefined) {
+  const deploy = await findTop(fresh, wanted);
+  if (deploy !== undefined && landmarkOf(wanted) === 'deploy.sh') {
     await chmod(join(deploy, 'deploy.sh'), 0o755);
     // deploy.sh logs there as root; the agent, which may be another, must be able to remove it again.
     await mkdir(join(deploy, 'log'), { recursive: true });
@@ -80,11 +80,17 @@ async function checkEntries(file: string, wanted: PackageInfo): Promise<void> {
   if (unsafe !== undefined) throw new FleetError('PACKAGE_UNSAFE', `${wanted.fileName}: ${unsafe}`);
 }
 
-/** `kaiwudb_install` as a rule; any one top directory with a deploy.sh will do. */
-export async function findDeployDirectory(unpacked: string): Promise<string | undefined> {
+/** What is found at the top of a package, by its kind. */
+export function landmarkOf({ kind }: Pick<PackageInfo, 'kind'>): string {
+  if (kind === 'tree') return 'bin/kwbase';
+  return kind === 'build' ? 'build.json' : 'deploy.sh';
+}
+
+/** `kaiwudb_install` as a rule, or that of a built tree; any one top directory with what belongs there will do. */
+export async function findTop(unpacked: string, wanted: Pick<PackageInfo, 'kind'>): Promise<string | undefined> {
   for (const name of ['.', ...(await readdir(unpacked).catch(() => []))]) {
     const directory = join(unpacked, name);
-    const found = await stat(join(directory, 'deploy.sh')).catch(() => null);
+    const found = await stat(join(directory, landmarkOf(wanted))).catch(() => null);
     if (found?.isFile() === true) return directory;
   }
   return undefined;

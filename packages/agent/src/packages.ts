@@ -8,7 +8,7 @@ import { FleetError, type PackageInfo } from '@kwfleet/core';
 import { DeadlineError, Stopping, type Watch } from './driver/driver.ts';
 import { freeBytes } from './host/host-facts.ts';
 import { syncDirectory } from './journal/file-storage.ts';
-import { findDeployDirectory, SPARE_BYTES, unpack } from './package-archive.ts';
+import { findTop, landmarkOf, SPARE_BYTES, unpack } from './package-archive.ts';
 import { PackageRoom } from './package-room.ts';
 import { Busy, type PackageSource } from './sources.ts';
 import type { PackageTrust } from './trust.ts';
@@ -43,7 +43,7 @@ export class PackageCache {
   }
 
   /**
-   * Makes sure that an order's package lies here, verified and unpacked; returns the directory of its deploy.sh. Goes on
+   * Makes sure that an order's package lies here, verified and unpacked; returns its top directory, where deploy.sh or bin/ is. Goes on
    * where an earlier try ended. Throws PACKAGE_UNTRUSTED and its kin (see PackageTrust.verify) before anything is
    * fetched; PACKAGE_CORRUPT, PACKAGE_UNSAFE, PACKAGE_INCOMPLETE, DISK_FULL or FETCH_FAILED.
    */
@@ -64,7 +64,7 @@ export class PackageCache {
     const place = join(this.#directory, wanted.sha256);
     const noted: unknown = await readFile(join(place, VERIFIED), 'utf8').then(JSON.parse, () => undefined);
     const verified = !this.#options.trust.on || isDeepStrictEqual(noted, JSON.parse(JSON.stringify(wanted)));
-    const found = verified ? await findDeployDirectory(join(place, 'unpacked')) : undefined;
+    const found = verified ? await findTop(join(place, 'unpacked'), wanted) : undefined;
     return found ?? this.ensure(wanted, watch);
   }
 
@@ -113,7 +113,7 @@ export class PackageCache {
     await mkdir(place, { recursive: true, mode: 0o700 });
     if (needed) await this.#room.hold(wanted.sha256);
     const unpacked = join(place, 'unpacked');
-    const there = await findDeployDirectory(unpacked);
+    const there = await findTop(unpacked, wanted);
     if (there !== undefined) {
       await utimes(place, new Date(), new Date());
       return there;
@@ -124,8 +124,10 @@ export class PackageCache {
     this.#options.onChange?.();
     watch.detail('unpacking the package');
     await unpack(join(place, FILE), unpacked, wanted);
-    const found = await findDeployDirectory(unpacked);
-    if (found === undefined) throw new FleetError('PACKAGE_INCOMPLETE', `${wanted.fileName} holds no deploy.sh`);
+    const found = await findTop(unpacked, wanted);
+    if (found === undefined) {
+      throw new FleetError('PACKAGE_INCOMPLETE', `${wanted.fileName} holds no ${landmarkOf(wanted)}`);
+    }
     return found;
   }
 

@@ -14,6 +14,7 @@ test('defaults', () => {
     statusTimeoutMs: 10_000,
     trust: { kind: 'first-contact' },
     cacheMaxBytes: 20 * 1024 ** 3,
+    source: { tree: undefined, build: undefined },
     logLevel: 'info',
     backup: { directory: '/var/lib/kwfleet/backups', keep: 2, command: undefined },
   });
@@ -35,6 +36,29 @@ test('trust', () => {
   expect(trust('{trust: off}')).toEqual({ kind: 'off' });
   expect(trust('{root: /etc/kwfleet/root.json}')).toEqual({ kind: 'root', file: '/etc/kwfleet/root.json' });
   expect(trust(`{root_sha256: ${'AB'.repeat(32)}}`)).toEqual({ kind: 'root-sha256', sha256: 'ab'.repeat(32) });
+});
+
+test('a build from source', () => {
+  const base = 'controller: {address: "127.0.0.1:7090"}\ninsecure: true\n';
+  const build = (text: string) => parseAgentConfig(`${base}source: {build: ${text}}\n`).source.build;
+  expect(build('{directory: /src, steps: [[make, -j2], [make, install]], environment: {GOPATH: /go}}')).toEqual({
+    directory: '/src',
+    steps: [
+      ['make', '-j2'],
+      ['make', 'install'],
+    ],
+    environment: { GOPATH: '/go' },
+    tree: 'install',
+  });
+  for (const wrong of [
+    '{directory: src, steps: [[make]]}',
+    '{directory: /src, steps: [make install]}',
+    '{directory: /src, steps: []}',
+    '{directory: /src, steps: [[]]}',
+    '{directory: /src, steps: [[make]], environment: {"A B": x}}',
+  ]) {
+    expect(() => build(wrong), wrong).toThrow(/source\.build/);
+  }
 });
 
 test.each([

@@ -3,7 +3,7 @@ import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promis
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { promisify } from 'node:util';
-import { gzipSync, zstdCompressSync } from 'node:zlib';
+import { gunzipSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import { create, Header } from 'tar';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { debFields } from '../src/packages/deb.ts';
@@ -147,7 +147,6 @@ describe('refused', () => {
   it.each([
     ['a path that climbs', evil('kaiwudb_install/../../etc/passwd')],
     ['an absolute path', evil('/etc/passwd')],
-    ['another folder', evil('elsewhere/deploy.sh')],
     ['a symbolic link out', evil('kaiwudb_install/x', { type: 'SymbolicLink', linkpath: '../../etc' })],
     ['an absolute link', evil('kaiwudb_install/x', { type: 'SymbolicLink', linkpath: '/etc/shadow' })],
     ['a hard link out', evil('kaiwudb_install/x', { type: 'Link', linkpath: '../etc/shadow' })],
@@ -159,9 +158,73 @@ describe('refused', () => {
     await expect(inspect(file)).rejects.toMatchObject({ code: 'PACKAGE_UNSAFE' });
   });
 
+  it('another folder that is no built tree, and a second folder beside one', async () => {
+    const other = await pack(await bareFiles(), 'elsewhere');
+    await expect(inspect(other)).rejects.toMatchObject({ code: 'PACKAGE_INCOMPLETE' });
+    const mixed = gzipSync(
+      Buffer.concat([gunzipSync(evil('install/bin')).subarray(0, 512), gunzipSync(evil('other/x'))]),
+    );
+    await writeFile(other, mixed);
+    await expect(inspect(other)).rejects.toMatchObject({ code: 'PACKAGE_UNSAFE' });
+  });
+
   it('what unpacks to more than it may', async () => {
     const file = await pack({ ...(await bareFiles()), 'utils/zeros': Buffer.alloc(2 * 1024 * 1024) });
     await expect(inspectPackage(file, 'x', 1024 * 1024)).rejects.toMatchObject({ code: 'PACKAGE_TOO_LARGE' });
+  });
+});
+
+describe('a built tree', () => {
+  const elf = (machine: number) => {
+    const head = Buffer.alloc(64);
+    head.writeUInt32BE(0x7f454c46, 0);
+    head.writeUInt16LE(machine, 18);
+    return head;
+  };
+  const tree = { 'bin/kwbase': elf(183), 'lib/libcommon.so': 'x', 'lib/libkwdbts2.so.1': 'x' };
+
+  it('tells its architecture by its executable, its version by .version or its name', async () => {
+    const linked = { ...tree, 'lib/libkwdbts2.so': { link: 'libkwdbts2.so.1' } };
+    const file = await pack(linked, 'install');
+    expect(await inspectPackage(file, 'kwdb-3.1.0-hotfix1-amd64.tar.gz', 1e9)).toMatchObject({
+      version: '3.1.0-hotfix1',
+      kind: 'tree',
+      architecture: 'arm64',
+      family: 'any',
+    });
+    const told = await pack({ ...tree, '.version': '3.2.0\nbeta2\n' }, 'install-3.2.0');
+    expect(await inspectPackage(told, 'kwdb-3.1.0.tar.gz', 1e9)).toMatchObject({ version: '3.2.0-beta2' });
+    const script = await pack({ ...tree, 'bin/kwbase': '#!/bin/sh\n' }, 'install');
+    expect(await inspectPackage(script, 'kwdb-3.1.0.x86_64.tar.gz', 1e9)).toMatchObject({ architecture: 'amd64' });
+  });
+
+  it('may be left to the host to build, without a word of how', async () => {
+    const text = (more: object) => JSON.stringify({ version: '3.1.0', architecture: 'x86_64', ...more });
+    const file = await pack({ 'build.json': text({}) }, 'kwfleet-build');
+    expect(await inspect(file)).toMatchObject({
+      version: '3.1.0',
+      kind: 'build',
+      architecture: 'amd64',
+      family: 'any',
+    });
+    const refused = { code: 'PACKAGE_INCOMPLETE' };
+    for (const wrong of [text({ steps: ['make'] }), text({ version: 'new' }), '{', '[]']) {
+      await expect(inspect(await pack({ 'build.json': wrong }, 'kwfleet-build'))).rejects.toMatchObject(refused);
+    }
+    await expect(inspect(await pack({ 'x.json': '{}' }, 'kwfleet-build'))).rejects.toMatchObject(refused);
+  });
+
+  it('is refused without kwbase, without libraries, or where nothing tells its version', async () => {
+    const refused = { code: 'PACKAGE_INCOMPLETE' };
+    for (const part of ['bin/kwbase', 'lib/']) {
+      const kept = Object.fromEntries(Object.entries(tree).filter(([name]) => !name.startsWith(part)));
+      await expect(inspectPackage(await pack(kept, 'install'), 'kwdb-3.1.0.tar.gz', 1e9)).rejects.toMatchObject(
+        refused,
+      );
+    }
+    await expect(inspectPackage(await pack(tree, 'install'), 'kwdb.tar.gz', 1e9)).rejects.toMatchObject(refused);
+    const out = await pack({ ...tree, 'lib/evil.so': { link: '../../x.so' } }, 'install');
+    await expect(inspectPackage(out, 'kwdb-3.1.0.tar.gz', 1e9)).rejects.toMatchObject({ code: 'PACKAGE_UNSAFE' });
   });
 });
 

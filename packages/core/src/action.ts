@@ -95,7 +95,9 @@ export const ImageReference = Type.String({
 
 /**
  * A package as the controller's registry knows it: `bare` and `container` are the vendor's files, read out of the file
- * itself; an `image` lies in a registry of container images, and the host's own engine pulls it by its digest.
+ * itself; a `tree` was built from source, `bin/kwbase` and its libraries; a `build` holds nothing but the version that
+ * the host is to build by the steps of its own configuration; an `image` lies in a registry of container images, and the
+ * host's own engine pulls it by its digest.
  */
 export const PackageInfo = Type.Object({
   /** SHA-256 of the file, or the digest of the image; hexadecimal, the package's id. */
@@ -106,7 +108,13 @@ export const PackageInfo = Type.Object({
   unpackedBytes: Type.Integer({ minimum: 0 }),
   /** `3.1.0`, or with an extension `3.1.0-hotfix1`. */
   version: Type.String(),
-  kind: Type.Union([Type.Literal('bare'), Type.Literal('container'), Type.Literal('image')]),
+  kind: Type.Union([
+    Type.Literal('bare'),
+    Type.Literal('container'),
+    Type.Literal('image'),
+    Type.Literal('tree'),
+    Type.Literal('build'),
+  ]),
   architecture: Type.String(),
   family: Type.Union([Type.Literal('deb'), Type.Literal('rpm'), Type.Literal('any')]),
   /** Of an image, and only there: where it is pulled from, `registry.example.net/kwdb/kwdb@sha256:DIGEST`. */

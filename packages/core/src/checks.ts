@@ -17,12 +17,19 @@ export const HEALTH_MAX_AGE_MS = 120_000;
 const CLOCK_SKEW_WARN_MS = 2_000;
 const SPACE_MARGIN_BYTES = 256 * 1024 * 1024;
 
-/** Which kind of package a deployment method takes. Source: KWDB facts, "The package". */
-export const packageKind = (method: Method): PackageInfo['kind'] =>
-  method === 'script-bare' || method === 'source' ? 'bare' : 'container';
+/** Which kinds of packages a deployment method takes. Source: KWDB facts, "The package", "Containers by hand". */
+const PACKAGE_KINDS: Readonly<Record<Method, readonly PackageInfo['kind'][]>> = {
+  'script-bare': ['bare'],
+  'script-container': ['container'],
+  compose: ['container', 'image'],
+  'docker-run': ['container', 'image'],
+  source: ['tree', 'build'],
+};
+export const takesPackage = (method: Method, kind: PackageInfo['kind']): boolean =>
+  PACKAGE_KINDS[method].includes(kind);
 
 /** Deployment methods that this version can upgrade. */
-const SUPPORTED: ReadonlySet<Method> = new Set<Method>(['script-bare']);
+const SUPPORTED: ReadonlySet<Method> = new Set<Method>(['script-bare', 'source']);
 
 export type CheckInput = {
   readonly cluster: Cluster;
@@ -138,7 +145,7 @@ export function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefin
   const { method } = installation;
   if (!SUPPORTED.has(method)) return [block('METHOD_UNSUPPORTED', `it is deployed by ${method}`, node)];
   const misfits: CheckResult[] = [];
-  if (packageKind(method) !== pkg.kind) {
+  if (!takesPackage(method, pkg.kind)) {
     misfits.push(block('METHOD_MISMATCH', `it is deployed by ${method}, the package is a ${pkg.kind} one`, node));
   }
   if (pkg.architecture !== host.architecture) {

@@ -245,6 +245,11 @@ export const ERRORS = {
     status: 500,
     remedy: "See the host's own words; the old version was put back if the message says so.",
   },
+  BUILD_FAILED: {
+    status: 500,
+    remedy:
+      'Nothing was stopped: see the last words of the step, mend the source or `source.build` in agent.yaml, then retry.',
+  },
   INSTALL_TIMEOUT: { status: 500, remedy: 'deploy.sh made no progress: look at the host before a retry.' },
   INSTALL_LOST: {
     status: 500,

@@ -41,7 +41,7 @@ export type ScriptFinderOptions = {
   readonly sudo: boolean;
 };
 
-const DEFAULT_INSTALL_DIR = '/usr/local/kaiwudb';
+export const DEFAULT_INSTALL_DIR = '/usr/local/kaiwudb';
 
 /** A binary that told its version, by its file's identity: it is asked again only when the file changed. */
 type ToldBinary = { readonly stamp: string; readonly version: string | undefined };

@@ -27,6 +27,9 @@ export function belongsTo(id: string, action: string): boolean {
   return id.startsWith(commandId(action, '', 0).replace(/--0$/, '-'));
 }
 
+/** Steps of a build from source. */
+export const BUILDS = ['build-1', 'build-2', 'build-3', 'build-4', 'build-5', 'build-6', 'build-7', 'build-8'] as const;
+
 /** What a command of an action can be for, in the order in which they can follow each other. */
 const WORKS = [
   'install',
@@ -40,6 +43,7 @@ const WORKS = [
   'restore',
   'put-data-back',
   'discard',
+  ...BUILDS,
 ] as const;
 export type Work = (typeof WORKS)[number];
 

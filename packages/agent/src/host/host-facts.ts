@@ -92,7 +92,7 @@ export function parseOsRelease(text: string): HostFacts['distribution'] {
 }
 
 /** The kernel's boot id, and the start of PID 1: a container reboots without its kernel. */
-async function bootId(): Promise<string> {
+export async function bootId(): Promise<string> {
   try {
     const kernel = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
     const first = await readFile('/proc/1/stat', 'utf8');

@@ -49,13 +49,21 @@ export function localRunner(binary: {
   readonly libraries: string;
   /** The user as whom sudo runs it, who can read its certificates; absent: the agent's own. */
   readonly asUser?: string;
+  /** The same for an agent that is root and needs no sudo for it. */
+  readonly user?: { readonly uid: number; readonly gid: number };
 }): KwbaseRunner {
   const library = `LD_LIBRARY_PATH=${binary.libraries}`;
   // sudo drops the variable from its environment; env sets it behind sudo's back.
   const sudo = binary.asUser === undefined ? [] : ['sudo', '-n', '-u', binary.asUser];
   const [file, ...before] = [...sudo, 'env', library, binary.file];
+  const options = { cwd: '/', ...(binary.user === undefined ? {} : { user: binary.user }) };
   return (args, timeoutMs, outputBytes) =>
-    runShort(file as string, [...before, ...args], { timeoutMs, cwd: '/', ...(outputBytes && { outputBytes }) });
+    runShort(file as string, [...before, ...args], { ...options, timeoutMs, ...(outputBytes && { outputBytes }) });
+}
+
+/** The version in what `kwbase version` prints. */
+export function kwbaseVersion(text: string): string | undefined {
+  return /^KaiwuDB Version:\s*(\S+)/m.exec(text)?.[1];
 }
 
 /** How `kwbase` is told to speak; `certificates` is the directory as the one who runs it sees it. */
@@ -79,8 +87,7 @@ export class Kwbase {
   /** The version the installed binary tells of itself, `V3.1.0`; undefined when it tells none. */
   async version(): Promise<string | undefined> {
     const ended = await this.#options.run(['version'], VERSION_TIMEOUT_MS);
-    if (ended.exitCode !== 0) return undefined;
-    return /^KaiwuDB Version:\s*(\S+)/m.exec(ended.stdout)?.[1];
+    return ended.exitCode === 0 ? kwbaseVersion(ended.stdout) : undefined;
   }
 
   /** Every node as the asked one lists it. */

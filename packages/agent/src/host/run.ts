@@ -25,6 +25,8 @@ export async function runShort(
     readonly env?: Readonly<Record<string, string>>;
     readonly cwd?: string;
     readonly outputBytes?: number;
+    /** Whom it runs as; only root may choose. */
+    readonly user?: { readonly uid: number; readonly gid: number };
   },
 ): Promise<Ended> {
   const done = await execa(file, args, {
@@ -35,6 +37,7 @@ export async function runShort(
     maxBuffer: options.outputBytes ?? OUTPUT_BYTES,
     env: { LC_ALL: 'C', ...options.env },
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+    ...options.user,
   });
   return {
     exitCode: done.exitCode,

@@ -13,6 +13,19 @@ export async function syncDirectory(directory: string): Promise<void> {
   }
 }
 
+/** Writes a file that is there whole, old or new, after a power cut at any moment; for the owner's eyes only. */
+export async function replaceFile(file: string, content: string | Uint8Array): Promise<void> {
+  const handle = await open(`${file}.new`, 'w', 0o600);
+  try {
+    await handle.writeFile(content);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(`${file}.new`, file);
+  await syncDirectory(dirname(file));
+}
+
 /** The journal in one file; the directory is made when it is missing. */
 export class FileStorage implements JournalStorage {
   readonly #file: string;
@@ -39,17 +52,8 @@ export class FileStorage implements JournalStorage {
 
   async replace(bytes: Uint8Array): Promise<void> {
     await mkdir(dirname(this.#file), { recursive: true, mode: 0o700 });
-    const temporary = `${this.#file}.new`;
-    const handle = await open(temporary, 'w', 0o600);
-    try {
-      await handle.writeFile(bytes);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-    await rename(temporary, this.#file);
+    await replaceFile(this.#file, bytes);
     await this.close();
-    await syncDirectory(dirname(this.#file));
   }
 
   async close(): Promise<void> {

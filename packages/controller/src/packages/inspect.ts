@@ -8,7 +8,17 @@ import { Parser, type ReadEntry } from 'tar';
 import { debFields } from './deb.ts';
 import { type ImageReader, imageReader } from './image.ts';
 import { rpmArchitecture } from './rpm.ts';
+import {
+  BUILD_FILE,
+  BUILD_TOP,
+  ELF_HEAD_BYTES,
+  elfArchitecture,
+  readBuild,
+  requireTree,
+  versionOfName,
+} from './tree.ts';
 
+/** The top folder of the vendor's packages; that of a built tree has any other name. */
 const ROOT = 'kaiwudb_install';
 const ENTRIES_MAX = 20_000;
 /** Enough for the control part at the head of a .deb or .rpm. */
@@ -20,6 +30,8 @@ const LINKS: ReadonlySet<string> = new Set(['SymbolicLink', 'Link']);
 export type Inspection = Pick<PackageInfo, 'version' | 'kind' | 'architecture' | 'family' | 'unpackedBytes'>;
 
 type Seen = {
+  /** The one top folder, known by the first entry. */
+  top: string | undefined;
   entries: number;
   unpackedBytes: number;
   readonly paths: Set<string>;
@@ -33,9 +45,17 @@ type Seen = {
  * it would unpack to more than `unpackedMaxBytes`.
  */
 export async function inspectPackage(file: string, fileName: string, unpackedMaxBytes: number): Promise<Inspection> {
-  const seen: Seen = { entries: 0, unpackedBytes: 0, paths: new Set(), heads: new Map(), image: undefined };
+  const seen: Seen = {
+    top: undefined,
+    entries: 0,
+    unpackedBytes: 0,
+    paths: new Set(),
+    heads: new Map(),
+    image: undefined,
+  };
   await readArchive(file, (entry) => lookAt(entry, seen, unpackedMaxBytes));
-  const found = await conclude(seen, fileName);
+  const { top = ROOT } = seen;
+  const found = top === ROOT ? await conclude(seen, fileName) : concludeTree(top, seen, fileName);
   return { ...found, unpackedBytes: seen.unpackedBytes };
 }
 
@@ -81,7 +101,8 @@ async function readArchive(file: string, onEntry: (entry: ReadEntry) => void): P
 }
 
 function lookAt(entry: ReadEntry, seen: Seen, unpackedMaxBytes: number): void {
-  const path = safePath(entry);
+  seen.top ??= topOf(entry.path);
+  const path = safePath(entry, seen.top);
   seen.entries += 1;
   seen.unpackedBytes += entry.size;
   if (seen.entries > ENTRIES_MAX) throw new FleetError('PACKAGE_TOO_LARGE', `more than ${ENTRIES_MAX} files`);
@@ -94,13 +115,11 @@ function lookAt(entry: ReadEntry, seen: Seen, unpackedMaxBytes: number): void {
     const image = imageReader();
     seen.image = image;
     entry.on('data', (chunk) => image.write(Buffer.from(chunk)));
-  } else if (path.startsWith(`${ROOT}/packages/`)) {
-    keepHead(entry, path, seen);
-  }
+  } else keepHead(entry, path, seen);
 }
 
 function keepHead(entry: ReadEntry, path: string, seen: Seen): void {
-  const wanted = path.endsWith('/.version') ? VERSION_FILE_MAX_BYTES : isServer(path) ? HEAD_BYTES : 0;
+  const wanted = headWanted(path, seen.top);
   if (wanted === 0) return;
   const chunks: Buffer[] = [];
   let size = 0;
@@ -112,25 +131,38 @@ function keepHead(entry: ReadEntry, path: string, seen: Seen): void {
   });
 }
 
+function headWanted(path: string, top = ROOT): number {
+  if (path === `${top}/bin/kwbase`) return ELF_HEAD_BYTES;
+  if (path === BUILD_FILE || path === `${top}/.version` || path === `${top}/packages/.version`)
+    return VERSION_FILE_MAX_BYTES;
+  return path.startsWith(`${ROOT}/packages/`) && isServer(path) ? HEAD_BYTES : 0;
+}
+
+/** A plain name; what has none is judged, and refused, as if it were the vendor's. */
+function topOf(path: string): string {
+  const [top = ''] = path.split('/');
+  return /^[A-Za-z0-9][\w.-]*$/.test(top) ? top : ROOT;
+}
+
 /** The entry's path, which lies under the package's folder, as do the targets of links. Throws PACKAGE_UNSAFE. */
-function safePath(entry: ReadEntry): string {
-  const path = inside(entry.path, '.', 'path');
+function safePath(entry: ReadEntry, top: string): string {
+  const path = inside(entry.path, '.', 'path', top);
   if (LINKS.has(entry.type)) {
     // A symbolic link is read from where it lies, a hard link from the top of the archive.
     const from = entry.type === 'SymbolicLink' ? posix.dirname(path) : '.';
-    inside(entry.linkpath ?? '', from, `link ${path} →`);
+    inside(entry.linkpath ?? '', from, `link ${path} →`, top);
   } else if (!PLAIN.has(entry.type)) {
     throw new FleetError('PACKAGE_UNSAFE', `${path} is neither a file, a directory nor a link (${entry.type})`);
   }
   return path;
 }
 
-function inside(path: string, from: string, what: string): string {
+function inside(path: string, from: string, what: string, top: string): string {
   const normal = posix.normalize(posix.join(from, path)).replace(/\/$/, '');
   const climbs = from === '.' && path.split('/').includes('..');
   const odd = path === '' || path.startsWith('/') || path.includes('\\') || path.includes('\0');
-  if (odd || climbs || (normal !== ROOT && !normal.startsWith(`${ROOT}/`))) {
-    throw new FleetError('PACKAGE_UNSAFE', `${what} ${JSON.stringify(path).slice(0, 200)} does not stay in ${ROOT}/`);
+  if (odd || climbs || (normal !== top && !normal.startsWith(`${top}/`))) {
+    throw new FleetError('PACKAGE_UNSAFE', `${what} ${JSON.stringify(path).slice(0, 200)} does not stay in ${top}/`);
   }
   return normal;
 }
@@ -164,6 +196,24 @@ async function conclude(seen: Seen, fileName: string): Promise<Omit<Inspection, 
   return { version, kind: 'bare', architecture: known(told ?? architectureOfName(server)), family };
 }
 
+/** What a build leaves says neither its version nor, where kwbase is no plain executable, what it was built for. */
+function concludeTree(top: string, seen: Seen, fileName: string): Omit<Inspection, 'unpackedBytes'> {
+  if (top === BUILD_TOP) {
+    const head = seen.heads.get(BUILD_FILE);
+    const { version, architecture } = readBuild(head === undefined ? undefined : Buffer.concat(head));
+    return { version, kind: 'build', architecture: known(architecture), family: 'any' };
+  }
+  requireTree(top, seen.paths);
+  const written = seen.heads.get(`${top}/.version`);
+  const named = versionOfName(fileName);
+  if (written === undefined && named === undefined) {
+    throw new FleetError('PACKAGE_INCOMPLETE', `neither ${top}/.version nor the file's name tells the version`);
+  }
+  const version = written === undefined ? normalVersion(named ?? '') : readVersion(Buffer.concat(written));
+  const told = elfArchitecture(Buffer.concat(seen.heads.get(`${top}/bin/kwbase`) ?? []));
+  return { version, kind: 'tree', architecture: known(told ?? architectureOfName(fileName)), family: 'any' };
+}
+
 function readVersion(bytes: Buffer): string {
   const [basic = '', extension = ''] = bytes
     .toString('utf8')
@@ -173,7 +223,7 @@ function readVersion(bytes: Buffer): string {
     return normalVersion(`${basic} ${extension}`);
   } catch (cause) {
     const text = JSON.stringify(`${basic}\n${extension}`).slice(0, 100);
-    throw new FleetError('PACKAGE_INCOMPLETE', `packages/.version holds no version: ${text}`, { cause });
+    throw new FleetError('PACKAGE_INCOMPLETE', `.version holds no version: ${text}`, { cause });
   }
 }
 

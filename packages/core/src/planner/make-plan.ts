@@ -1,6 +1,6 @@
 /** From a wish to a plan: choose the package, ask the checks, and lay out the procedure of the topology. */
 import type { PackageInfo } from '../action.ts';
-import { packageKind, runChecks } from '../checks.ts';
+import { runChecks, takesPackage } from '../checks.ts';
 import type { Topology } from '../facts.ts';
 import { installedVersion } from '../judge.ts';
 import { type CheckResult, DEFAULT_OPTIONS, type Plan, type PlanNode, type PlanOptions, type Step } from '../plan.ts';
@@ -78,7 +78,7 @@ export function choosePackage(packages: readonly PackageInfo[], to: string, clus
     candidates.find(
       (candidate) =>
         report?.installation !== undefined &&
-        candidate.kind === packageKind(report.installation.method) &&
+        takesPackage(report.installation.method, candidate.kind) &&
         candidate.architecture === report.host.architecture &&
         (candidate.family === 'any' || candidate.family === report.host.distribution.family),
     ) ?? candidates[0]
