@@ -251,3 +251,78 @@ describe('a crash at every write of the journal', () => {
     }
   });
 });
+
+describe('backups', () => {
+  const copied = order({
+    phases: ['stop', 'back-up', 'install', 'start', 'verify'],
+    backup: 'copy',
+    topology: 'standalone',
+    others: [],
+  });
+  const source = { set: 'run-1', version: '3.0.0', manifestSha256: 'b'.repeat(64) };
+
+  test('a copy is made once the node is stopped, before anything is installed, and its receipt is in the result', async () => {
+    const { result, host } = await carryOut({}, copied);
+    expect(host.deeds).toEqual(['stop', 'back-up', 'install', 'start 3.1.0']);
+    expect(result).toMatchObject({ outcome: 'succeeded', backup: { place: '/backups/n1/run', version: '3.0.0' } });
+  });
+
+  test('a disk that fills up in the copy: nothing is installed, and the old version serves again', async () => {
+    const { result, host } = await carryOut({ backupDiskFull: true }, copied);
+    expect(result).toMatchObject({ failure: { code: 'DISK_FULL', phase: 'back-up' }, disposition: 'backed-out' });
+    expect(host.deeds).toEqual(['stop', 'back-up', 'start 3.0.0']);
+    expect(host).toMatchObject({ installed: '3.0.0', running: { version: '3.0.0' } });
+    expect(result.backup).toBeUndefined();
+  });
+
+  test('the receipt is told though the install failed afterwards', async () => {
+    const { result } = await carryOut({ installFails: true }, copied);
+    expect(result).toMatchObject({ outcome: 'failed', disposition: 'backed-out', backup: { policy: 'copy' } });
+  });
+
+  test('a running node is not copied, nor restored; only the operator’s command is run while it serves', async () => {
+    const copy = await carryOut({}, order({ phases: ['back-up'], backup: 'copy' }));
+    expect(copy.result).toMatchObject({ failure: { code: 'DEPLOY_STILL_RUNNING' }, disposition: 'untouched' });
+    const restored = await carryOut({}, order({ phases: ['restore'], restore: source }));
+    expect(restored.result).toMatchObject({ failure: { code: 'DEPLOY_STILL_RUNNING' }, disposition: 'untouched' });
+    for (const { host } of [copy, restored]) expect(host.deeds).toEqual([]);
+    const command = await carryOut({}, order({ phases: ['back-up'], backup: 'command' }));
+    expect(command.result).toMatchObject({ outcome: 'succeeded', backup: { policy: 'command' } });
+  });
+
+  test('a damaged backup is found without anything being touched', async () => {
+    const { result, host } = await carryOut(
+      { backupDamaged: true },
+      order({ phases: ['check-backup'], restore: source }),
+    );
+    expect(result).toMatchObject({ failure: { code: 'BACKUP_DAMAGED' }, disposition: 'untouched' });
+    expect(host.deeds).toEqual(['check-backup']);
+  });
+
+  test('a restore that fails puts back what was there, and starts nothing', async () => {
+    const action = order({ phases: ['restore'], restore: source, from: '3.1.0', to: '3.0.0' });
+    const { result, host } = await carryOut({ restoreFails: true }, action, (it) => {
+      it.running = null;
+    });
+    expect(result).toMatchObject({ failure: { code: 'RESTORE_FAILED' }, disposition: 'backed-out' });
+    expect(host.deeds).toEqual(['restore', 'put-data-back']);
+    expect(host.running).toBeNull();
+  });
+
+  test('killed at any write of its journal, the restore is done once it is let go on', async () => {
+    const action = order({ phases: ['restore'], restore: source, from: '3.1.0', to: '3.0.0' });
+    for (let crashAt = 1; crashAt <= 6; crashAt++) {
+      const host = new FakeHost(new FakeClock(), {});
+      host.running = null;
+      const storage = new CrashingStorage(new Uint8Array(), crashAt, 0.5);
+      const first = await executorOver(host, storage);
+      await Promise.race([first.executor.accept(action).then(() => first.executor.idle()), storage.crashed]);
+      const again = await executorOver(host, new CrashingStorage(storage.bytes));
+      await again.executor.accept(action);
+      again.executor.resume();
+      await again.executor.idle();
+      expect(resultsIn(again.sent).at(-1), `crash at write ${crashAt}`).toMatchObject({ outcome: 'succeeded' });
+      expect(host.deeds).not.toContain('put-data-back');
+    }
+  });
+});

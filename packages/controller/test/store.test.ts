@@ -1,11 +1,12 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Action, ActionResult, RunEvent } from '@kwfleet/core';
+import type { Action, ActionResult, BackupReceipt, RunEvent } from '@kwfleet/core';
 import { actionFor, stepOf } from '@kwfleet/core';
 import { describe, expect, it } from 'vitest';
 import { createEnrollment, spendEnrollment } from '../src/store/access.ts';
 import { pendingActions, storeOutput, storeProgress, storeResult } from '../src/store/actions.ts';
 import { audit, verifyAudit } from '../src/store/audit.ts';
+import { findBackup, listBackups, storeBackup } from '../src/store/backups.ts';
 import type { Database } from '../src/store/database.ts';
 import { openDatabase } from '../src/store/database.ts';
 import { migrate } from '../src/store/migrate.ts';
@@ -248,5 +249,59 @@ describe('access', () => {
     expect(await verifyAudit(database)).toBe(3);
     await database.execute('DELETE FROM audit WHERE seq = 1');
     expect(await verifyAudit(database)).toBe(2);
+  });
+});
+
+describe('backups', () => {
+  const receipt = (madeAtMs: number, more: Partial<BackupReceipt> = {}): BackupReceipt => ({
+    policy: 'copy',
+    place: '/backups',
+    version: '3.0.0',
+    sizeBytes: 5,
+    files: 1,
+    manifestSha256: String(madeAtMs % 10).repeat(64),
+    madeAtMs,
+    removed: [],
+    ...more,
+  });
+
+  it('are stored with the result that tells of them, once, the latest of a node', async () => {
+    const database = await postgres.database();
+    const { node, run, action } = await dispatched(database, 'c');
+    const result = { ...resultOf(action, 'c'), backup: receipt(5) };
+    await database.transaction((sql) => storeResult(sql, node, result));
+    await database.transaction((sql) => storeResult(sql, node, { ...result, backup: receipt(7) }));
+    expect(await findBackup(database, run)).toMatchObject({ id: run, parts: [{ node, madeAtMs: 5 }] });
+    // A later attempt's, and then an earlier one's that comes late.
+    for (const at of [9, 8]) await database.transaction((sql) => storeBackup(sql, run, node, receipt(at)));
+    expect((await findBackup(database, run))?.parts).toMatchObject([
+      { node, madeAtMs: 9, manifestSha256: '9'.repeat(64) },
+    ]);
+    // Copies of a rolling upgrade are of different moments.
+    expect(await findBackup(database, run)).toMatchObject({ oneMoment: false, nodes: 3, version: '3.0.0' });
+    expect(await findBackup(database, 'run_nobody')).toBeUndefined();
+  });
+
+  it('are known to be gone once their host says so, and come in pages', async () => {
+    const database = await postgres.database();
+    const [first = '', second = ''] = await Promise.all(
+      ['a', 'b'].map(async (cluster) => {
+        await reportCluster(database, cluster);
+        return putRun(database, cluster);
+      }),
+    );
+    await storeBackup(database, first, 'n1', receipt(1));
+    await storeBackup(database, first, 'n2', receipt(1));
+    await storeBackup(database, second, 'n1', receipt(2, { removed: [first, second] }));
+    const { parts } = (await findBackup(database, first)) ?? { parts: [] };
+    expect(parts.map(({ node, removedAtMs }) => [node, removedAtMs !== undefined])).toEqual([
+      ['n1', true],
+      ['n2', false],
+    ]);
+    expect((await findBackup(database, second))?.parts[0]?.removedAtMs).toBeUndefined();
+    const page = await listBackups(database, { limit: 1 });
+    const rest = await listBackups(database, { limit: 1, cursor: page.cursor });
+    expect([...page.items, ...rest.items].map(({ id }) => id).sort()).toEqual([first, second].sort());
+    expect((await listBackups(database, { cluster: 'a' })).items.map(({ id }) => id)).toEqual([first]);
   });
 });

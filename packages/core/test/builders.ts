@@ -77,6 +77,7 @@ export function host(change: Partial<HostFacts> = {}): HostFacts {
     privileges: 'root',
     clockMs: NOW,
     freeBytes: { agent: 10_000 * MIB, install: 10_000 * MIB, data: 10_000 * MIB },
+    backup: { directory: '/var/lib/kwfleet/backups', freeBytes: 10_000 * MIB, command: true },
     ...change,
   };
 }
@@ -87,6 +88,7 @@ export function installation(change: Partial<Installation> = {}): Installation {
     topology: 'multi-replica',
     installDir: '/usr/local/kaiwudb',
     dataDir: '/var/lib/kaiwudb',
+    places: { certificates: '/etc/kaiwudb/certs', configuration: ['/etc/kaiwudb/info'] },
     address: '10.0.0.1',
     port: 26257,
     httpPort: 8080,
