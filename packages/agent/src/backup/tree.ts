@@ -42,7 +42,9 @@ export async function walkTree(root: Root): Promise<Found[]> {
     const full = path === '' ? root.path : join(root.path, path);
     const stats = path === '' ? top : await lstat(full, { bigint: true });
     if (stats.isSocket() || stats.isFIFO()) continue;
-    if (stats.dev !== top.dev) throw unsupported(`${full} is on another file system than ${root.path}`);
+    // Files of an overlay may tell the device of the layer they come from; a mount is seen at its directory.
+    if (stats.isDirectory() && stats.dev !== top.dev)
+      throw unsupported(`${full} is on another file system than ${root.path}`);
     found.push(await entryOf(root, path, full, stats));
     if (found.length > ENTRIES_LIMIT) throw unsupported(`${root.path} holds more than ${ENTRIES_LIMIT} files`);
     if (!stats.isDirectory()) continue;
