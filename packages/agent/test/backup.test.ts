@@ -92,7 +92,7 @@ function tree(path: string): Record<string, string> {
     for (const entry of readdirSync(at, { withFileTypes: true })) {
       const full = join(at, entry.name);
       const mode = entry.isSymbolicLink() ? '' : (statSync(full).mode & 0o7777).toString(8);
-      const content = entry.isFile() ? readFileSync(full, 'latin1') : '';
+      const content = entry.isFile() && entry.name !== 'zzz' ? readFileSync(full, 'latin1') : '';
       found[relative(path, full)] =
         `${entry.isDirectory() ? 'd' : entry.isSymbolicLink() ? 'l' : 'f'} ${mode} ${content}`;
       if (entry.isDirectory()) walk(full);
@@ -266,69 +266,121 @@ describe('a restore', () => {
   });
 });
 
-/** Runs the real program and kills it after `killAfterMs`, or lets it end. */
-async function run(work: Work, killAfterMs?: number): Promise<{ killed: boolean; ms: number }> {
+/** Runs the real program to its end, or until `isMiddle` says so: then it is killed. */
+async function run(work: Work, isMiddle?: () => boolean): Promise<'ended' | 'killed'> {
   const spec = join(home, 'spec.json');
   writeFileSync(spec, JSON.stringify(work));
   const child = spawn(process.execPath, [PROGRAM, spec, join(home, 'outcome.json')], {
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: ['ignore', 'ignore', 'inherit'],
   });
-  // Its first line comes with its first deed: the time Node takes to start says nothing.
-  const startedMs = await new Promise<number>((resolve) => child.stdout.once('data', () => resolve(Date.now())));
-  const gone = new Promise<boolean>((resolve) => child.once('exit', (_, signal) => resolve(signal !== null)));
-  if (killAfterMs !== undefined) void sleep(killAfterMs).then(() => child.kill('SIGKILL'));
-  child.stdout.resume();
-  return { killed: await gone, ms: Date.now() - startedMs };
+  let end: 'ended' | 'killed' | undefined;
+  child.once('exit', (_, signal) => {
+    end = signal === null ? 'ended' : 'killed';
+  });
+  while (end === undefined) {
+    if (isMiddle?.() === true) child.kill('SIGKILL');
+    await sleep(3);
+  }
+  return end;
 }
 
-describe('killed in the middle', () => {
+/** How many files an interrupted work says it has done. */
+const linesIn = (file: string): number => (existsSync(file) ? readFileSync(file, 'utf8').split('\n').length - 1 : 0);
+
+describe('killed in the middle', { timeout: 120_000 }, () => {
+  const FILES = 40;
+  const part = () => join(directory(), 'n1/run-1.part');
+
   beforeEach(() => {
-    for (let at = 0; at < 150; at++) writeFileSync(join(data, `file-${at}`), `${at} `.repeat(20_000));
+    for (let at = 0; at < FILES; at++) writeFileSync(join(data, `file-${at}`), `${at} `.repeat(1000));
+    // All holes, so it takes no space; it comes last, and reading it takes its time. `tree` leaves its bytes out.
+    writeFileSync(join(data, 'sub/zzz'), 'end');
+    truncateSync(join(data, 'sub/zzz'), 200 * 1024 * 1024);
   });
 
-  test('a copy goes on with what it has, and is whole at the end', async () => {
-    const whole = await run(copyWork());
-    rmSync(directory(), { recursive: true });
-    let kills = 0;
-    for (const share of [0.15, 0.4, 0.7]) if ((await run(copyWork(), whole.ms * share)).killed) kills++;
-    expect(kills).toBeGreaterThan(0);
+  const inMiddle = () => linesIn(join(part(), 'progress.jsonl')) >= FILES;
+
+  test('a copy is not there until it is whole, and goes on with what it has', async () => {
+    expect(await run(copyWork(), inMiddle)).toBe('killed');
     expect(existsSync(join(directory(), 'n1/run-1'))).toBe(false);
-    await run(copyWork());
+    const inode = () => statSync(join(part(), 'files/data/file-7')).ino;
+    const before = inode();
+    expect(await run(copyWork(), () => linesIn(join(part(), 'progress.jsonl')) > FILES + 10)).toBe('ended');
     const { receipt } = JSON.parse(readFileSync(join(home, 'outcome.json'), 'utf8'));
+    expect(statSync(join(receipt.place, 'files/data/file-7')).ino).toBe(before);
     await check(checkWork(receipt.manifestSha256), quiet);
-    expect(tree(join(receipt.place, 'files/data'))).toEqual(tree(data));
   });
 
-  test('a copy does not trust what it copied before the data changed', async () => {
-    const whole = await run(copyWork());
-    rmSync(directory(), { recursive: true });
-    await run(copyWork(), whole.ms * 0.6);
-    for (let at = 0; at < 150; at++) writeFileSync(join(data, `file-${at}`), `${at}!`.repeat(20_000));
+  test('a copy does not trust what it copied before the data changed, nor what another order left', async () => {
+    expect(await run(copyWork(), inMiddle)).toBe('killed');
+    writeFileSync(join(data, 'file-7'), 'x'.repeat(statSync(join(data, 'file-7')).size));
+    rmSync(join(data, 'sub/zzz'));
     await run(copyWork());
-    const { receipt } = JSON.parse(readFileSync(join(home, 'outcome.json'), 'utf8'));
-    expect(tree(join(receipt.place, 'files/data'))).toEqual(tree(data));
+    expect(tree(join(directory(), 'n1/run-1/files/data'))).toEqual(tree(data));
+    writeFileSync(join(data, 'file-8'), 'written since');
+    await run(copyWork({ action: 'another' }));
+    expect(tree(join(directory(), 'n1/run-1/files/data'))).toEqual(tree(data));
   });
 
-  test('a restore leaves the old data or the new ones, and goes on to the new, or back to the old', async () => {
+  test('a restore touches nothing until all is beside, and goes on, or is undone', async () => {
     const { manifestSha256 } = await copy();
     const then = tree(data);
-    writeFileSync(join(data, 'FORMAT'), '3.1.0');
+    writeFileSync(join(data, 'file-7'), 'written since');
     const before = tree(data);
     const work = restoreWork(manifestSha256);
-    const whole = await run(work);
-    expect(tree(data)).toEqual(then);
+    const staging = () => linesIn(`${work.stateFile}.progress`) >= FILES;
+    expect(await run(work, staging)).toBe('killed');
+    expect(tree(data)).toEqual(before);
     await putBack(undoWork('put-back'), quiet);
-    for (const share of [0.2, 0.5, 0.8, 0.95]) {
-      await run(work, whole.ms * share);
-      if (existsSync(data)) expect([then, before]).toContainEqual(tree(data));
-      if (share < 0.6) await putBack(undoWork('put-back'), quiet);
-      else await restore(work, quiet);
-      expect(tree(data)).toEqual(share < 0.6 ? before : then);
-      await putBack(undoWork('put-back'), quiet);
-      expect(tree(data)).toEqual(before);
-    }
+    expect(tree(data)).toEqual(before);
+    expect(readdirSync(join(home, 'var'))).toEqual(['data']);
+    expect(await run(work, staging)).toBe('killed');
+    expect(await run(work)).toBe('ended');
+    expect(tree(data)).toEqual(then);
   });
-}, 60_000);
+});
+
+describe('a restore that dies between two renames', () => {
+  /** Staged, and the exchange begun: `replaced` says which roots are away already, `placed` which are in place. */
+  test.each([
+    { replaced: [], placed: [] },
+    { replaced: ['data'], placed: [] },
+    { replaced: ['data'], placed: ['data'] },
+    { replaced: ['data', 'etc'], placed: ['data'] },
+  ])('$replaced away, $placed in place: goes on, and back', async ({ replaced, placed }) => {
+    roots = roots.filter(({ name }) => name === 'data' || name === 'configuration-1');
+    const etc = join(home, 'etc/info');
+    const at = (name: string) => (name === 'data' ? data : etc);
+    const { manifestSha256 } = await copy();
+    const then = { data: tree(data), etc: tree(etc) };
+    writeFileSync(join(data, 'FORMAT'), '3.1.0');
+    writeFileSync(join(etc, 'MODE'), 'changed');
+    const before = { data: tree(data), etc: tree(etc) };
+    const lay = async () => {
+      await restore(restoreWork(manifestSha256), quiet);
+      for (const name of ['data', 'etc'].filter((one) => !placed.includes(one))) {
+        renameSync(at(name), `${at(name)}.kwfleet-staged-run-9`);
+        if (!replaced.includes(name)) renameSync(`${at(name)}.kwfleet-replaced-run-9`, at(name));
+      }
+    };
+    await lay();
+    await restore(restoreWork(manifestSha256), quiet);
+    expect({ data: tree(data), etc: tree(etc) }).toEqual(then);
+    await putBack(undoWork('put-back'), quiet);
+    await lay();
+    await putBack(undoWork('put-back'), quiet);
+    expect({ data: tree(data), etc: tree(etc) }).toEqual(before);
+    expect(readdirSync(join(home, 'var'))).toEqual(['data']);
+  });
+
+  test('does not take what came up in the meantime for the old data', async () => {
+    const { manifestSha256 } = await copy();
+    await restore(restoreWork(manifestSha256), quiet);
+    renameSync(data, `${data}.kwfleet-staged-run-9`);
+    mkdirSync(data);
+    await expect(restore(restoreWork(manifestSha256), quiet)).rejects.toMatchObject({ code: 'RESTORE_FAILED' });
+  });
+});
 
 describe('a data directory that is a mount point', () => {
   const like = { path: '', type: 'directory', mode: 0o755, uid: 0, gid: 0, mtimeMs: 0, sizeBytes: 0 } as const;
