@@ -81,6 +81,15 @@ export function notificationOfEvent(run: RunInWords, event: RunEvent): Notificat
       ...(selfClearing && !needsApproval && { heldSinceMs: sinceMs }),
     });
   }
+  if (event.type === 'approval-lapsed') {
+    return bounded({
+      ...about,
+      event: 'needs-approval',
+      severity: 'warning',
+      title: capital(`${nameOf(run)} waits for approval again`),
+      lines: ['what was approved became too old before its time came', `kwfleet run approve ${run.id}`],
+    });
+  }
   if (event.type !== 'run-ended') return undefined;
   const { status, reason } = event;
   return bounded({

@@ -18,7 +18,7 @@ import {
   standing,
 } from '../src/index.ts';
 import { NOW, planFor } from './builders.ts';
-import { HOUR, Model } from './model.ts';
+import { HOUR, MINUTE, Model } from './model.ts';
 
 const policy = (change: Partial<ApprovalPolicy>): ApprovalPolicy => ({ ...POLICY_DEFAULTS, name: 'p', ...change });
 const needs = (change: Partial<Requirement> = {}): Requirement => ({
@@ -227,6 +227,33 @@ describe('a run that a policy wants approved', () => {
     model.until('gate:n1');
     model.settle();
     expect(model.state.hold?.code).toBe('APPROVAL_NEEDED');
+  });
+
+  it('asks anew when its approval became too old before its time came', () => {
+    const plan = planFor('multi-replica', 3);
+    const asked = {
+      hash: hashPlan(plan),
+      requester: 'ann',
+      requestedAtMs: NOW,
+      start: needs({ approvers: 1 }),
+      given: [],
+    };
+    const timing = { windows: [], prefetchMs: 0, notBeforeMs: NOW + 90 * MINUTE };
+    const model = new Model(plan, asked);
+    model.state = { ...model.state, timing };
+    model.approve('bo');
+    model.settle();
+    expect(model.state).toMatchObject({ status: 'scheduled', wait: { code: 'NOT_YET' } });
+    model.wait(HOUR);
+    model.settle();
+    expect(model.state.status).toBe('awaiting_approval');
+    expect(model.state.wait).toBeUndefined();
+    model.wait(40 * MINUTE);
+    model.settle();
+    expect([model.state.status, model.orders]).toEqual(['awaiting_approval', []]);
+    expect(model.approve('bo')).toBe(true);
+    model.settle();
+    expect(model.state.status).toBe('running');
   });
 
   it('that was stored before there were approvals is read, and asked for none', () => {

@@ -23,6 +23,8 @@ export function describeEvent(event: RunEvent): string {
   switch (event.type) {
     case 'approval-given':
       return `${event.person} approved ${event.scope === 'start' ? 'the start' : 'what cannot be undone'}.`;
+    case 'approval-lapsed':
+      return 'Its approval became too old before its time came: people are asked again.';
     case 'run-started':
       return 'The run started.';
     case 'run-scheduled':

@@ -125,9 +125,11 @@ async function commit(sql: Sql, run: string, epoch: number, write: RunWrite): Pr
   return true;
 }
 
+const TOLD: ReadonlySet<RunEvent['type']> = new Set(['run-held', 'run-ended', 'approval-lapsed']);
+
 /** In the transaction of the events themselves: what is in the history is told, and nothing else. */
 async function tellPeople(sql: Sql, run: string, events: readonly RunEvent[]): Promise<void> {
-  const telling = events.filter(({ type }) => type === 'run-held' || type === 'run-ended');
+  const telling = events.filter(({ type }) => TOLD.has(type));
   if (telling.length === 0) return;
   const [row] = await sql.query<{ plan: Plan; clusterName: string; by: string }>(
     `SELECT plan, clusters.name AS "clusterName", created_by AS by FROM runs JOIN clusters ON clusters.id = cluster

@@ -65,6 +65,11 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
       if (state.approval === undefined) return state;
       return { ...state, approval: { ...state.approval, given: [...state.approval.given, given] } };
     }
+    case 'approval-lapsed': {
+      const { wait: _, approval, ...rest } = state;
+      if (approval === undefined) return state;
+      return { ...rest, status: 'awaiting_approval', approval: { ...approval, requestedAtMs: event.atMs } };
+    }
     case 'run-started':
       return { ...running(state), startedAtMs: event.atMs };
     case 'run-scheduled':

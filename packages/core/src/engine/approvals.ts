@@ -33,6 +33,11 @@ export function awaitedScopes(plan: Plan, state: RunState, nowMs: number): Appro
   return scopes;
 }
 
+/** A run waits for its time, and what was agreed to meanwhile became too old: people are asked anew. */
+export function hasLapsed(state: RunState, nowMs: number): boolean {
+  return state.startedAtMs === undefined && approvalStanding(state, 'start', nowMs)?.granted === false;
+}
+
 /** When a run that nobody approves is given up. */
 export function approvalDeadlineMs({ approval, status }: RunState): number | undefined {
   if (status !== 'awaiting_approval' || approval?.start === undefined) return undefined;

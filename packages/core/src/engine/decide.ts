@@ -9,7 +9,7 @@ import { kindOf, type Plan, type Step, type StepKind, stepOf } from '../plan.ts'
 import { LOST_AFTER_MS } from '../topology.ts';
 import type { StepTimes } from '../windows/estimate.ts';
 import type { Window } from '../windows/window.ts';
-import { approvalDeadlineMs, approvalStanding, missingBefore } from './approvals.ts';
+import { approvalDeadlineMs, approvalStanding, hasLapsed, missingBefore } from './approvals.ts';
 import { ENDED, type Hold, type RunEvent, type RunState, type StepState } from './state.ts';
 import { decideScheduled, findOverrun, isWindowed, waitToTouch } from './timing.ts';
 
@@ -47,6 +47,7 @@ const record = (event: RunEvent): Decision => ({ do: 'record', event });
 export function decide(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
   if (ENDED.has(state.status)) return [];
   if (state.status === 'planned' || state.status === 'scheduled') {
+    if (hasLapsed(state, nowMs)) return [record({ type: 'approval-lapsed', atMs: nowMs })];
     return decideScheduled(plan, state, facts, nowMs).map(record);
   }
   if (state.status === 'awaiting_approval') return awaitApproval(plan, state, facts, nowMs);

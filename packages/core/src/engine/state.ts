@@ -153,6 +153,7 @@ export const RunState = Type.Object({
 export type RunState = Static<typeof RunState>;
 
 export type RunEvent =
+  | { readonly type: 'approval-lapsed'; readonly atMs: number }
   | {
       readonly type: 'approval-given';
       readonly scope: ApprovalScope;
