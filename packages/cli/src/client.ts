@@ -6,6 +6,7 @@ import type {
   ApprovalView,
   BackupView,
   Choice,
+  ClientView,
   ClusterSummary,
   DeliveryView,
   HealthEventView,
@@ -163,6 +164,9 @@ export class Client {
   /** Tells a run what to do now. */
   choose = (id: string, choice: Exclude<Choice, 'wait' | 'approve'>): Promise<RunSummary> =>
     this.#json(`/v1/runs/${encodeURIComponent(id)}/${choice}`, { method: 'POST', json: {} });
+
+  recordClientView = (id: string, json: ClientView): Promise<ClientView> =>
+    this.#json(`/v1/runs/${encodeURIComponent(id)}/client-view`, { method: 'POST', json });
 
   /** The report of a run, as the controller writes it. */
   async report(id: string, format: ReportFormat): Promise<string> {

@@ -128,9 +128,19 @@ async function tell(playground: Playground, workload: Workload | undefined): Pro
   for (const [i, node] of playground.rig.nodes.entries()) say(`  n${i + 1}  ${history(node.record())}`);
   if (workload === undefined) return true;
   const counts = await workload.stop();
+  await record(playground, counts);
   say(`\n${color.bold('What the clients felt')}`);
   say(`  ${felt(counts)}`);
   return counts.lostAcknowledged === 0 && counts.failedAfterRetry === 0;
+}
+
+/** What the clients felt belongs into the report of the run. */
+async function record({ client }: Playground, counts: WorkloadCounts): Promise<void> {
+  const [run] = await client.runs();
+  if (run === undefined) return;
+  const { attempted, acknowledged, failedFirstTry, failedAfterRetry, lostAcknowledged, maxStallMs } = counts;
+  const felt = { attempted, acknowledged, failedFirstTry, failedAfterRetry, lostAcknowledged };
+  await client.recordClientView(run.id, { source: 'demo workload', ...felt, maxStallMs: Math.round(maxStallMs) });
 }
 
 function history(record: readonly RecordLine[]): string {

@@ -342,6 +342,24 @@ export const WindowView = Type.Object({
 });
 export type WindowView = Static<typeof WindowView>;
 
+/** What clients of the database felt while it was upgraded, as a workload counted it. */
+export const ClientView = Type.Object(
+  {
+    /** Who counted: `demo workload`, `synthetic probe`, ... */
+    source: Type.String({ minLength: 1, maxLength: 100, pattern: '^[^\\u0000-\\u001f]*$' }),
+    attempted: Type.Integer({ minimum: 0 }),
+    acknowledged: Type.Integer({ minimum: 0 }),
+    failedFirstTry: Type.Integer({ minimum: 0 }),
+    failedAfterRetry: Type.Integer({ minimum: 0 }),
+    /** Acknowledged writes that could not be read back. */
+    lostAcknowledged: Type.Integer({ minimum: 0 }),
+    /** The longest time in which nothing succeeded. */
+    maxStallMs: Type.Integer({ minimum: 0 }),
+  },
+  { additionalProperties: false },
+);
+export type ClientView = Static<typeof ClientView>;
+
 /** One notification on its way to one target. */
 export const DeliveryView = Type.Object({
   id: Type.String(),

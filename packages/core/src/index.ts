@@ -2,6 +2,7 @@ export * from './action.ts';
 export * from './api.ts';
 export * from './approval.ts';
 export * from './backup.ts';
+export * from './chain.ts';
 export * from './checks.ts';
 export * from './duration.ts';
 export * from './engine/action-for.ts';

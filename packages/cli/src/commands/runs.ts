@@ -1,5 +1,5 @@
 /** `runs` and `run ...`: looking at upgrades and telling them what to do. */
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import type { Choice, RunSummary } from '@kwfleet/core';
 import { type Command, Option } from 'commander';
 import type { ReportFormat } from '../client.ts';
@@ -8,6 +8,7 @@ import { columns } from '../render/columns.ts';
 import { renderRun } from '../render/run-tree.ts';
 import { clean, dayTime, elapsed, oneLine } from '../render/text.ts';
 import type { Theme } from '../render/theme.ts';
+import { readReport, verifyReport } from '../verify-report.ts';
 import { watchHere } from './watching.ts';
 
 /** Adds `runs` and `run ...`; returns the latter. */
@@ -112,6 +113,8 @@ function addChoice(run: Command, context: Context, choice: Steering, description
   });
 }
 
+type ReportFlags = { format: ReportFormat; json?: true; output?: string; verify?: string };
+
 function addReport(run: Command, context: Context): void {
   run
     .command('report')
@@ -122,8 +125,18 @@ function addReport(run: Command, context: Context): void {
     )
     .option('--json', 'the same as --format json')
     .option('-o, --output <FILE>', 'write it to a file')
+    .option(
+      '--verify <FILE>',
+      'follow the chain of hashes in a JSON or HTML report, and compare it with the controller',
+    )
+    .addHelpText('after', '\nExit code with --verify: 0 it is whole and of this run, 2 it is not.')
     .addHelpText('after', examples('kwfleet run report 7f3k2', 'kwfleet run report 7f3k2 --format html -o report.html'))
-    .action(async (id: string, flags: { format: ReportFormat; json?: true; output?: string }, command: Command) => {
+    .action(async (id: string, flags: ReportFlags, command: Command) => {
+      if (flags.verify !== undefined) {
+        const report = readReport(await readFile(flags.verify, 'utf8'), flags.verify);
+        const now = readReport(await context.client(command).report(id, 'json'), 'the controller');
+        return context.terminal.line(verifyReport(report, now));
+      }
       const text = await context.client(command).report(id, flags.json ? 'json' : flags.format);
       if (flags.output !== undefined) return writeFile(flags.output, text);
       context.terminal.line((context.terminal.isTTY ? clean(text) : text).trimEnd());

@@ -157,6 +157,23 @@ export async function listApprovals(sql: Sql, request: PageRequest & { open: boo
   return request.open ? { ...page, items: page.items.filter(({ missing }) => missing > 0) } : page;
 }
 
+/** What a run had to be approved for, and by whom it was. */
+export async function approvalsOfRun(sql: Sql, run: string): Promise<ApprovalView[]> {
+  const rows = await sql.query<RequestRow>(`SELECT ${REQUEST} FROM approval_requests WHERE run = $1 ORDER BY subject`, [
+    run,
+  ]);
+  const subjects = rows.map(({ subject }) => subject);
+  const approvals = await approvalsOf(sql, subjects);
+  const nowMs = await databaseNow(sql);
+  return rows.map((row) =>
+    viewOf(
+      row,
+      approvals.filter(({ subject }) => subject === row.subject),
+      nowMs,
+    ),
+  );
+}
+
 function viewOf(row: RequestRow, approvals: readonly ApprovalRow[], nowMs: number): ApprovalView {
   const { subject, run, title, hash, requirement, requester, requestedAtMs } = row;
   const { missing, counted } = standing(row, approvals, nowMs);

@@ -1,6 +1,5 @@
 /** Who did what, in a hash chain, written in the transaction of the deed itself. */
-import type { Page } from '@kwfleet/core';
-import { firstBroken, linkHash } from './chain.ts';
+import { firstBroken, linkHash, type Page } from '@kwfleet/core';
 import type { Sql } from './database.ts';
 import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 

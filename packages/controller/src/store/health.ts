@@ -1,5 +1,5 @@
 /** How nodes and clusters are, and how they were: the records that damping needs, and the history of what was told. */
-import type { HealthEventView, HealthRecord, Page } from '@kwfleet/core';
+import type { HealthEventView, HealthRecord, NodeState, Page } from '@kwfleet/core';
 import type { Sql } from './database.ts';
 import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
@@ -63,6 +63,16 @@ export async function appendHealth(sql: Sql, changes: readonly HealthChange[], a
        AS given (kind text, id text, cluster text, was text, state text, detail text, run text)`,
     [JSON.stringify(changes), atMs],
   );
+}
+
+/** What was told of these nodes at a time; nothing of one that was not known then. */
+export async function healthAt(sql: Sql, nodes: readonly string[], atMs: number): Promise<Map<string, NodeState>> {
+  const rows = await sql.query<{ id: string; state: NodeState }>(
+    `SELECT DISTINCT ON (id) id, state FROM health_events WHERE kind = 'node' AND id = ANY ($1) AND at_ms <= $2
+     ORDER BY id, seq DESC`,
+    [nodes, atMs],
+  );
+  return new Map(rows.map(({ id, state }) => [id, state]));
 }
 
 /** Newest first: of one node, or of a cluster and all its nodes. */

@@ -1,7 +1,9 @@
 /** The runner's store in PostgreSQL: leases with epochs, and commits that only the holder of the current epoch can make. */
 import {
   type Action,
+  chainedRecord,
   ENDED,
+  linkHash,
   type NodeFacts,
   notificationOfEvent,
   type Plan,
@@ -9,12 +11,10 @@ import {
   readState,
 } from '@kwfleet/core';
 import type { RunInput, RunSnapshot, RunStore, RunWrite } from '../runner/run-store.ts';
-import { linkHash } from './chain.ts';
 import type { Database, Sql } from './database.ts';
 import { databaseNow, someNodes } from './nodes.ts';
 import { CHANNELS } from './notices.ts';
 import { notify } from './notifications.ts';
-import { chainedEvent } from './runs.ts';
 import { someWindows } from './windows.ts';
 
 /** How many inputs one decision takes in; the rest waits for the next. */
@@ -156,7 +156,7 @@ async function appendEvents(
     // Through JSON, so that what is hashed is what will be read back.
     const event = JSON.parse(JSON.stringify(given)) as RunEvent;
     const record = { seq: eventSeq + 1, atMs: event.atMs, event };
-    const hash = linkHash(eventHash, chainedEvent(run)(record));
+    const hash = linkHash(eventHash, chainedRecord(run)(record));
     await sql.execute(
       'INSERT INTO run_events (run, seq, at_ms, event, prev_hash, hash) VALUES ($1, $2, $3, $4, $5, $6)',
       [run, record.seq, record.atMs, JSON.stringify(event), eventHash, hash],

@@ -1,7 +1,16 @@
 /** Runs as people see them: made, listed, asked to pause. What the runner does to them is in run-store.ts. */
-import { FleetError, type Hold, type Page, type Plan, type RunEvent, type RunState, readState } from '@kwfleet/core';
+import {
+  chainedRecord,
+  FleetError,
+  firstBroken,
+  type Hold,
+  type Page,
+  type Plan,
+  type RunEvent,
+  type RunState,
+  readState,
+} from '@kwfleet/core';
 import type { ApprovalInput, RunRequestKind } from '../runner/run-store.ts';
-import { firstBroken } from './chain.ts';
 import { type Sql, violates } from './database.ts';
 import { CHANNELS } from './notices.ts';
 import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
@@ -15,6 +24,8 @@ export type RunRow = {
   readonly plan: Plan;
   readonly state: RunState;
   readonly eventSeq: number;
+  /** Of the last event of its history. */
+  readonly eventHash: string;
   readonly outputSeq: number;
   readonly createdAtMs: number;
   readonly createdBy: string;
@@ -39,7 +50,7 @@ export type OutputRow = {
 };
 
 const SELECT = `SELECT runs.id, runs.cluster, clusters.name AS "clusterName", plan_id AS "planId", plan_hash AS "planHash",
-  plan, state, event_seq AS "eventSeq", output_seq AS "outputSeq", created_at_ms AS "createdAtMs",
+  plan, state, event_seq AS "eventSeq", event_hash AS "eventHash", output_seq AS "outputSeq", created_at_ms AS "createdAtMs",
   created_by AS "createdBy" FROM runs JOIN clusters ON clusters.id = runs.cluster`;
 
 /**
@@ -192,14 +203,6 @@ export async function outputSeqAt(sql: Sql, run: string, seq: number): Promise<n
   return row?.seq ?? 0;
 }
 
-/** What a run event's hash covers. */
-export const chainedEvent = (run: string) => (row: Pick<RunEventRow, 'seq' | 'atMs' | 'event'>) => ({
-  run,
-  seq: row.seq,
-  atMs: row.atMs,
-  event: row.event,
-});
-
 /** The seq of the first event that was altered, left out or put in; undefined when the history is whole. */
 export async function verifyHistory(sql: Sql, run: string): Promise<number | undefined> {
   const events = await eventsAfter(sql, run, 0, Number.MAX_SAFE_INTEGER);
@@ -207,7 +210,7 @@ export async function verifyHistory(sql: Sql, run: string): Promise<number | und
     'SELECT event_seq AS seq, event_hash AS hash FROM runs WHERE id = $1',
     [run],
   );
-  const broken = firstBroken(events, chainedEvent(run));
+  const broken = firstBroken(events, chainedRecord(run));
   // The run's own row knows the end: a history that lacks its last events is not whole either.
   if (broken === undefined && (events.at(-1)?.hash ?? '') !== row?.hash) return (events.at(-1)?.seq ?? 0) + 1;
   return broken;
