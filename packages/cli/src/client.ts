@@ -10,6 +10,7 @@ import type {
   ClusterSummary,
   DeliveryView,
   HealthEventView,
+  ImportRequest,
   NodeView,
   PackageView,
   Page,
@@ -51,6 +52,7 @@ export type ReportFormat = 'json' | 'markdown' | 'html';
 
 const ANSWER_TIMEOUT_MS = 30_000;
 const INVENTORY_TIMEOUT_MS = 150_000;
+const IMPORT_MS = 3_600_000;
 const PAGE_LIMIT = 200;
 /** 200 pages are more than any fleet has; a server whose cursor never ends must not keep us here. */
 const MOST_PAGES = 200;
@@ -108,6 +110,16 @@ export class Client {
     this.#json(`/v1/trust/${role}`, { method: 'POST', json: JSON.parse(metadata) });
 
   package = (id: string): Promise<PackageView> => this.#json(`/v1/packages/${encodeURIComponent(id)}`);
+  /** The controller takes a package by itself; that takes as long as its line to the source. */
+  async importPackage(json: ImportRequest): Promise<PackageView> {
+    const answer = await this.#ask('/v1/packages/import', {
+      method: 'POST',
+      json,
+      signal: AbortSignal.timeout(IMPORT_MS),
+    });
+    return (await answer.json()) as PackageView;
+  }
+
   prefetch = (id: string, json: PrefetchRequest): Promise<{ nodes: number }> =>
     this.#json(`/v1/packages/${encodeURIComponent(id)}/prefetch`, { method: 'POST', json });
   prefetches = (id: string): Promise<PrefetchView[]> =>

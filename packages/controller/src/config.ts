@@ -44,6 +44,10 @@ export const ControllerSettings = Type.Partial(
     packages: Type.Partial(
       Type.Object({
         max_bytes: Type.Integer({ minimum: 1 }),
+        /** From where the controller may take packages by itself: absolute directories, beginnings of addresses. */
+        sources: Type.Array(Type.String({ pattern: '^(/|https?://[^/]+/(.*/)?$)', maxLength: 1000 }), {
+          maxItems: 100,
+        }),
         /** Packages sent to agents at once; the others wait, or take it from their peers. */
         max_transfers: Type.Integer({ minimum: 1, maximum: 1000 }),
         /** Of all of them together. */
@@ -92,6 +96,7 @@ export type ControllerConfig = {
   /** Absent: the embedded PostgreSQL. */
   readonly databaseUrl?: string;
   readonly packageMaxBytes: number;
+  readonly packageSources: readonly string[];
   readonly giving: GivingLimits;
   readonly health: Thresholds;
   readonly transfersMaxBytes: number;
@@ -126,6 +131,7 @@ export function controllerConfig(settings: unknown = {}): ControllerConfig {
     },
     ...(given.database?.url !== undefined && { databaseUrl: given.database.url }),
     packageMaxBytes: given.packages?.max_bytes ?? PACKAGE_MAX_BYTES,
+    packageSources: given.packages?.sources ?? [],
     giving: {
       atOnce: given.packages?.max_transfers ?? MAX_TRANSFERS,
       bytesPerSecond: given.packages?.max_bytes_per_second,

@@ -91,7 +91,11 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
   const gateway = await startGateway({ ...shared, config, transfers, log });
   opened('gateway', () => gateway.close());
   const { targets } = config;
-  const told = { agentsConnected: gateway.connected, packageBytesSent: gateway.sentBytes };
+  const told = {
+    agentsConnected: gateway.connected,
+    packageBytesSent: gateway.sentBytes,
+    packageSources: config.packageSources,
+  };
   const rest = await startRest(config.rest, { ...shared, ...told, targets }, log);
   opened('REST', () => rest.close());
 

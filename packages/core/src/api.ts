@@ -1,6 +1,6 @@
 /** What REST answers with. The controller documents and serves these; the command line and the console read them. */
 import Type, { type Static } from 'typebox';
-import { PackageInfo, Phase } from './action.ts';
+import { ImageReference, PackageInfo, Phase } from './action.ts';
 import { ApprovalScope, Requirement } from './approval.ts';
 import { BackupSet } from './backup.ts';
 import { Choice, Hold, RunApproval, RunStatus, RunTiming, RunWait, StepState } from './engine/state.ts';
@@ -92,6 +92,30 @@ export const PackageView = Type.Object({
   signed: Type.Boolean(),
 });
 export type PackageView = Static<typeof PackageView>;
+
+/** A container image as a package: its digest names it, people say which version it is. */
+export const ImageRequest = Type.Object(
+  {
+    image: ImageReference,
+    version: Type.String({ minLength: 1, maxLength: 60 }),
+    architecture: Type.Union([Type.Literal('amd64'), Type.Literal('arm64')]),
+  },
+  { additionalProperties: false },
+);
+export type ImageRequest = Static<typeof ImageRequest>;
+
+const Sha256 = Type.String({ pattern: '^[0-9a-f]{64}$' });
+
+/** A package that the controller takes by itself, from a place that its configuration allows. */
+export const ImportRequest = Type.Union([
+  Type.Object(
+    { path: Type.String({ minLength: 1, maxLength: 4096 }), sha256: Type.Optional(Sha256) },
+    { additionalProperties: false },
+  ),
+  Type.Object({ url: Type.String({ minLength: 1, maxLength: 2000 }), sha256: Sha256 }, { additionalProperties: false }),
+  ImageRequest,
+]);
+export type ImportRequest = Static<typeof ImportRequest>;
 
 /** Metadata of The Update Framework: what it says, and the signatures over it. */
 export const SignedMetadata = Type.Object({

@@ -79,6 +79,14 @@ export const ERRORS = {
   PACKAGE_INCOMPLETE: { status: 422, remedy: "Get the vendor's whole package: a file it must contain is missing." },
   PACKAGE_UNSAFE: { status: 422, remedy: 'Do not use this package: it holds paths or links that leave its folder.' },
   PACKAGE_CORRUPT: { status: 422, remedy: 'The bytes do not have the expected SHA-256: transfer the package again.' },
+  SOURCE_REFUSED: {
+    status: 422,
+    remedy: "Name a place that the controller's configuration allows (packages.sources), or send the file itself.",
+  },
+  SOURCE_FAILED: {
+    status: 502,
+    remedy: 'See whether the place can be reached from the controller, then add it again.',
+  },
   PACKAGE_UNSIGNED: {
     status: 422,
     remedy: 'Sign it: `kwfleet package sign FILE --key KEY`. Agents refuse packages that people did not sign.',

@@ -2,7 +2,7 @@
 import { openAsBlob } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { basename } from 'node:path';
-import type { PackageView, PrefetchView } from '@kwfleet/core';
+import type { ImportRequest, PackageView, PrefetchView } from '@kwfleet/core';
 import type { Command } from 'commander';
 import type { Client } from '../client.ts';
 import { type Context, examples } from '../context.ts';
@@ -36,7 +36,12 @@ export function addPackages(program: Command, context: Context): void {
   group
     .command('add')
     .description("Send a vendor's package to the controller, which reads and verifies it")
-    .argument('FILE', 'the .tar.gz as the vendor ships it')
+    .argument('[FILE]', 'the .tar.gz as the vendor ships it')
+    .option('--from <SOURCE>', 'instead of FILE: a path on the controller, or an address, that packages.sources allows')
+    .option('--sha256 <HASH>', 'take only the file with this SHA-256; needed for an address')
+    .option('--image <REFERENCE>', 'instead of FILE: a container image by its digest, like repo/kwdb@sha256:...')
+    .option('--as <VERSION>', 'the version of the image')
+    .option('--architecture <NAME>', 'of the image: amd64 or arm64')
     .option('--key <FILE>', 'sign it too, as `package sign` does; may be given several times', collect)
     .option('--passphrase-file <FILE>', 'read the passphrase from its first line, or from /dev/fd/N')
     .option('--yes', 'sign without asking')
@@ -46,17 +51,25 @@ export function addPackages(program: Command, context: Context): void {
       examples(
         'kwfleet package add ./KWDB-3.1.0-ubuntu22.04-x86_64-deb.tar.gz',
         'kwfleet package add ./KWDB-3.1.0-ubuntu22.04-x86_64-deb.tar.gz --key ~/kwfleet.key',
+        'kwfleet package add --from https://mirror.example.net/kwdb/KWDB-3.1.0.tar.gz --sha256 HASH',
+        'kwfleet package add --image registry.example.net/kwdb/kwdb@sha256:DIGEST --as 3.1.0 --architecture amd64',
       ),
     )
-    .action(async (file: string, flags: AddFlags, command: Command) => {
+    .action(async (file: string | undefined, flags: AddFlags, command: Command) => {
       const client = context.client(command);
+      const wanted = wantedOf(file, flags);
       const signing = flags.key === undefined ? undefined : { ...flags, key: flags.key };
       // The passphrase first: nobody waits for an upload to be told that it was mistyped.
       const keys = signing === undefined ? [] : await openKeys(signing);
-      const added = await send(file, context, client);
+      const added =
+        file === undefined ? await client.importPackage(wanted as ImportRequest) : await send(file, context, client);
       const { evaluation } = await client.trust();
       if (signing !== undefined && !evaluation) {
-        await signPackages(context, client, { keys, flags: signing, infos: [await packageNamed(client, file)] });
+        await signPackages(context, client, {
+          keys,
+          flags: signing,
+          infos: [await packageNamed(client, file ?? added.id)],
+        });
       }
       const shown = signing === undefined ? added : await client.package(added.id);
       if (flags.json) context.terminal.json(shown);
@@ -67,7 +80,32 @@ export function addPackages(program: Command, context: Context): void {
   addPrefetch(group, context);
 }
 
-type AddFlags = { key?: string[]; passphraseFile?: string; yes?: true; json?: true };
+/** What the controller is to take by itself; undefined for a file that is sent. */
+function wantedOf(file: string | undefined, flags: AddFlags): ImportRequest | undefined {
+  const { from, image, sha256, as: version, architecture } = flags;
+  if ([file, from, image].filter((given) => given !== undefined).length !== 1) {
+    throw badInput('Give one of FILE, --from and --image.');
+  }
+  if (image !== undefined) {
+    if (version === undefined || (architecture !== 'amd64' && architecture !== 'arm64')) {
+      throw badInput('An image does not tell what it is.', 'Give --as VERSION and --architecture amd64 or arm64.');
+    }
+    return { image, version, architecture };
+  }
+  if (from === undefined) return undefined;
+  if (!/^https?:/.test(from)) return { path: from, ...(sha256 && { sha256 }) };
+  if (sha256 === undefined) throw badInput('What comes from an address is pinned.', 'Give --sha256 HASH.');
+  return { url: from, sha256 };
+}
+
+type AddFlags = {
+  from?: string;
+  sha256?: string;
+  image?: string;
+  as?: string;
+  architecture?: string;
+} & AddSigning;
+type AddSigning = { key?: string[]; passphraseFile?: string; yes?: true; json?: true };
 
 function addedLines(added: PackageView, { glyphs, colors }: Theme): string[] {
   return [

@@ -24,6 +24,8 @@ export type ApiParts = {
   readonly notices: Notices;
   readonly registry: PackageRegistry;
   readonly repository: Repository;
+  /** From where packages may be taken: directories, and beginnings of addresses. */
+  readonly packageSources: readonly string[];
   /** Tells enrolling agents whom they may trust; undefined on a plaintext gateway. */
   readonly authority: { readonly certificate: string; readonly fingerprint: string } | undefined;
   /** Whom this controller tells what. */

@@ -1,7 +1,9 @@
 /** `/v1/packages`: what can be installed. A package comes as the raw body of its request. */
 import type { Readable } from 'node:stream';
-import { FleetError, PackageView, page } from '@kwfleet/core';
+import { FleetError, type ImageRequest, ImportRequest, PackageView, page } from '@kwfleet/core';
 import Type from 'typebox';
+import type { Added } from '../packages/registry.ts';
+import { openSource } from '../packages/sources.ts';
 import { findPackage, listPackages } from '../store/packages.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 
@@ -10,7 +12,7 @@ const UPLOAD_TYPES = ['application/gzip', 'application/x-gzip', 'application/oct
 const UPLOAD_IDLE_MS = 15 * 60_000;
 const FileName = Type.Optional(Type.String({ minLength: 1, maxLength: 500 }));
 
-export function packageRoutes(app: Api, { database, registry, repository }: ApiParts): void {
+export function packageRoutes(app: Api, { database, registry, repository, packageSources }: ApiParts): void {
   // The body goes to disk as it comes, however large; the registry sets the limit.
   app.addContentTypeParser(UPLOAD_TYPES, (_request, payload, done) => done(null, payload));
 
@@ -63,6 +65,32 @@ export function packageRoutes(app: Api, { database, registry, repository }: ApiP
       }
     },
   );
+
+  app.post(
+    '/v1/packages/import',
+    {
+      schema: {
+        tags: ['packages'],
+        description:
+          'The controller takes a package by itself: a file of its machine or an address, where its configuration allows ' +
+          '(packages.sources), or an image that hosts pull by its digest. 200 when it was there already.',
+        body: ImportRequest,
+        response: { 200: PackageView, 201: PackageView },
+      },
+    },
+    async (request, reply) => {
+      const { body, actor } = request;
+      request.raw.setTimeout(UPLOAD_IDLE_MS);
+      const added = 'image' in body ? await registry.addImage(body, actor) : await importFile(body, actor);
+      const signed = (await repository.signed(database)).has(added.package.id);
+      return reply.code(added.added ? 201 : 200).send({ ...added.package, signed });
+    },
+  );
+
+  async function importFile(source: Exclude<ImportRequest, ImageRequest>, actor: string): Promise<Added> {
+    const { bytes, fileName } = await openSource(source, packageSources);
+    return registry.add(bytes, fileName, actor, source.sha256);
+  }
 
   app.delete(
     '/v1/packages/:id',

@@ -3,29 +3,31 @@ import { createHash, randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { FleetError, type PackageInfo, type StoredPackage } from '@kwfleet/core';
+import { FleetError, type ImageRequest, normalVersion, type PackageInfo, type StoredPackage } from '@kwfleet/core';
 import { audit } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
 import { deletePackage, findPackage, insertPackage, runUsingPackage } from '../store/packages.ts';
 import type { Repository } from '../trust/repository.ts';
 import { inspectPackage } from './inspect.ts';
 
+export type Added = { readonly package: StoredPackage; readonly added: boolean };
+
 export type PackageRegistry = {
   /**
    * Takes a file in, inspected; `added` is false when it was there already. Throws PACKAGE_UNREADABLE,
-   * PACKAGE_INCOMPLETE, PACKAGE_UNSAFE or PACKAGE_TOO_LARGE; nothing is kept then.
+   * PACKAGE_INCOMPLETE, PACKAGE_UNSAFE, PACKAGE_TOO_LARGE, or PACKAGE_CORRUPT when it is not the one with this
+   * SHA-256; nothing is kept then.
    */
-  add(
-    bytes: AsyncIterable<Buffer>,
-    fileName: string,
-    actor: string,
-  ): Promise<{ package: StoredPackage; added: boolean }>;
+  add(bytes: AsyncIterable<Buffer>, fileName: string, actor: string, sha256?: string): Promise<Added>;
+  /** Takes an image in, of which nothing lies here: hosts' engines pull it by its digest. */
+  addImage(image: ImageRequest, actor: string): Promise<Added>;
   /** Throws PACKAGE_UNKNOWN, or PACKAGE_IN_USE while a run that is not ended may need it. */
   remove(sha256: string, actor: string): Promise<void>;
   /** Where the bytes of a package lie; undefined for what is no SHA-256, so that no path can be asked for. */
   pathOf(sha256: string): string | undefined;
 };
 
+const SHA256_CHARACTERS = 64;
 const UPLOAD = /^upload-.*\.partial$/;
 /** What unpacks to more than this many times the largest file is no package but an attack. */
 const UNPACKED_FACTOR = 4;
@@ -43,11 +45,14 @@ export async function openRegistry(
   const fileOf = (sha256: string) => join(folder, `${sha256}.tar.gz`);
 
   return {
-    async add(bytes, givenName, actor) {
+    async add(bytes, givenName, actor, expected) {
       const fileName = plainName(givenName);
       const partial = join(folder, `upload-${randomBytes(8).toString('hex')}.partial`);
       try {
         const { sha256, sizeBytes } = await receive(bytes, partial, maxBytes);
+        if (expected !== undefined && expected !== sha256) {
+          throw new FleetError('PACKAGE_CORRUPT', `the file has the SHA-256 ${sha256}, not ${expected}`);
+        }
         const known = await findPackage(database, sha256);
         if (known !== undefined && existsSync(fileOf(sha256))) return { package: known, added: false };
         const found = await inspectPackage(partial, fileName, maxBytes * UNPACKED_FACTOR);
@@ -64,6 +69,27 @@ export async function openRegistry(
       } finally {
         await rm(partial, { force: true });
       }
+    },
+    async addImage({ image, version, architecture }, actor) {
+      const sha256 = image.slice(-SHA256_CHARACTERS);
+      const info: PackageInfo = {
+        sha256,
+        fileName: image,
+        sizeBytes: 0,
+        unpackedBytes: 0,
+        version: normalVersion(version),
+        kind: 'image',
+        architecture,
+        family: 'any',
+        image,
+      };
+      const added = await database.transaction(async (sql) => {
+        const isNew = await insertPackage(sql, info, actor);
+        if (isNew) await repository.changed(sql, { added: info });
+        if (isNew) await audit(sql, actor, 'package.add', { sha256, image, version: info.version });
+        return isNew;
+      });
+      return { package: (await findPackage(database, sha256)) as StoredPackage, added };
     },
     async remove(sha256, actor) {
       await database.transaction(async (sql) => {
