@@ -256,7 +256,8 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
     await Promise.all(other.agents.map((agent) => agent.end('SIGKILL')));
     const file = await poll(
       'a CSV lies at the controller',
-      async () => underWay(set).find((path) => readFileSync(path, 'utf8').includes('note 7')),
+      async () =>
+        underWay(set).find((path) => !path.endsWith('.part') && readFileSync(path, 'utf8').includes('note 7')),
       30_000,
     );
     writeFileSync(file, readFileSync(file, 'utf8').replace('note 7', 'mote 7'));

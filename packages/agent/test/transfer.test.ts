@@ -91,6 +91,16 @@ describe('the directories of a transfer', () => {
     }
   });
 
+  it('take no file that would lead out of them', () => {
+    const extern = new Extern(directory);
+    expect(extern.fileIn('kwfleet-r-u1-', 'public/cpu/n1.0.csv')).toContain('kwfleet-r-u1-/public/cpu/n1.0.csv');
+    for (const path of ['../x', 'a/../../x', '/etc/passwd', '', 'a//b', './a', 'a/.', 'a\0b']) {
+      expect(() => extern.fileIn('kwfleet-r-u1-', path), path).toThrow(
+        expect.objectContaining({ code: 'ACTION_INVALID' }),
+      );
+    }
+  });
+
   it('are removed by their prefix, and nothing else is', async () => {
     const extern = new Extern(directory);
     for (const name of ['kwfleet-r-u1-1-1', 'kwfleet-r-u1-2-1', 'kwfleet-r-u10-1-1', 'backups', 'kwfleet-q-u1-1']) {

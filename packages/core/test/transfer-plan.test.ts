@@ -259,6 +259,7 @@ describe('the run of a transfer', () => {
   it('gives each step what the one before brought, and ends when all compare equal', () => {
     const { state, orders } = walk(plan, begin());
     expect(state).toMatchObject({ status: 'succeeded', reason: 'every table was imported and compares equal' });
+    expect(state.steps['export:old-n1:u1']?.result?.transfer).toEqual({ ...outcome, files: [] });
     const order = (id: string) => orders.find(({ step }) => step === id)?.transfer;
     expect(order('export:old-n1:u1')).toMatchObject({ directory: 'kwfleet-run-1-u1-1', files: [], digests: [] });
     expect(order('import:new-n1:u1')).toMatchObject({

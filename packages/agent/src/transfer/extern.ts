@@ -2,14 +2,14 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { chown, cp, lstat, mkdir, readdir, rm, stat } from 'node:fs/promises';
-import { join, relative, sep } from 'node:path';
+import { dirname, join, relative, sep } from 'node:path';
 import { FleetError, type TransferFile } from '@kwfleet/core';
 import { freeBytes } from '../host/host-facts.ts';
 
 /** Every directory of a transfer begins so; nothing else below `extern` is ever touched. */
 export const PREFIX = 'kwfleet-';
 const DIRECTORY = /^kwfleet-[a-z0-9][a-z0-9.-]{0,100}$/;
-const FILES_LIMIT = 100_000;
+const FILES_LIMIT = 50_000;
 const SPARE_BYTES = 256 * 1024 ** 2;
 
 export class Extern {
@@ -26,6 +26,16 @@ export class Extern {
       throw new FleetError('ACTION_INVALID', `"${name}" is no directory of a transfer`);
     }
     return join(this.#directory, name);
+  }
+
+  /** The path of a file in it. Throws ACTION_INVALID for one that would lead out of it. */
+  fileIn(name: string, path: string): string {
+    const parts = path.split('/');
+    const isInside = parts.every((part) => part !== '' && part !== '.' && part !== '..' && !part.includes('\0'));
+    if (!isInside || path.length > 1024) {
+      throw new FleetError('ACTION_INVALID', `"${path.slice(0, 80)}" is no file of an export`);
+    }
+    return join(this.path(name), ...parts);
   }
 
   async has(name: string): Promise<boolean> {
@@ -50,7 +60,7 @@ export class Extern {
 
   /** Makes a directory for an import, and the folders of its files, for KWDB's own user. */
   async make(name: string, files: readonly TransferFile[]): Promise<void> {
-    for (const { path } of files) await mkdir(join(this.path(name), path, '..'), { recursive: true });
+    for (const { path } of files) await mkdir(dirname(this.fileIn(name, path)), { recursive: true });
     await mkdir(this.path(name), { recursive: true });
     await this.#giveAway(this.path(name));
   }

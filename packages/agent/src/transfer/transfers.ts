@@ -105,7 +105,7 @@ export class Transfers {
     refuseTooMany(unit, files.length);
     for (const [index, file] of files.entries()) {
       watch.detail(`sending ${file.path} of ${nameOf(unit)} (${index + 1} of ${files.length})`);
-      await this.#parts.courier.send(refOf(run, prefix, file), join(extern.path(place), file.path), watch);
+      await this.#parts.courier.send(refOf(run, prefix, file), extern.fileIn(place, file.path), watch);
     }
     run.transfer = { files, digests: before.digests, rejectFiles: [] };
     await extern.removeOthers(prefix, '');
@@ -171,7 +171,9 @@ export class Transfers {
       run.watch.detail(what);
       run.fence('recreate');
     };
-    await sql.writeAll(databases.map(createDatabase), told(`making ${databases.length} databases`));
+    const there = new Set((await sql.rows(ASK.databases)).map(([name]) => name));
+    const missing = databases.filter(({ name }) => !there.has(name));
+    await sql.writeAll(missing.map(createDatabase), told(`making ${missing.length} databases`));
     for (const { name, schemas } of databases.filter((database) => database.schemas.length > 0)) {
       await sql.writeAll(schemas.map(createSchema), told(`making the schemas of ${name}`), name);
     }
@@ -227,7 +229,7 @@ export class Transfers {
     await extern.make(place, files);
     for (const [index, file] of files.entries()) {
       watch.detail(`receiving ${file.path} (${index + 1} of ${files.length})`);
-      await this.#parts.courier.receive(refOf(run, prefix, file), file, join(extern.path(place), file.path), watch);
+      await this.#parts.courier.receive(refOf(run, prefix, file), file, extern.fileIn(place, file.path), watch);
     }
     await extern.owned(place);
   }

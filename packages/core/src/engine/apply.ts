@@ -191,13 +191,24 @@ function unitSteps({ transfer, steps }: Plan, id: string): string[] {
   return steps.filter((step) => stepPart(step.id) === stepPart(id)).map((step) => step.id);
 }
 
+/** Once a table was imported, nobody asks for its files again: a large one has thousands. */
+function withoutFiles(plan: Plan, state: RunState, imported: string): RunState {
+  const exported = unitSteps(plan, imported).find((id) => stepOf(plan, id).kind === 'export');
+  if (exported === undefined) return state;
+  return withStep(state, exported, (step) => {
+    const { result } = step;
+    if (result?.transfer === undefined) return step;
+    return { ...step, result: { ...result, transfer: { ...result.transfer, files: [] } } };
+  });
+}
+
 function applyEnd(plan: Plan, state: RunState, event: RunEvent & { type: 'step-ended' }): RunState {
   if (!isCurrent(state.steps[event.step], event.attempt)) return state;
   const { result } = event;
-  const { node } = stepOf(plan, event.step);
+  const { node, kind } = stepOf(plan, event.step);
   const kwdbId = plan.nodes.find((candidate) => candidate.node === node)?.kwdbId;
   const row = result.health?.view.nodes.find((candidate) => candidate.kwdbId === kwdbId);
-  return withStep(state, event.step, (step) => {
+  const ended = withStep(state, event.step, (step) => {
     const { waiting: _, detail: __, ...rest } = step;
     return {
       ...rest,
@@ -210,4 +221,5 @@ function applyEnd(plan: Plan, state: RunState, event: RunEvent & { type: 'step-e
       }),
     };
   });
+  return kind === 'import' && result.outcome === 'succeeded' ? withoutFiles(plan, ended, event.step) : ended;
 }

@@ -115,7 +115,7 @@ export const EMPTY_TASK: TransferTask = {
 
 /** What came of a transfer phase; later steps of the unit are made of it. */
 export const TransferOutcome = Type.Object({
-  files: Type.Array(TransferFile, { maxItems: 100_000 }),
+  files: Type.Array(TransferFile, { maxItems: 50_000 }),
   digests: Type.Array(TableDigest),
   /** Files in the agent's state directory with the rows that an import rejected. */
   rejectFiles: Type.Array(Type.String()),

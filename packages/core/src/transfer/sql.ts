@@ -162,8 +162,9 @@ export const importDatabase = (kwdbId: number, directory: string): Writing =>
 
 export const setSearchPath = (schema: string): Writing => writing(`SET search_path = ${identifier(schema)}`);
 
+/** One that is not there: not every version knows IF NOT EXISTS for time series. */
 export const createDatabase = ({ name, engine }: Pick<NewDatabase, 'name' | 'engine'>): Writing =>
-  writing(`CREATE ${engine === 'timeseries' ? 'TS ' : ''}DATABASE IF NOT EXISTS ${identifier(name)}`);
+  writing(`CREATE ${engine === 'timeseries' ? 'TS ' : ''}DATABASE ${identifier(name)}`);
 /** In the session's database. */
 export const createSchema = (schema: string): Writing => writing(`CREATE SCHEMA IF NOT EXISTS ${identifier(schema)}`);
 export const dropTable = (database: string, table: TableRef): Writing =>
