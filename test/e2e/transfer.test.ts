@@ -325,11 +325,21 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
     expect(blocked.stdout).toContain('TRANSFER_TARGET_NOT_EMPTY');
     await sql(target, 'DROP DATABASE shop');
     await fleet.addPackage({ version: '3.1.0' });
-    source.setKnobs({ ...KNOBS, exportDelayMs: 4_000 });
+    source.setKnobs({ ...KNOBS, exportDelayMs: 15_000 });
     const id = await start(set);
     const upgrade = await fleet.kwfleet('upgrade', 'old', '--to', '3.1.0', '--backup', 'none:test', '--yes');
     expect(upgrade.code).toBe(2);
     expect(upgrade.stderr).toContain('RUN_ACTIVE');
+    // Somebody makes a table of that name in the database that this run has just made: it is theirs.
+    await poll('the database is made', async () => contentsOf(target).databases.shop !== undefined, 30_000);
+    await sql(target, 'CREATE TABLE orders (mine INT8, PRIMARY KEY (mine))', 'shop');
+    await sql(target, 'INSERT INTO orders VALUES (42)', 'shop');
+    const held = await ended(set, id, 'held');
+    expect(held.hold?.code).toBe('TRANSFER_TARGET_NOT_EMPTY');
+    expect(contentsOf(target).databases.shop?.tables[0]?.rows).toEqual([['42']]);
+    source.setKnobs(KNOBS);
+    await sql(target, 'DROP TABLE orders', 'shop');
+    await fleet.client.choose(id, 'retry');
     await ended(set, id);
     expect(carried(target)).toEqual(carried(source));
   });
