@@ -1,5 +1,15 @@
 /** The person at the console: plans, starts, presses at random while there are troubles, and sensibly when they are over. */
-import { deriveClusters, ENDED, legalChoices, makePlan, type PackageInfo, type Plan } from '@kwfleet/core';
+import {
+  type BackupSet,
+  deriveClusters,
+  ENDED,
+  kindOf,
+  legalChoices,
+  makePlan,
+  makeWholePlan,
+  type PackageInfo,
+  type Plan,
+} from '@kwfleet/core';
 import { NEW, OLD } from './releases.ts';
 import type { Simulation } from './simulation.ts';
 import type { Run } from './store.ts';
@@ -28,6 +38,9 @@ export class Operator {
   /** Aborts what is held, even while there are troubles, and plans again at once. */
   readonly #impatient: boolean;
   readonly #runsWanted: number;
+  /** Once the upgrade succeeded, goes back to the version before and its copies. */
+  readonly #goesBack: boolean;
+  readonly #replaced: 'keep' | 'remove';
   #retriesLeft = RETRIES;
   #heldSinceMs: number | undefined;
   /** Since when all agents are connected. */
@@ -58,6 +71,8 @@ export class Operator {
     this.#mends = random.chance(0.7);
     this.#impatient = random.chance(0.5);
     this.#runsWanted = this.#impatient || random.chance(0.2) ? 3 : 1;
+    this.#goesBack = sim.database.topology !== 'multi-replica' && this.#packages.length > 1 && random.chance(0.6);
+    this.#replaced = random.pick(['keep', 'remove'] as const);
     this.#look();
     const pressEveryMs = sim.faults.plan.timed.operatorPresses;
     if (pressEveryMs > 0) this.#pressAtRandom(pressEveryMs);
@@ -128,7 +143,12 @@ export class Operator {
     const { store, world, faults, guard, hosts } = this.#sim;
     const runs = [...store.runs.values()];
     const last = runs.at(-1);
-    if (last !== undefined && (last.state.status === 'succeeded' || runs.length >= this.#runsWanted)) {
+    const copies = last === undefined ? undefined : this.#copiesOf(last);
+    if (
+      copies === undefined &&
+      last !== undefined &&
+      (last.state.status === 'succeeded' || runs.length >= this.#runsWanted)
+    ) {
       this.done = true;
       return;
     }
@@ -139,7 +159,11 @@ export class Operator {
     const nodes = store.allNodes();
     const [cluster] = deriveClusters(nodes);
     if (cluster === undefined || nodes.length < hosts.length) return;
-    const draft = makePlan({ cluster, to: NEW, packages: this.#packages, options: this.#options, nowMs: world.nowMs });
+    const wish = { cluster, packages: this.#packages, options: this.#options, nowMs: world.nowMs };
+    const draft =
+      copies === undefined
+        ? makePlan({ ...wish, to: NEW })
+        : makeWholePlan({ ...wish, to: OLD, kind: 'downgrade', source: { set: copies, replaced: this.#replaced } });
     if (draft.plan === undefined || draft.blocked) {
       this.blocked =
         draft.checks.find(({ verdict }) => verdict === 'block' || verdict === 'unknown')?.message ?? 'no plan';
@@ -149,6 +173,18 @@ export class Operator {
     }
     this.plan = guard.plan(draft.plan);
     store.createRun(this.plan, guard.approval(this.#sim.approvers.approvalOf(this.plan)));
+  }
+
+  /** The copies of an upgrade that succeeded, where this person goes back to them once. */
+  #copiesOf({ id, plan, state }: Run): BackupSet | undefined {
+    if (!this.#goesBack || state.status !== 'succeeded' || kindOf(plan) !== 'upgrade') return undefined;
+    const parts = plan.nodes.flatMap(({ node, kwdbId }) => {
+      const step = plan.topology === 'standalone' ? `upgrade:${node}` : `back-up:${node}`;
+      const backup = state.steps[step]?.result?.backup;
+      return backup === undefined ? [] : [{ node, kwdbId, ...backup }];
+    });
+    if (parts.length < plan.nodes.length) return undefined;
+    return { id, cluster: plan.cluster, policy: 'copy', version: OLD, oneMoment: true, nodes: parts.length, parts };
   }
 
   #pressAtRandom(everyMs: number): void {

@@ -280,6 +280,16 @@ describe('backups', () => {
     expect(result).toMatchObject({ outcome: 'failed', disposition: 'backed-out', backup: { policy: 'copy' } });
   });
 
+  test('a retry does not put a copy of what the new version opened in the place of the good one', async () => {
+    const { result, host, executor, sent } = await carryOut({ crashOnStart: true }, copied);
+    expect(result).toMatchObject({ outcome: 'failed', disposition: 'broken', newVersionStarted: true });
+    host.faults.crashOnStart = false;
+    await executor.accept({ ...copied, id: 'run/upgrade:n1/2', attempt: 2 });
+    await executor.idle();
+    expect(resultsIn(sent)[1]).toMatchObject({ outcome: 'succeeded' });
+    expect(host.deeds.filter((deed) => deed === 'back-up')).toHaveLength(1);
+  });
+
   test('a running node is not copied, nor restored; only the operator’s command is run while it serves', async () => {
     const copy = await carryOut({}, order({ phases: ['back-up'], backup: 'copy' }));
     expect(copy.result).toMatchObject({ failure: { code: 'DEPLOY_STILL_RUNNING' }, disposition: 'untouched' });

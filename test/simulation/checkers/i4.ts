@@ -3,7 +3,7 @@ import type { Action, Phase } from '@kwfleet/core';
 import { type Checker, type Chronicle, DISRUPTIVE } from '../chronicle.ts';
 
 /** What a failed order may do to get its host back, although the plan does not list it. */
-const BACKING_OUT: ReadonlySet<Phase> = new Set(['stop', 'put-back', 'start']);
+const BACKING_OUT: ReadonlySet<Phase> = new Set(['stop', 'put-back', 'start', 'put-data-back']);
 /** A gate's answer is good for 60 s: a job that ran before it must have been seen by it. */
 const GATE_FRESH_MS = 62_000;
 
@@ -42,7 +42,9 @@ function checkJobs(deed: Phase, id: string, chronicle: Chronicle, fails: (messag
   if (row === undefined || order === undefined || !DISRUPTIVE.has(deed)) return;
   // A node that was touched already has to be brought to an end; a way back after an abort does not ask for jobs.
   const isWayBack = chronicle.plan(order.run)?.backOut.some((step) => step.id === order.step) === true;
-  if (order.attempt > 1 || isWayBack || hasBegunToStop(order, chronicle)) return;
+  // A restore is for a cluster that may be past asking: what runs in it is given up with the rest.
+  const isRestore = chronicle.plan(order.run)?.restore !== undefined;
+  if (order.attempt > 1 || isWayBack || isRestore || hasBegunToStop(order, chronicle)) return;
   for (const job of chronicle.sim.database.jobs) {
     if (job.sinceMs < row.createdAtMs - GATE_FRESH_MS && job.untilMs > chronicle.nowMs) {
       fails(`job ${job.id} was running since ${row.createdAtMs - job.sinceMs} ms before the order was given`);

@@ -8,7 +8,9 @@ export const i5: Checker = {
   see(evidence, chronicle, fails) {
     if (evidence.type === 'command-began') {
       const { dataVersion } = chronicle.sim.host(evidence.node);
-      if (compareReleases(evidence.version, dataVersion) < 0) {
+      // A downgrade exchanges the packages under data that it replaces before anything is started.
+      const isDowngrade = chronicle.plan(chronicle.order(evidence.action)?.run ?? '')?.kind === 'downgrade';
+      if (compareReleases(evidence.version, dataVersion) < 0 && !isDowngrade) {
         fails(`${evidence.version} is installed on ${evidence.node}, whose data ${dataVersion} has opened`);
       }
     }
@@ -35,6 +37,18 @@ export const i5: Checker = {
   },
   end(chronicle, fails) {
     const { sim } = chronicle;
+    for (const { id, plan, state } of sim.store.runs.values()) {
+      if (plan.restore === undefined || !ENDED.has(state.status)) continue;
+      const verified = plan.steps.every(
+        ({ id: step, kind }) => kind !== 'verify' || state.steps[step]?.status === 'succeeded',
+      );
+      for (const { node, data, replaced } of sim.hosts) {
+        if (state.status === 'succeeded' && data.version !== plan.to)
+          fails(`${node} is restored and has data of ${data.version}`);
+        const lost = data.version === plan.restore.version && !replaced.has(id);
+        if (lost && !verified) fails(`what ${node} had before the restore ${id} is gone, and the run ${state.status}`);
+      }
+    }
     const succeeded = [...sim.store.runs.values()].at(-1)?.state.status === 'succeeded';
     if (![...sim.store.runs.values()].every(({ state }) => ENDED.has(state.status)) || !succeeded) return;
     for (const { node, completesUpgrade } of sim.hosts) {
