@@ -133,13 +133,13 @@ export class LabHost {
   /** Runs a command inside, as root, with a clean environment. */
   async exec(argv: readonly string[], options: CommandOptions = {}): Promise<CommandResult> {
     const { env, cwd, ...rest } = options;
-    return run([...this.#enter(), ...insideEnv(env), ...inDirectory(cwd), ...argv], rest, { leaderReaps: true });
+    return run([...this.#enter(), ...insideEnv(env, cwd), ...argv], rest, { leaderReaps: true });
   }
 
   /** Starts a command inside and returns at once. It ends with the host, or by `kill`. */
   spawn(argv: readonly string[], options: ProcessOptions = {}): LabProcess {
     const { env, cwd, input } = options;
-    const inside = [...this.#enter(), ...insideEnv(env), ...inDirectory(cwd), ...argv];
+    const inside = [...this.#enter(), ...insideEnv(env, cwd), ...argv];
     return new LabProcess(inside, input === undefined ? {} : { input }, { leaderReaps: true });
   }
 
@@ -231,13 +231,10 @@ export class LabHost {
   }
 }
 
-function insideEnv(env: NodeJS.ProcessEnv | undefined): string[] {
+function insideEnv(env: NodeJS.ProcessEnv | undefined, cwd: string | undefined): string[] {
   const all = Object.entries({ ...INSIDE_ENV, ...env });
-  return ['env', '-i', ...all.flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${value}`]))];
-}
-
-function inDirectory(cwd: string | undefined): string[] {
-  return cwd === undefined ? [] : ['--chdir', cwd];
+  const where = cwd === undefined ? [] : ['--chdir', cwd];
+  return ['env', '-i', ...where, ...all.flatMap(([key, value]) => (value === undefined ? [] : [`${key}=${value}`]))];
 }
 
 async function mountLine(directory: string, index: number, disk: SmallDisk): Promise<string> {

@@ -267,7 +267,10 @@ function launcher(tag: string): string {
   return `#! /bin/bash
 # KWDB stand-in ${tag}
 home=$(cd "\${BASH_SOURCE[0]%/*}/.." && pwd)
-exec -a "$home/bin/kwbase" "\${KW_STANDIN_NODE:-${process.execPath}}" "$home/lib/kwbase.mjs" "$@"
+node=\${KW_STANDIN_NODE:-${process.execPath}}
+# In an image without Node, which is mounted into containers that serve, this much still answers.
+if [ ! -e "$node" ] && [ "$1" = version ]; then printf 'KaiwuDB Version:  %s\n' '${tag}'; exit; fi
+exec -a "$home/bin/kwbase" "$node" "$home/lib/kwbase.mjs" "$@"
 `;
 }
 
@@ -302,7 +305,9 @@ async function writeImage(root: string, options: PackageOptions): Promise<void> 
   await writeFile(join(image, name), config);
   const manifest = [{ Config: name, RepoTags: [`kaiwudb:${fullVersion(options)}`], Layers: layers }];
   await writeFile(join(image, 'manifest.json'), JSON.stringify(manifest));
-  await run('tar', ['-C', image, '-cf', join(root, 'packages/KaiwuDB.tar'), 'manifest.json', name, ...layers]);
+  const file = join(root, 'packages/KaiwuDB.tar');
+  await run('tar', ['-C', image, '-cf', file, 'manifest.json', name, ...layers]);
+  if (options.faults?.corrupt === true) await cutShort(file);
 }
 
 function sha256(data: string | Buffer): string {
@@ -311,11 +316,12 @@ function sha256(data: string | Buffer): string {
 
 /**
  * Writes a tar with this machine's bash and the Node that runs this, with their libraries, to `file`: about as big as
- * Node is, so build it once and share it between packages.
+ * Node is, so build it once and share it between packages. `node: false` leaves Node itself out, for containers that
+ * get it by a mount: then an image is a few MB.
  */
-export async function buildBaseLayer(file: string): Promise<string> {
+export async function buildBaseLayer(file: string, options: { readonly node?: boolean } = {}): Promise<string> {
   const programs = [process.execPath, '/bin/bash', '/bin/sh', '/bin/sleep', '/bin/cat'];
-  const files = new Set(programs);
+  const files = new Set(options.node === false ? programs.slice(1) : programs);
   for (const program of programs) {
     const { stdout } = await run('ldd', [program]).catch(() => ({ stdout: '' }));
     for (const [, library] of stdout.matchAll(/(\/\S+) \(0x/g)) files.add(library ?? '');

@@ -10,11 +10,17 @@ import manifest from '../package.json' with { type: 'json' };
 import { HostBackups } from './backup/backups.ts';
 import { systemClock } from './clock.ts';
 import type { AgentConfig } from './config.ts';
+import { bringImage, containersOf } from './containers.ts';
 import { ScriptFinder } from './deployment/script.ts';
+import { ScriptContainerFinder } from './deployment/script-container.ts';
 import { SourceFinder } from './deployment/source.ts';
 import { SourceRecords } from './deployment/source-record.ts';
+import { Compose } from './docker/compose.ts';
+import { ComposeDriver } from './driver/compose.ts';
+import { DockerRunDriver } from './driver/docker-run.ts';
 import { HostDriver } from './driver/host-driver.ts';
 import { ScriptBareDriver } from './driver/script-bare.ts';
+import { ScriptContainerDriver } from './driver/script-container.ts';
 import { SourceDriver } from './driver/source.ts';
 import { enrolledIdentity, type Identity, readIdentity } from './enroll.ts';
 import { Executor } from './executor/executor.ts';
@@ -87,6 +93,17 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
   const { root, stateDir, statusTimeoutMs } = config;
   const { now } = systemClock;
   const source = sourceOf(config, services);
+  const supply: Supply = new Supply({
+    config,
+    identity,
+    link: () => link,
+    bringImage: (wanted, watch) => bringImage(containers, wanted, watch),
+    log,
+  });
+  const { packages } = supply;
+  const containers = containersOf(config, packages, sudo);
+  const scriptContainers = new ScriptContainerFinder({ ...containers, root, services, now, statusTimeoutMs });
+  const compose = new Compose({ socket: config.docker.socket });
   const observer = new Observer({
     root,
     stateDir,
@@ -95,11 +112,11 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
     backup: config.backup,
     finders: [
       new ScriptFinder({ root, services, now, statusTimeoutMs, sudo }),
+      scriptContainers,
+      containers.finder,
       ...(source === undefined ? [] : [source.finder]),
     ],
   });
-  const supply = new Supply({ config, identity, link: () => link, log });
-  const { packages } = supply;
   const shared = { root, stateDir, services, commands, observer, packages, sudo, environment: environmentOf(config) };
   const driver = new HostDriver({
     observer,
@@ -110,6 +127,9 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
       ...(source === undefined
         ? {}
         : { source: new SourceDriver({ ...shared, records: source.records, build: config.source.build }) }),
+      'script-container': new ScriptContainerDriver({ ...containers, ...shared, finder: scriptContainers }),
+      'docker-run': new DockerRunDriver({ ...containers, observer }),
+      compose: new ComposeDriver({ ...containers, observer, commands, compose }),
     },
   });
   const transfers = new Transfers({

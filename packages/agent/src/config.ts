@@ -84,6 +84,16 @@ const File = Type.Object(
         { additionalProperties: false },
       ),
     ),
+    docker: Type.Optional(
+      Type.Object(
+        {
+          socket: Type.Optional(path),
+          container: Type.Optional(Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$' })),
+          remove_old_image: Type.Optional(Type.Boolean()),
+        },
+        { additionalProperties: false },
+      ),
+    ),
     source: Type.Optional(
       Type.Object({ tree: Type.Optional(path), build: Type.Optional(Build) }, { additionalProperties: false }),
     ),
@@ -136,6 +146,12 @@ export type AgentConfig = {
     readonly tree: string | undefined;
     readonly build: BuildConfig | undefined;
   };
+  readonly docker: {
+    readonly socket: string;
+    /** Which container is meant, where several run KWDB. */
+    readonly container: string | undefined;
+    readonly removeOldImage: boolean;
+  };
   readonly logLevel: string;
   readonly backup: BackupConfig;
 };
@@ -165,11 +181,14 @@ export function parseAgentConfig(text: string, file = 'agent.yaml'): AgentConfig
   if (!Value.Check(File, content)) throw invalid(file, content);
   const { root = '/', state_dir: stateDir = '/var/lib/kwfleet', source } = content;
   const { directory = join(stateDir, 'backups'), keep = KEPT_COPIES, command } = content.backup ?? {};
+  // Under a root of its own the agent does not look at this machine's engine.
+  const { socket = join(root, '/var/run/docker.sock'), container, remove_old_image } = content.docker ?? {};
   const paths = {
     root,
     state_dir: stateDir,
     'backup.directory': directory,
     'backup.command': command,
+    'docker.socket': socket,
     'source.tree': source?.tree,
     'source.build.directory': source?.build?.directory,
   };
@@ -190,6 +209,7 @@ export function parseAgentConfig(text: string, file = 'agent.yaml'): AgentConfig
     cacheMaxBytes: content.packages?.cache_max_bytes ?? CACHE_MAX_BYTES,
     ...peersOf(content, file),
     source: { tree: source?.tree, build: buildOf(source?.build) },
+    docker: { socket, container, removeOldImage: remove_old_image ?? false },
     logLevel: content.log_level ?? 'info',
     backup: { directory, keep, command },
   };

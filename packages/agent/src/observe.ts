@@ -126,9 +126,10 @@ export class Observer {
 
   /** The first answer of this node and, when it has none, of the others it knows; else this node's error. */
   async #throughAny<T>(question: (kwbase: Kwbase, asked: Asked) => Promise<T>): Promise<T> {
-    const { kwbase, site } = await this.#installed();
+    const deployment = await this.#installed();
+    const { kwbase } = deployment;
     const peers = ((await this.known())?.peers ?? []).slice(0, PEERS_ASKED);
-    const own: Asked = { host: kwbase.host, address: `${site.address}:${site.port}` };
+    const own: Asked = { host: kwbase.host, address: listedAs(deployment) };
     let first: unknown;
     for (const asked of [own, ...peers.map((address) => ({ host: address, address }))]) {
       try {
@@ -149,11 +150,12 @@ export class Observer {
     }
   }
 
-  async #view({ kwbase, site }: Deployment, unit: UnitState): Promise<ClusterView | undefined> {
+  async #view(deployment: Deployment, unit: UnitState): Promise<ClusterView | undefined> {
+    const { kwbase } = deployment;
     try {
       const clusterId = await this.#clusterId(kwbase, unit);
       const rows = await kwbase.nodeStatus();
-      const kwdbId = ownId(rows, `${site.address}:${site.port}`);
+      const kwdbId = ownId(rows, listedAs(deployment));
       if (kwdbId === undefined) return undefined;
       const own = rows.find((row) => row.kwdbId === kwdbId);
       const peers = rows.filter((row) => row.kwdbId !== kwdbId && row.isLive);
@@ -208,6 +210,8 @@ export class Observer {
     return { ...deployment.site, unit: unitOf(unit), versions, condition, conditionDetail };
   }
 }
+
+const listedAs = ({ listedAs: told, site }: Deployment): string => told ?? `${site.address}:${site.port}`;
 
 /** Where a node is asked, and the address by which it is found among those it lists. */
 type Asked = { readonly host: string; readonly address: string };

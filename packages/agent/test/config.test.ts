@@ -12,6 +12,7 @@ test('defaults', () => {
     serviceManager: 'auto',
     heartbeatMs: 5000,
     statusTimeoutMs: 10_000,
+    docker: { socket: '/var/run/docker.sock', container: undefined, removeOldImage: false },
     trust: { kind: 'first-contact' },
     cacheMaxBytes: 20 * 1024 ** 3,
     source: { tree: undefined, build: undefined },

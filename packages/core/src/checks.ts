@@ -5,7 +5,7 @@
 import type { PackageInfo } from './action.ts';
 import { checkBackup } from './backup-checks.ts';
 import { block, pass, result } from './check-result.ts';
-import type { Method, NodeFacts, Topology } from './facts.ts';
+import type { Installation, Method, NodeFacts, NodeReport, Topology } from './facts.ts';
 import { type Finding, installedVersion, judgeCluster, judgeJobs, members } from './judge.ts';
 import type { CheckResult, PlanOptions } from './plan.ts';
 import { type Cluster, freshestHealth, LOST_AFTER_MS, topologyOf } from './topology.ts';
@@ -29,7 +29,10 @@ export const takesPackage = (method: Method, kind: PackageInfo['kind']): boolean
   PACKAGE_KINDS[method].includes(kind);
 
 /** Deployment methods that this version can upgrade. */
-const SUPPORTED: ReadonlySet<Method> = new Set<Method>(['script-bare', 'source']);
+const SUPPORTED: ReadonlySet<Method> = new Set<Method>(['script-bare', 'script-container', 'docker-run', 'source']);
+
+/** Those whose node deploy.sh can upgrade while it runs. */
+const ONLINE: ReadonlySet<Method> = new Set<Method>(['script-bare', 'script-container']);
 
 export type CheckInput = {
   readonly cluster: Cluster;
@@ -117,6 +120,7 @@ function checkNode(facts: NodeFacts, input: CheckInput): CheckResult[] {
     reach,
     ...checkCondition(facts),
     ...checkFit(facts, input.package),
+    ...checkRoute(facts, input.options),
     ...checkVersion(facts, input),
     ...checkWayBack(facts, input),
     ...checkHost(facts, input.package),
@@ -133,10 +137,21 @@ export function checkCondition({ node, report }: NodeFacts): CheckResult[] {
   const { installation } = report;
   if (installation === undefined) return [];
   const { condition, conditionDetail } = installation;
-  if (condition === 'marked-upgrading') return [block('NODE_MARKED_UPGRADING', conditionDetail, node)];
+  if (condition === 'marked-upgrading') return [checkMark(report, installation, node)];
   if (condition !== 'clean') return [block('INSTALLATION_HALF_DONE', `${condition}: ${conditionDetail}`, node)];
   if (!report.serving) return [block('NODE_NOT_RUNNING', `the service is ${installation.unit.active}`, node)];
   return [pass('INSTALLATION_HALF_DONE', 'its four versions agree, nothing is half done', node)];
+}
+
+/** A mark blocks; a start argument that only was left behind is taken out by the driver of containers before the next start. */
+function checkMark(
+  { view, identity }: NodeReport,
+  { method, conditionDetail }: Installation,
+  node: string,
+): CheckResult {
+  const row = view?.nodes.find(({ kwdbId }) => kwdbId === identity?.kwdbId);
+  const leftBehind = method === 'script-container' && row?.isLive === true && row.isAvailable;
+  return result(leftBehind ? 'warn' : 'block', 'NODE_MARKED_UPGRADING', conditionDetail, node);
 }
 
 export function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefined): CheckResult[] {
@@ -160,6 +175,12 @@ export function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefin
   return misfits.length > 0
     ? misfits
     : [pass('METHOD_MISMATCH', 'the package fits method, architecture and distribution', node)];
+}
+
+function checkRoute({ node, report }: NodeFacts, { route }: PlanOptions): CheckResult[] {
+  const method = report.installation?.method;
+  if (route === 'offline' || method === undefined || ONLINE.has(method)) return [];
+  return [block('ROUTE_UNSUPPORTED', `a node deployed by ${method} is not upgraded while it runs`, node)];
 }
 
 function checkVersion({ node, report }: NodeFacts, { to, options }: CheckInput): CheckResult[] {

@@ -137,6 +137,17 @@ export const ERRORS = {
   NOT_INSTALLED: { status: 422, remedy: 'Install KWDB on the node first; an upgrade needs an installation.' },
   METHOD_MISMATCH: { status: 422, remedy: 'Add the package made for the deployment method of this node.' },
   METHOD_UNSUPPORTED: { status: 422, remedy: 'This deployment method cannot be upgraded by this version of kwfleet.' },
+  ROUTE_UNSUPPORTED: { status: 422, remedy: 'Plan with the route `offline`: only deploy.sh upgrades a running node.' },
+  CONTAINER_UNFIT: {
+    status: 422,
+    remedy:
+      'Make the container so that it can be replaced: data and certificates on mounts, no --rm, one of KWDB a host (or docker.container in agent.yaml).',
+  },
+  COMPOSE_UNFIT: {
+    status: 422,
+    remedy:
+      'Give the KWDB service of the compose project an image of its own and apply its files with `up -d`, as the message says; then retry.',
+  },
   METHODS_MIXED: {
     status: 422,
     remedy: 'All nodes of a cluster must be deployed by one method; redeploy the odd one.',
@@ -285,6 +296,12 @@ export const ERRORS = {
     remedy: 'The node could not be marked upgrading: another node is down or marked.',
   },
   DEPLOY_PASSWORD: { status: 422, remedy: "Give the agent's user sudo without a password, or run the agent as root." },
+  ENGINE_SILENT: {
+    status: 500,
+    remedy:
+      "See on the node whether Docker runs (`systemctl status docker`), and whether the agent's user may open its socket; then retry.",
+  },
+  ENGINE_FAILED: { status: 500, remedy: 'The Docker engine refused: see its own words, mend that, then retry.' },
   SERVICE_MANAGER_SILENT: {
     status: 500,
     remedy: 'systemd does not answer on the node: see whether the host is going down, then retry.',

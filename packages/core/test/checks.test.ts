@@ -38,6 +38,10 @@ const at = (recorded: string) => withInstallation(three, 2, { versions: { ...all
 const linked = (change: Partial<NodeFacts>) => three.map((one) => (one.node === 'n2' ? { ...one, ...change } : one));
 const packaged = (change: Parameters<typeof pkg>[0]): DraftWish => ({ packages: [pkg(change)] });
 const rpmPackage = (change: Parameters<typeof pkg>[0] = {}) => pkg({ family: 'rpm', ...change });
+const containers = [1, 2, 3].reduce(
+  (nodes, id) => withInstallation(nodes, id, { method: 'script-container' }),
+  three as NodeFacts[],
+);
 const rpmThree = three.map((one) => ({
   ...one,
   report: {
@@ -111,6 +115,18 @@ describe('blocks', () => {
     ],
     [
       'NODE_MARKED_UPGRADING',
+      'a container that the database says is marked',
+      withReport(
+        withInstallation(containers, 2, { condition: 'marked-upgrading', conditionDetail: 'marked' }),
+        2,
+        () => ({
+          view: view([row(1), row(2, { isAvailable: false }), row(3)], { kwdbId: 2 }),
+        }),
+      ),
+      { packages: [pkg({ kind: 'container', family: 'any' })] },
+    ],
+    [
+      'NODE_MARKED_UPGRADING',
       'a mark',
       withInstallation(three, 2, { condition: 'marked-upgrading', conditionDetail: 'the database lists it so' }),
       {},
@@ -123,7 +139,14 @@ describe('blocks', () => {
     ],
     ['INSTALLATION_HALF_DONE', 'an old process', withInstallation(three, 2, { condition: 'process-behind' }), {}],
     ['NODE_NOT_RUNNING', 'a stopped database', withReport(three, 2, () => ({ serving: false })), {}],
-    ['METHOD_UNSUPPORTED', 'containers by hand', withInstallation(three, 2, { method: 'compose' }), {}],
+    ['METHOD_UNSUPPORTED', 'a compose project', withInstallation(three, 2, { method: 'compose' }), {}],
+    ['METHOD_MISMATCH', 'a bare package for a container', withInstallation(three, 2, { method: 'docker-run' }), {}],
+    [
+      'ROUTE_UNSUPPORTED',
+      'a container to be upgraded while it runs',
+      withInstallation(three, 2, { method: 'docker-run' }),
+      { ...packaged({ kind: 'container' }), options: { route: 'online' } },
+    ],
     ['METHOD_MISMATCH', 'a container package', three, packaged({ kind: 'container' })],
     ['ARCHITECTURE_MISMATCH', 'a package for arm64', three, packaged({ architecture: 'arm64' })],
     ['DISTRIBUTION_MISMATCH', 'a package for rpm', three, packaged({ family: 'rpm' })],
@@ -273,6 +296,11 @@ describe('unknown blocks', () => {
 describe('warns and goes on', () => {
   it.each<[string, NodeFacts[], DraftWish]>([
     ['BACKUP_REQUIRED', three, { options: { backup: { policy: 'none', reason: 'a test cluster' } } }],
+    [
+      'NODE_MARKED_UPGRADING',
+      withInstallation(containers, 2, { condition: 'marked-upgrading', conditionDetail: '--upgrade-complete' }),
+      { packages: [pkg({ kind: 'container', family: 'any' })] },
+    ],
     ['CLOCK_SKEW', linked({ clockSkewMs: -3_000 }), {}],
     ['LEASES_UNEVEN', health2(() => ({ leases: [{ kwdbId: 1, count: 30 }] })), {}],
     ['CLIENTS_ON_ONE_NODE', health2(() => ({ sessions: [{ kwdbId: 1, count: 30 }] })), {}],

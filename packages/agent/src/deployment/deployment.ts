@@ -1,6 +1,6 @@
 /** How KWDB was deployed on a host, as far as looking at it and asking it differ from method to method. */
 import type { Condition, Installation } from '@kwfleet/core';
-import { isVersion } from '@kwfleet/core';
+import { isVersion, tellsVersion } from '@kwfleet/core';
 import type { Endpoint } from '../host/http-health.ts';
 import type { Kwbase } from '../host/kwbase.ts';
 import type { UnitState } from '../host/services.ts';
@@ -35,6 +35,8 @@ export interface Deployment {
   readonly kwbase: Kwbase;
   /** Where `/health` is asked. */
   readonly endpoint: Endpoint;
+  /** `HOST:PORT` by which the database lists this node, where that is not the site's address and port. */
+  readonly listedAs?: string;
   /** What runs the database: a unit, a container, a process. */
   state(): Promise<UnitState>;
   versions(): Promise<HostedVersions>;
@@ -59,4 +61,11 @@ export function versionIn(text: string | undefined): string | undefined {
   if (text === undefined) return undefined;
   if (isVersion(text)) return text;
   return /^(?:\d+:)?(\d+\.\d+\.\d+)(?=[-+~])/.exec(text)?.[1];
+}
+
+/** The running process is another version than what is installed: it was not restarted since. */
+export function processBehind({ running, binary }: Installation['versions']): Judged {
+  if (running === undefined || binary === undefined) return CLEAN;
+  if (tellsVersion(running, binary) || tellsVersion(binary, running)) return CLEAN;
+  return { condition: 'process-behind', conditionDetail: `the process is ${running}, the installed kwbase ${binary}` };
 }

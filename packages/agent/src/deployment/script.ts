@@ -1,4 +1,4 @@
-/** KWDB deployed by the vendor's scripts: found by what deploy.sh wrote under /etc/kaiwudb. */
+/** KWDB deployed by the vendor's scripts on bare metal: found by what deploy.sh wrote under /etc/kaiwudb. */
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FleetError, type Installation, tellsVersion } from '@kwfleet/core';
@@ -22,12 +22,12 @@ import {
 import { isServer, type PackageRecord, packageRecords } from '../host/package-database.ts';
 import type { ServiceManager, UnitState } from '../host/services.ts';
 import {
-  CLEAN,
   type Deployment,
   type Finder,
   type HostedVersions,
   type Judged,
   known,
+  processBehind,
   versionIn,
 } from './deployment.ts';
 
@@ -60,6 +60,7 @@ export class ScriptFinder implements Finder {
     const text = await readText(root, `${INFO_DIR}/MODE`);
     if (text === null) return undefined;
     const mode = parseMode(text, await certificateSecurity(root));
+    if (mode.method !== 'script-bare') return undefined;
     const peers = parsePeers((await readText(root, `${INFO_DIR}/NODE`)) ?? '');
     return new ScriptDeployment(this.#options, mode, peers, this.#told);
   }
@@ -76,7 +77,7 @@ class ScriptDeployment implements Deployment {
   constructor(options: ScriptFinderOptions, mode: Mode, peers: string[], told: { binary: ToldBinary | undefined }) {
     const { root, now, statusTimeoutMs, sudo } = options;
     const { place: _, ...rest } = mode;
-    const installDir = mode.method === 'script-bare' && mode.place !== '' ? mode.place : DEFAULT_INSTALL_DIR;
+    const installDir = mode.place === '' ? DEFAULT_INSTALL_DIR : mode.place;
     // Several nodes that share a machine have an address each; a real host listens on all of its own.
     const host = root === '/' ? '127.0.0.1' : mode.address;
     const certificates = join(root, CERTS_DIR);
@@ -109,16 +110,14 @@ class ScriptDeployment implements Deployment {
 
   async versions(): Promise<HostedVersions> {
     const recorded = parseVersionFile((await readText(this.#options.root, `${INFO_DIR}/.version`)) ?? '');
-    const isBare = this.site.method === 'script-bare';
     return known({
       recorded: versionIn(recorded),
-      package: isBare ? versionIn(await this.#packagedVersion()) : undefined,
-      binary: isBare ? versionIn(await this.#binaryVersion()) : undefined,
+      package: versionIn(await this.#packagedVersion()),
+      binary: versionIn(await this.#binaryVersion()),
     });
   }
 
   async judge(versions: Installation['versions']): Promise<Judged> {
-    if (this.site.method !== 'script-bare') return CLEAN;
     try {
       return conditionOf(versions, await this.#packages());
     } catch (error) {
@@ -184,11 +183,4 @@ export function conditionOf(versions: Installation['versions'], records: readonl
     return { condition: 'version-file-behind', conditionDetail: `.version says ${recorded}, kwbase says ${binary}` };
   }
   return processBehind(versions);
-}
-
-/** The running process is another version than what is installed: it was not restarted since. */
-export function processBehind({ running, binary }: Installation['versions']): Judged {
-  if (running === undefined || binary === undefined) return CLEAN;
-  if (tellsVersion(running, binary) || tellsVersion(binary, running)) return CLEAN;
-  return { condition: 'process-behind', conditionDetail: `the process is ${running}, the installed kwbase ${binary}` };
 }

@@ -19,8 +19,16 @@ import {
 import { isServer, packageRecords } from '../host/package-database.ts';
 import type { ServiceManager, UnitState } from '../host/services.ts';
 import { addressOf, type StartCommand, securityOf, startCommand, storeOf } from '../host/start-command.ts';
-import { type Deployment, type Finder, type HostedVersions, type Judged, known, versionIn } from './deployment.ts';
-import { DEFAULT_INSTALL_DIR, processBehind } from './script.ts';
+import {
+  type Deployment,
+  type Finder,
+  type HostedVersions,
+  type Judged,
+  known,
+  processBehind,
+  versionIn,
+} from './deployment.ts';
+import { DEFAULT_INSTALL_DIR } from './script.ts';
 import type { NodeRecord, SourceRecords } from './source-record.ts';
 
 export type SourceFinderOptions = {

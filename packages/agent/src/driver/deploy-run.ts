@@ -44,6 +44,8 @@ const WORKS = [
   'put-data-back',
   'discard',
   ...BUILDS,
+  'compose',
+  'compose-back',
 ] as const;
 export type Work = (typeof WORKS)[number];
 

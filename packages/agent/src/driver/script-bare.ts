@@ -3,14 +3,12 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Action, FleetError, type PackageInfo, packageOf } from '@kwfleet/core';
 import { packageFamily } from '../host/host-facts.ts';
-import { ENV_FILE, INFO_DIR, readText, UNIT } from '../host/mode.ts';
-import { dpkgRecords, PACKAGE_NAMES, packageSign, SYSTEM_PATH } from '../host/package-database.ts';
-import { requireRights, runAsRoot } from '../host/rights.ts';
-import { wordsOf } from '../host/run.ts';
-import type { LongCommandSpec, LongCommands, ServiceManager } from '../host/services.ts';
+import { ENV_FILE, INFO_DIR, readText } from '../host/mode.ts';
+import { dpkgRecords, PACKAGE_NAMES, packageSign } from '../host/package-database.ts';
+import type { LongCommands, ServiceManager } from '../host/services.ts';
 import type { Observer } from '../observe.ts';
 import type { PackageCache } from '../packages.ts';
-import { runDeploy, type Work } from './deploy-run.ts';
+import { DeployScript } from './deploy-script.ts';
 import type { MethodDriver, Watch } from './driver.ts';
 import { findKept, keepInstalled } from './kept-version.ts';
 
@@ -26,78 +24,59 @@ export type ScriptBareOptions = {
   readonly environment: Readonly<Record<string, string>>;
 };
 
-const START_TIMEOUT_MS = 120_000;
-const STOP_TIMEOUT_MS = 300_000;
 const KEPT_VERSIONS = 2;
 
 export class ScriptBareDriver implements MethodDriver {
   readonly #options: ScriptBareOptions;
+  readonly #script: DeployScript;
 
   constructor(options: ScriptBareOptions) {
     this.#options = options;
+    // What the package manager is at moves while deploy.sh prints nothing.
+    const sign = async () => packageSign(options.root, await packageFamily(options.root));
+    this.#script = new DeployScript({ ...options, sign });
   }
 
   /** Brings everything an installation and its way back need, while the database still serves. */
   async fetch(action: Action, watch: Watch): Promise<void> {
     await this.#requireFits(packageOf(action));
-    await requireRights(this.#options);
+    await this.#script.requireRights();
     await this.#options.packages.ensure(packageOf(action), watch);
     if (action.previousPackage !== undefined) await this.#options.packages.ensure(action.previousPackage, watch);
     else await this.#keep(action, watch);
   }
 
-  async stop(action: Action, watch: Watch): Promise<void> {
-    const { services } = this.#options;
-    // Whoever cannot install in the end does not stop either.
-    await requireRights(this.#options);
-    watch.detail('the service manager stops the database');
-    try {
-      await services.stop(UNIT, Math.min(action.deadline.ceilingMs, STOP_TIMEOUT_MS));
-    } catch (error) {
-      // Still on its way down: the executor goes on looking until its own deadline.
-      if ((await services.state(UNIT)).active === 'deactivating') return;
-      throw new FleetError('STOP_FAILED', 'the service manager could not stop the database', { words: text(error) });
-    }
+  stop(action: Action, watch: Watch): Promise<void> {
+    return this.#script.stop(action, watch);
   }
 
   async install(action: Action, watch: Watch): Promise<void> {
     await this.#requireFits(packageOf(action));
-    await requireRights(this.#options);
-    await this.#requireStopped();
-    const directory = await this.#options.packages.ready(packageOf(action), watch);
-    if (action.previousPackage === undefined) await this.#keep(action, watch);
-    const bypass = action.bypassVersionCheck;
-    await this.#deploy(action, 'install', this.#deploySpec(directory, bypass), watch);
+    await this.#script.requireRights();
+    await this.#script.requireStopped();
+    await this.#upgrade(action, 'install', watch);
   }
 
   async installOnline(action: Action, watch: Watch): Promise<void> {
     await this.#requireFits(packageOf(action));
-    await requireRights(this.#options);
-    const directory = await this.#options.packages.ready(packageOf(action), watch);
-    if (action.previousPackage === undefined) await this.#keep(action, watch);
-    const bypass = action.bypassVersionCheck;
-    await this.#deploy(action, 'online', this.#deploySpec(directory, bypass), watch);
+    await this.#script.requireRights();
+    await this.#upgrade(action, 'online', watch);
   }
 
   async start(_action: Action, watch: Watch): Promise<void> {
-    const { services, observer } = this.#options;
-    const marked = (await observer.known())?.marked === true;
+    const marked = (await this.#options.observer.known())?.marked === true;
     if (marked) await this.#setUpgradeComplete(true);
     try {
-      // deploy.sh edits the unit file: without a reload systemd would start the old one.
-      await services.reload();
-      watch.detail(marked ? 'starting, to clear the mark of an interrupted online upgrade' : 'starting');
-      await services.start(UNIT, START_TIMEOUT_MS);
-    } catch (error) {
-      throw new FleetError('START_FAILED', 'the service manager could not start the database', { words: text(error) });
+      const detail = marked ? 'starting, to clear the mark of an interrupted online upgrade' : 'starting';
+      await this.#script.start(detail, watch);
     } finally {
       if (marked) await this.#setUpgradeComplete(false);
     }
   }
 
   async putBack(action: Action, watch: Watch): Promise<void> {
-    await requireRights(this.#options);
-    await this.#requireStopped();
+    await this.#script.requireRights();
+    await this.#script.requireStopped();
     if (action.previousPackage !== undefined) return this.#putBackPackage(action, action.previousPackage, watch);
     const kept = await findKept(this.#keptDirectory(action.from));
     if (kept === undefined) {
@@ -107,16 +86,17 @@ export class ScriptBareDriver implements MethodDriver {
     const dpkg = [...this.#asRoot('dpkg'), ...this.#dpkgOptions()];
     // As deploy.sh does: the packages go first, so that none of the new files stays. What is not there is no error.
     const remove = [...dpkg, '--force-remove-reinstreq', '--force-depends', '-r', ...PACKAGE_NAMES];
-    await this.#command(action, 'back-remove', remove, watch, 'any');
-    await this.#command(action, 'back-install', [...dpkg, '-i', ...kept.packages], watch, 'zero');
-    const { root } = this.#options;
-    await this.#edit(['cp', '-f', kept.versionFile, join(root, INFO_DIR, '.version')]);
+    const { root, stateDir: cwd } = this.#options;
+    const install = [...dpkg, '-i', ...kept.packages];
+    await this.#script.command(action, 'back-remove', { argv: commandOf(remove), cwd }, watch, 'any');
+    await this.#script.command(action, 'back-install', { argv: commandOf(install), cwd }, watch, 'zero');
+    await this.#script.edit(['cp', '-f', kept.versionFile, join(root, INFO_DIR, '.version')]);
     const site = (await this.#options.observer.deployment())?.site;
-    if (root === '/' && site !== undefined) await this.#edit(['chown', '-R', `${site.user}:`, site.installDir]);
+    if (root === '/' && site !== undefined) await this.#script.edit(['chown', '-R', `${site.user}:`, site.installDir]);
   }
 
-  async restoreEnabled(enabled: boolean): Promise<void> {
-    await this.#options.services.setEnabled?.(UNIT, enabled);
+  restoreEnabled(enabled: boolean): Promise<void> {
+    return this.#script.restoreEnabled(enabled);
   }
 
   async release(action: Action): Promise<void> {
@@ -130,48 +110,13 @@ export class ScriptBareDriver implements MethodDriver {
   async #putBackPackage(action: Action, previous: PackageInfo, watch: Watch): Promise<void> {
     const directory = await this.#options.packages.ready(previous, watch);
     watch.detail(`installing ${previous.version} again`);
-    await this.#deploy(action, 'back', this.#deploySpec(directory, true), watch);
+    await this.#script.upgrade(action, 'back', directory, true, watch);
   }
 
-  async #deploy(action: Action, work: Work, spec: LongCommandSpec, watch: Watch): Promise<void> {
-    const { commands } = this.#options;
-    const verdict = await runDeploy({ commands, action, work, spec, watch, sign: () => this.#sign() });
-    if (verdict.status !== 'failed') return;
-    throw new FleetError(verdict.code, verdict.message, { words: verdict.words });
-  }
-
-  #deploySpec(directory: string, bypass: boolean): LongCommandSpec {
-    const script = join(directory, 'deploy.sh');
-    return {
-      argv: [script, 'upgrade', '--local', ...(bypass ? ['--bypass-version-check'] : [])],
-      cwd: directory,
-      env: this.#environment(),
-    };
-  }
-
-  async #command(
-    action: Action,
-    work: Work,
-    argv: readonly string[],
-    watch: Watch,
-    accepted: 'zero' | 'any',
-  ): Promise<void> {
-    const { commands, stateDir } = this.#options;
-    const spec = { argv: argv as [string, ...string[]], cwd: stateDir, env: this.#environment() };
-    const verdict = await runDeploy({ commands, action, work, spec, watch, sign: () => this.#sign() });
-    if (accepted === 'any' || verdict.status !== 'failed') return;
-    throw new FleetError('ROLLBACK_FAILED', `${argv[0]} failed to install the kept copy`, { words: verdict.words });
-  }
-
-  #environment(): Readonly<Record<string, string>> {
-    // deploy.sh reads messages of other programs: they must not come in another language.
-    return { PATH: SYSTEM_PATH, HOME: '/root', LC_ALL: 'C.UTF-8', TERM: 'dumb', ...this.#options.environment };
-  }
-
-  /** What the package manager is at: moves while deploy.sh prints nothing. */
-  async #sign(): Promise<string> {
-    const { root } = this.#options;
-    return packageSign(root, await packageFamily(root));
+  async #upgrade(action: Action, work: 'install' | 'online', watch: Watch): Promise<void> {
+    const directory = await this.#options.packages.ready(packageOf(action), watch);
+    if (action.previousPackage === undefined) await this.#keep(action, watch);
+    await this.#script.upgrade(action, work, directory, action.bypassVersionCheck, watch);
   }
 
   async #keep(action: Action, watch: Watch): Promise<void> {
@@ -204,24 +149,12 @@ export class ScriptBareDriver implements MethodDriver {
     throw new FleetError('DISTRIBUTION_MISMATCH', `${fileName} holds ${family} packages, this host takes ${taken}`);
   }
 
-  /** deploy.sh itself does not refuse while a single-replica node runs: it would restart it. */
-  async #requireStopped(): Promise<void> {
-    const { active, mainPid } = await this.#options.services.state(UNIT);
-    if (mainPid === null && active !== 'active' && active !== 'activating') return;
-    throw new FleetError('DEPLOY_STILL_RUNNING', `nothing is installed while the service is ${active}`);
-  }
-
   async #setUpgradeComplete(wanted: boolean): Promise<void> {
     const { root } = this.#options;
     const environment = (await readText(root, ENV_FILE)) ?? '';
     if (environment.includes('--upgrade-complete') === wanted) return;
     const change = wanted ? 's/KAIWUDB_START_ARG="/&--upgrade-complete /' : 's/--upgrade-complete *//g';
-    await this.#edit(['sed', '-i', change, join(root, ENV_FILE)]);
-  }
-
-  async #edit(argv: readonly [string, ...string[]]): Promise<void> {
-    const ended = await runAsRoot(this.#options, argv);
-    if (ended.exitCode !== 0) throw new FleetError('INSTALL_FAILED', `${argv[0]} failed`, { words: wordsOf(ended) });
+    await this.#script.edit(['sed', '-i', change, join(root, ENV_FILE)]);
   }
 
   #asRoot(program: string): string[] {
@@ -235,4 +168,4 @@ export class ScriptBareDriver implements MethodDriver {
   }
 }
 
-const text = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+const commandOf = (words: readonly string[]) => words as [string, ...string[]];

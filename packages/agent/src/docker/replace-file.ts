@@ -1,0 +1,64 @@
+/** Files of operators: exchanged whole, with the owner and mode that they had, and kept beside. */
+import { chmod, chown, copyFile, open, realpath, rename, rm, stat } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { FleetError } from '@kwfleet/core';
+import { syncDirectory } from '../journal/file-storage.ts';
+
+/**
+ * Writes `text` in the place of `path`, which must be there: whoever reads it sees the old or the new. A link is
+ * followed. Throws PRIVILEGES_MISSING or DISK_FULL.
+ */
+export async function replaceFile(path: string, text: string): Promise<void> {
+  const target = await realpath(path);
+  await appear(target, target, async (fresh) => {
+    const handle = await open(fresh, 'w', 0o600);
+    try {
+      await handle.writeFile(text);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  });
+}
+
+/** A copy of `path` as `copy`, unless there is one. */
+export async function keepFile(path: string, copy: string): Promise<void> {
+  if ((await stat(copy).catch(() => null)) !== null) return;
+  const source = await realpath(path);
+  await appear(source, copy, async (fresh) => {
+    await copyFile(source, fresh);
+    const handle = await open(fresh, 'r');
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  });
+}
+
+/** Makes a file under another name, gives it the rights of `like`, and moves it to `target`. */
+async function appear(like: string, target: string, make: (fresh: string) => Promise<void>): Promise<void> {
+  const fresh = `${target}.kwfleet-new`;
+  try {
+    const { mode, uid, gid } = await stat(like);
+    await rm(fresh, { force: true });
+    await make(fresh);
+    await chmod(fresh, mode & 0o7777);
+    await chown(fresh, uid, gid);
+    await rename(fresh, target);
+    await syncDirectory(dirname(target));
+  } catch (error) {
+    await rm(fresh, { force: true }).catch(() => {});
+    throw writeFailure(error, target);
+  }
+}
+
+/** Why a file of an operator could not be written. */
+export function writeFailure(error: unknown, path: string): unknown {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === 'EACCES' || code === 'EPERM' || code === 'EROFS') {
+    return new FleetError('PRIVILEGES_MISSING', `the agent may not write ${path}`, { cause: error });
+  }
+  if (code === 'ENOSPC') return new FleetError('DISK_FULL', `no space left for ${path}`, { cause: error });
+  return error;
+}

@@ -1,0 +1,215 @@
+/** KWDB in containers on real engines: each method on each topology, upgraded, refused, backed out, and killed in the middle. */
+import type { Method, RunView, Topology } from '@kwfleet/core';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import type { RecordLine } from '../standin/rig.ts';
+import {
+  byCompose,
+  byDockerRun,
+  byScript,
+  containersOn,
+  dockerHere,
+  ImageShelf,
+  inspect,
+  killInTheMiddle,
+  PROJECT,
+  RECORD,
+} from './container-deploy.ts';
+import { type Deploy, Fleet } from './fleet.ts';
+import { type LabHost, labHere, until } from './host.ts';
+import { cell, renderMethods } from './methods-table.ts';
+
+const TOPOLOGIES: readonly Topology[] = ['standalone', 'multi-replica', 'single-replica'];
+const TIMEOUT_MS = 6 * 60_000;
+
+type Way = {
+  readonly method: Method;
+  readonly deploy: (shelf: ImageShelf) => Deploy;
+  /** True as soon as an exchange has begun: a shell condition. */
+  readonly moment: string;
+  /** Makes the next installation on this host fail after the stop, and undoes that. */
+  readonly spoil: (host: LabHost) => Promise<() => Promise<void>>;
+  /** The image that the node's container runs. */
+  readonly image: (host: LabHost) => Promise<string | undefined>;
+  /** What must not be left on a host after an upgrade. */
+  readonly leftovers: (host: LabHost) => Promise<string[]>;
+};
+
+const WAYS: readonly Way[] = [
+  {
+    method: 'docker-run',
+    deploy: byDockerRun,
+    moment: '[ -e /var/lib/kwfleet/docker/exchange.json ]',
+    spoil: async (host) => {
+      // Somebody else takes the name under which the old container would be kept, once the node is being stopped.
+      const script = `until [ -e /var/lib/kwfleet/docker/restrained.json ]; do sleep 0.02; done
+        docker create --name kwdb-kwfleet-3.0.0 kaiwudb:3.0.0 true`;
+      const taker = host.spawn(['sh', '-c', script]);
+      return async () => {
+        await taker.exited;
+        await host.exec(['docker', 'rm', 'kwdb-kwfleet-3.0.0']);
+      };
+    },
+    image: async (host) => (await inspect(host, 'kwdb'))?.Config.Image,
+    leftovers: async (host) => (await containersOn(host)).filter((name) => name !== 'kwdb'),
+  },
+  {
+    method: 'compose',
+    deploy: byCompose,
+    moment: '[ -e /var/lib/kwfleet/docker/exchange.json ]',
+    spoil: async (host) => {
+      // Compose is gone once the node is being stopped.
+      const script = `until [ -e /var/lib/kwfleet/docker/restrained.json ]; do sleep 0.02; done
+        mv /usr/bin/docker-compose /usr/bin/docker-compose.away; printf '#!/bin/sh\\nexit 1\\n' >/usr/bin/docker-compose
+        chmod +x /usr/bin/docker-compose`;
+      const taker = host.spawn(['sh', '-c', script]);
+      return async () => {
+        await taker.exited;
+        await host.exec(['mv', '/usr/bin/docker-compose.away', '/usr/bin/docker-compose']);
+      };
+    },
+    image: async (host) => (await inspect(host, await composeContainer(host)))?.Config.Image,
+    leftovers: async (host) => {
+      const files = (await host.exec(['ls', '-A', PROJECT])).stdout
+        .split('\n')
+        .filter((name) => name.includes('kwfleet'));
+      return [...files, ...(await containersOn(host)).filter((name) => !/^fleet-db_(kwdb|sidecar)_1$/.test(name))];
+    },
+  },
+  {
+    method: 'script-container',
+    deploy: byScript,
+    moment: '[ -n "$(systemctl list-units --plain --no-legend --state=active "kwfleet-cmd-*")" ]',
+    spoil: async (host) => {
+      // deploy.sh cannot take its last step, with the old image and the old names gone.
+      const sudo = '#!/bin/sh\n[ "$1" = cp ] && exit 1\nexec /usr/bin/sudo "$@"\n';
+      await host.writeFile('/usr/local/sbin/sudo', sudo, 0o755);
+      return async () => void (await host.exec(['rm', '/usr/local/sbin/sudo']));
+    },
+    image: async (host) => (await inspect(host, 'kaiwudb-container'))?.Config.Image,
+    leftovers: async (host) => {
+      const images = (await host.exec(['docker', 'images', '--format', '{{.Repository}}'])).stdout.split('\n');
+      const containers = (await containersOn(host)).filter((name) => name !== 'kaiwudb-container');
+      return [...containers, ...images.filter((name) => name.includes('kwfleet'))];
+    },
+  },
+];
+
+/** The one container of the service, whatever it is called just now. */
+async function composeContainer(host: LabHost): Promise<string> {
+  const filters = ['label=com.docker.compose.project=fleet-db', 'label=com.docker.compose.service=kwdb'];
+  const { stdout } = await host.exec(['docker', 'ps', '-aq', ...filters.flatMap((filter) => ['--filter', filter])]);
+  const ids = stdout.trim().split('\n');
+  expect(ids).toHaveLength(1);
+  return ids[0] ?? '';
+}
+
+let fleet: Fleet | undefined;
+let shelf: ImageShelf;
+
+async function eventsOf(host: LabHost): Promise<RecordLine[]> {
+  const lines = (await host.readFile(RECORD)).split('\n');
+  return lines.filter((line) => line !== '').map((line) => JSON.parse(line) as RecordLine);
+}
+
+const succeeded = (view: RunView) => expect(view.status, JSON.stringify(view.hold)).toBe('succeeded');
+
+describe.skipIf(!(await labHere()) || !dockerHere())('KWDB in containers', () => {
+  beforeAll(async () => {
+    shelf = await ImageShelf.create();
+  });
+  afterAll(async () => {
+    await shelf?.remove();
+    console.info(`\n${renderMethods()}\n`);
+  });
+  afterEach(async ({ task }) => {
+    if (task.result?.state === 'fail') console.error(await fleet?.diagnosis());
+    await fleet?.destroy();
+    fleet = undefined;
+  });
+
+  it.for(WAYS.flatMap((way) => TOPOLOGIES.map((topology) => [way.method, topology, way] as const)))(
+    '%s, %s',
+    { timeout: TIMEOUT_MS },
+    async ([method, topology, way]) => {
+      fleet = await Fleet.create({ topology, deploy: way.deploy(shelf) });
+      const at = { method, topology };
+      const before = await imagesOf(fleet, way);
+      expect(new Set(before)).toEqual(new Set(['kaiwudb:3.0.0']));
+      await cell({ ...at, case: 'wrong package' }, () => wrongPackage(fleet as Fleet));
+      await cell({ ...at, case: 'failed install' }, () => failedInstall(fleet as Fleet, way));
+      expect(await imagesOf(fleet, way)).toEqual(before);
+      await cell({ ...at, case: 'upgrade' }, () => upgrade(fleet as Fleet, way));
+      await cell({ ...at, case: 'killed in the middle' }, () => killed(fleet as Fleet, way));
+      for (const host of fleet.hosts) await tidied(host, way);
+    },
+  );
+});
+
+/** What is kept for a way back goes when the agent has told that none is needed. */
+async function tidied(host: LabHost, way: Way): Promise<void> {
+  let left: string[] = [];
+  const none = async () => {
+    left = await way.leftovers(host);
+    return left.length === 0;
+  };
+  await until(`nothing is left on ${host.name}`, none, 20_000).catch((error: Error) => {
+    throw new Error(`${error.message}: ${left.join(', ')}`);
+  });
+}
+
+const imagesOf = (fleet: Fleet, way: Way) => Promise.all(fleet.hosts.map((host) => way.image(host)));
+
+async function wrongPackage(fleet: Fleet): Promise<string> {
+  await fleet.addPackage({ version: '3.5.0' });
+  const { name } = await fleet.healthy();
+  const plan = async (...more: string[]) => fleet.kwfleet('plan', name, '--backup', 'none:lab', ...more);
+  const { exitCode, stdout, stderr } = await plan('--to', '3.5.0');
+  expect(exitCode, stdout + stderr).toBe(2);
+  expect(stdout + stderr).toContain('METHOD_MISMATCH');
+  return 'refused in the plan';
+}
+
+/** A damaged image is found before anything is stopped; what fails after the stop is undone. */
+async function failedInstall(fleet: Fleet, way: Way): Promise<string> {
+  const events = await Promise.all(fleet.hosts.map(eventsOf));
+  await fleet.addPackageFile(await shelf.package('3.1.1', { corrupt: true }));
+  const damaged = await fleet.begin('3.1.1');
+  const held = await fleet.settled(damaged);
+  expect(held.hold).toMatchObject({ code: 'PACKAGE_CORRUPT' });
+  await fleet.abort(damaged);
+  expect(await Promise.all(fleet.hosts.map(eventsOf))).toEqual(events);
+
+  await fleet.addPackageFile(await shelf.package('3.1.0'));
+  const [host] = fleet.hosts;
+  if (host === undefined) throw new Error('no host');
+  const mend = await way.spoil(host);
+  const run = await fleet.begin('3.1.0');
+  const failed = await fleet.settled(run);
+  expect(failed.hold, failed.status).toMatchObject({ code: 'INSTALL_FAILED', node: host.name });
+  await fleet.abort(run);
+  await fleet.healthy();
+  const versions = (await eventsOf(host)).map(({ version }) => version);
+  expect(new Set(versions)).toEqual(new Set(['3.0.0']));
+  await mend();
+  return 'damaged image: nothing stopped; failed after the stop: backed out';
+}
+
+async function upgrade(fleet: Fleet, way: Way): Promise<string> {
+  succeeded(await fleet.settled(await fleet.begin('3.1.0')));
+  expect(new Set(await imagesOf(fleet, way))).toEqual(new Set(['kaiwudb:3.1.0']));
+  expect((await fleet.healthy()).versions).toEqual(['3.1.0']);
+  return 'succeeded';
+}
+
+async function killed(fleet: Fleet, way: Way): Promise<string> {
+  await fleet.addPackageFile(await shelf.package('3.2.0'));
+  const [host] = fleet.hosts;
+  if (host === undefined) throw new Error('no host');
+  const run = await fleet.begin('3.2.0');
+  await killInTheMiddle(host, way.moment);
+  const view = await fleet.settled(run);
+  if (view.status === 'held') await fleet.retry(run);
+  succeeded(await fleet.settled(run));
+  expect(new Set(await imagesOf(fleet, way))).toEqual(new Set(['kaiwudb:3.2.0']));
+  return view.status === 'held' ? `held (${view.hold?.code}), a retry went on` : 'went on by itself';
+}
