@@ -123,12 +123,14 @@ export class SourceDriver implements MethodDriver {
 
   /** The tree in use and the one before it stay; of older ones only such go as the agent itself laid there. */
   async release(action: Action): Promise<void> {
+    if (!action.phases.includes('install')) return;
     const { records } = this.#options;
     const { record } = await this.#deployment();
     const used = await realpath(record.tree).catch(() => undefined);
     if (used === undefined) return;
     for (const { path, version, made } of await records.trees()) {
-      if (!made || version === action.from || version === action.to || path === used) continue;
+      if (!made || version === action.from || version === action.to) continue;
+      if ((await realpath(path).catch(() => undefined)) === used) continue;
       await rm(path, { recursive: true, force: true });
       await records.forgetTree(path);
     }
