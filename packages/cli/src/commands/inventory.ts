@@ -98,7 +98,7 @@ export function nodeTable(
     node.version ?? '?',
     stateWord(node.state, theme),
     sinceWord(node, nowMs),
-    node.method ?? '?',
+    deployedWords(node),
     oneLine(node.address ?? '?'),
     seenWord(node, nowMs),
   ]);
@@ -122,6 +122,14 @@ function sinceWord({ state, health }: Pick<NodeView, 'state' | 'health'>, nowMs:
   if (health === undefined) return '';
   if (health.flapping) return 'comes and goes';
   return health.state === state ? elapsed(nowMs - health.sinceMs) : 'just now';
+}
+
+/** The method; and where they are not plain, how the node speaks and whether its store is encrypted. */
+function deployedWords({ method, report }: Pick<NodeView, 'method' | 'report'>): string {
+  const { security = 'insecure', encrypted = false } = report?.installation ?? {};
+  return [method ?? '?', ...(security === 'insecure' ? [] : [security]), ...(encrypted ? ['encrypted'] : [])].join(
+    ', ',
+  );
 }
 
 function seenWord({ connected, lastSeenMs }: NodeView, nowMs: number): string {
