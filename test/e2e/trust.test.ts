@@ -232,6 +232,8 @@ describe('in evaluation', () => {
     expect([code, err]).toEqual([0, expect.stringContaining('EVALUATION')]);
     const view = await one.trust();
     expect(view).toMatchObject({ evaluation: true, root: { version: 1 } });
+    // Whoever enrolls a host is handed what it can pin.
+    expect(await one.did('enrollment', 'create')).toContain(view.root.sha256);
     const [info] = ((await (await fetch(`${one.controller.restUrl}/v1/packages`)).json()) as { items: PackageView[] })
       .items;
     expect(info?.signed).toBe(true);

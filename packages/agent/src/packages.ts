@@ -154,6 +154,7 @@ export class PackageCache {
         await rm(join(this.#directory, wanted.sha256, VERIFIED), { force: true });
         throw error;
       }
+      if ((error as NodeJS.ErrnoException).code === 'ENOSPC') throw error;
       watch.detail(`who signed the package cannot be asked (${(error as Error).message}); asking again`);
       return false;
     }

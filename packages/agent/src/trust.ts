@@ -228,6 +228,9 @@ function compare(target: TargetFile | undefined, wanted: PackageInfo): void {
 function refusal(error: unknown): unknown {
   if (error instanceof FleetError) return error;
   const words = error instanceof Error ? error.message : String(error);
+  if (/ENOSPC/.test(words)) {
+    return new FleetError('DISK_FULL', "no space left for the root of trust in the agent's state directory", { words });
+  }
   if (/is expired/.test(words)) {
     return new FleetError('TRUST_EXPIRED', 'the signed word of what is newest is too old for this host', { words });
   }

@@ -15,12 +15,12 @@ import { signAndSubmit } from './signing.ts';
 const DAY_MS = 86_400_000;
 export const LIST_VALID_MS = 365 * DAY_MS;
 
-/** The packages on the published list; none when it is not signed by enough of the root's keys. */
-export async function publishedList(client: Client, root: Metadata<Root>): Promise<PackageInfo[]> {
+/** The packages on the published list; undefined when it is not signed by enough of the root's keys. */
+export async function publishedList(client: Client, root: Metadata<Root>): Promise<PackageInfo[] | undefined> {
   const text = await client.trustMetadata('targets.json');
   if (text === undefined) return [];
   const list = readMetadata('targets', text);
-  return signersOf(root, 'targets', list).enough ? packagesOf(list) : [];
+  return signersOf(root, 'targets', list).enough ? packagesOf(list) : undefined;
 }
 
 /** Signs a list of exactly these packages. Its version is newer than the one that is published. */

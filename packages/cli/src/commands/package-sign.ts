@@ -61,10 +61,16 @@ type Wish = { readonly keys: readonly SigningKey[]; readonly flags: Flags; reado
 /** Extends the published list, as far as it verifies by the root that the key's owner knows. */
 export async function signPackages(context: Context, client: Client, { keys, flags, infos }: Wish): Promise<TrustView> {
   const { root, firstContact } = await followRoot(client, keeperOf(flags));
-  const known = firstContact
-    ? [`Root ${root.signed.version} of the controller is new to this key. Compare it: kwfleet root show`]
-    : [];
-  const listed = await publishedList(client, root);
+  const published = await publishedList(client, root);
+  const listed = published ?? [];
+  const known = [
+    ...(firstContact
+      ? [`Root ${root.signed.version} of the controller is new to this key. Compare it: kwfleet root show`]
+      : []),
+    ...(published === undefined
+      ? ['The published list is not signed by the keys of this root: nothing of it is carried on.']
+      : []),
+  ];
   const remove = flags.remove ?? [];
   const waiting = infos.length === 0 && remove.length === 0 ? await client.trustStaged('targets') : undefined;
   if (waiting !== undefined) {

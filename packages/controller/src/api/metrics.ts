@@ -21,7 +21,7 @@ export type Metrics = {
   scrape(): Promise<string>;
 };
 
-export function measure(app: Api, { database, agentsConnected, packageBytesSent }: ApiParts): Metrics {
+export function measure(app: Api, { database, repository, agentsConnected, packageBytesSent }: ApiParts): Metrics {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   measureRequests(app, registry);
@@ -34,6 +34,11 @@ export function measure(app: Api, { database, agentsConnected, packageBytesSent 
     registers: [registry],
   });
   let toldBytes = 0;
+  const expires = gauge(
+    'kwfleet_trust_expires_timestamp_seconds',
+    'When what people signed must be signed anew: root, packages',
+    ['signed'],
+  );
   const tellFleet = fleetGauges(gauge);
   const tellRuns = runGauges(gauge);
   const tellDeliveries = deliveryGauge(gauge);
@@ -46,6 +51,9 @@ export function measure(app: Api, { database, agentsConnected, packageBytesSent 
       toldBytes = bytes;
       try {
         tellFleet(await readFleet(database));
+        const { root, packages } = await repository.view();
+        expires.set({ signed: 'root' }, root.expiresAtMs / 1000);
+        expires.set({ signed: 'packages' }, packages.expiresAtMs / 1000);
         await tellRuns(database);
         await tellDeliveries(database);
         up.set(1);

@@ -35,20 +35,25 @@ export function trustRoutes(app: Api, { repository }: ApiParts): void {
     async ({ params }) => parsed(await repository.staged(params.role), `staged ${params.role}`),
   );
 
-  app.post(
-    '/v1/trust/:role',
-    {
-      config: { access: 'admin' },
-      schema: {
-        tags: ['trust'],
-        description: 'Publishes signed metadata, or keeps it until enough people have signed the same.',
-        params: Type.Object({ role: Role }),
-        body: SignedMetadata,
-        response: { 200: TrustView },
+  // Who may send it does not matter much: what counts is who signed it.
+  for (const [role, access] of [
+    ['root', 'admin'],
+    ['targets', 'operator'],
+  ] as const) {
+    app.post(
+      `/v1/trust/${role}`,
+      {
+        config: { access },
+        schema: {
+          tags: ['trust'],
+          description: 'Publishes signed metadata, or keeps it until enough people have signed the same.',
+          body: SignedMetadata,
+          response: { 200: TrustView },
+        },
       },
-    },
-    async ({ params, body, actor }) => repository.submit(params.role, JSON.stringify(body), actor),
-  );
+      async ({ body, actor }) => repository.submit(role, JSON.stringify(body), actor),
+    );
+  }
 }
 
 /** Written again it is the same text: it was written by JSON.stringify before. */
