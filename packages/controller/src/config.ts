@@ -7,6 +7,7 @@ import type { GivingLimits } from '@kwfleet/protocol';
 import Type, { type Static } from 'typebox';
 import Schema from 'typebox/schema';
 import { parse } from 'yaml';
+import { RETENTION, type Retention } from './housekeeping.ts';
 import { isLoopback } from './network.ts';
 import { checkTargets, NotificationSettings, type Target } from './notifications/targets.ts';
 
@@ -14,6 +15,7 @@ const strict = { additionalProperties: false } as const;
 const Port = Type.Integer({ minimum: 0, maximum: 65_535 });
 const Host = Type.String({ minLength: 1, maxLength: 253 });
 const Path = Type.String({ minLength: 1 });
+const Days = Type.Integer({ minimum: 1, maximum: 36_500 });
 
 /** The file as people write it. Every field has a default; port 0 takes a free one. */
 export const ControllerSettings = Type.Partial(
@@ -66,6 +68,18 @@ export const ControllerSettings = Type.Partial(
     /** How much of transfers may lie here on its way. */
     transfers: Type.Partial(Type.Object({ max_bytes: Type.Integer({ minimum: 1 }) }), strict),
     notifications: NotificationSettings,
+    /** How long what is kept, in days. */
+    retention: Type.Partial(
+      Type.Object({
+        /** Runs that ended; 0, the default, keeps them for ever. */
+        runs_days: Type.Integer({ minimum: 0, maximum: 36_500 }),
+        output_days: Days,
+        health_days: Days,
+        notifications_days: Days,
+        plans_days: Days,
+      }),
+      strict,
+    ),
     heartbeat_ms: Type.Integer({ minimum: 50, maximum: 60_000 }),
     log_level: Type.Union([
       Type.Literal('debug'),
@@ -101,6 +115,7 @@ export type ControllerConfig = {
   readonly health: Thresholds;
   readonly transfersMaxBytes: number;
   readonly targets: readonly Target[];
+  readonly retention: Retention;
   readonly heartbeatMs: number;
   readonly logLevel: string;
 };
@@ -142,6 +157,13 @@ export function controllerConfig(settings: unknown = {}): ControllerConfig {
       betterAfterMs: given.health?.better_after_ms ?? HEALTH_THRESHOLDS.betterAfterMs,
     },
     transfersMaxBytes: given.transfers?.max_bytes ?? TRANSFERS_MAX_BYTES,
+    retention: {
+      runsDays: given.retention?.runs_days ?? RETENTION.runsDays,
+      outputDays: given.retention?.output_days ?? RETENTION.outputDays,
+      healthDays: given.retention?.health_days ?? RETENTION.healthDays,
+      notificationsDays: given.retention?.notifications_days ?? RETENTION.notificationsDays,
+      plansDays: given.retention?.plans_days ?? RETENTION.plansDays,
+    },
     targets: checkTargets(given.notifications?.targets ?? []),
     heartbeatMs: given.heartbeat_ms ?? HEARTBEAT_MS,
     logLevel: given.log_level ?? 'info',

@@ -11,6 +11,7 @@ import { makeFirstToken } from './first-token.ts';
 import { openAuthority } from './gateway/authority.ts';
 import { startGateway } from './gateway/gateway.ts';
 import { watchHealth } from './health/watch-health.ts';
+import { startHousekeeping } from './housekeeping.ts';
 import { isLoopback } from './network.ts';
 import { startDeliverer } from './notifications/deliver.ts';
 import { notifyOfHealth } from './notifications/tell-health.ts';
@@ -82,6 +83,8 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
   opened('runner', () => runner.stop());
   notices.on('run', () => runner.wake());
 
+  const housekeeping = startHousekeeping(database, config.retention, log);
+  opened('housekeeping', () => housekeeping.stop());
   const deliverer = startDeliverer(database, notices, config.targets, log);
   opened('notifications', () => deliverer.stop());
   const health = watchHealth(database, config.health, notifyOfHealth, log);
