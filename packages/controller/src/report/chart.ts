@@ -89,7 +89,7 @@ function axis(beginMs: number, endMs: number, x: (atMs: number) => number, y: nu
   for (let atMs = Math.ceil(beginMs / stepMs) * stepMs; atMs <= endMs; atMs += stepMs) ticks.push(atMs);
   return html`${ticks.map(
     (atMs) => html`<line class="tick" x1="${n(x(atMs))}" x2="${n(x(atMs))}" y1="${String(TOP)}" y2="${n(y + 4)}"/>
-<text class="time" x="${n(Math.min(WIDTH - 24, x(atMs)))}" y="${n(y + 18)}">${clock(atMs)}</text>`,
+<text class="time" x="${n(Math.min(WIDTH - 30, x(atMs)))}" y="${n(y + 18)}">${clock(atMs)}</text>`,
   )}`;
 }
 

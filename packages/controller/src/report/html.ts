@@ -124,7 +124,7 @@ function workTable({ work }: RunReport): Markup {
     one.node,
     html`${one.title}${one.attempt > 1 ? html` <small>attempt ${String(one.attempt)}</small>` : ''}${one.detail === '' ? '' : html`<br><small>${one.detail}</small>`}`,
     one.executor,
-    lasted(one.fromMs, one.toMs),
+    html`<span class="tight">${lasted(one.fromMs, one.toMs)}</span>`,
     mark(one.outcome ?? 'under way', OUTCOME[one.outcome ?? 'under way']),
   ]);
   return table(['When', 'Node', 'Step', 'By', 'Took', 'Came to'], rows);

@@ -14,13 +14,13 @@ h2 { margin: 2.4rem 0 .7rem; font-size: 1.15rem; font-weight: 650; border-bottom
 .facts dt { color: var(--soft); font-size: .82rem; } .facts dd { margin: 0; overflow-wrap: anywhere; }
 table { width: 100%; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: var(--soft); font-weight: 500; font-size: .82rem; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); }
-td { vertical-align: top; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+td { vertical-align: top; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); overflow-wrap: break-word; }
 td time { white-space: nowrap; color: var(--soft); }
 table.history { font-size: .82rem; }
 small { color: var(--soft); font-size: .82rem; }
 code, pre { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: .82em; }
 code { overflow-wrap: anywhere; } pre { white-space: pre-wrap; margin: .3rem 0 0; padding: .5rem .7rem; background: #f5f7f9; border-radius: 4px; }
-.mark { font-weight: 550; } .mark.good { color: var(--good); } .mark.warn { color: var(--warn); } .mark.bad, .bad { color: var(--bad); } .mark.calm { color: var(--calm); }
+.mark { font-weight: 550; white-space: nowrap; } .tight { white-space: nowrap; } .mark.good { color: var(--good); } .mark.warn { color: var(--warn); } .mark.bad, .bad { color: var(--bad); } .mark.calm { color: var(--calm); }
 .none, .note { color: var(--soft); font-size: .9rem; margin: .6rem 0; } ul.note { padding-left: 1.1rem; }
 figure { margin: 0 0 1.2rem; } svg { width: 100%; height: auto; display: block; }
 svg text { font-size: 12px; fill: var(--soft); } svg .name { text-anchor: end; fill: var(--ink); } svg .time { text-anchor: middle; }
