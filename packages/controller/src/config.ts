@@ -28,6 +28,8 @@ export const ControllerSettings = Type.Partial(
         tls: Type.Object({ certificate: Path, key: Path }, strict),
         /** Says on purpose that tokens may cross the network unencrypted. */
         plaintext: Type.Boolean(),
+        /** From one address; this machine's own are not counted. */
+        requests_per_minute: Type.Integer({ minimum: 10, maximum: 1_000_000 }),
       }),
       strict,
     ),
@@ -100,6 +102,7 @@ export type ControllerConfig = {
     readonly port: number;
     readonly tls?: { readonly certificate: string; readonly key: string };
     readonly plaintext: boolean;
+    readonly requestsPerMinute: number;
   };
   readonly grpc: {
     readonly host: string;
@@ -124,6 +127,7 @@ const PACKAGE_MAX_BYTES = 8 * 1024 ** 3;
 const MAX_TRANSFERS = 16;
 const TRANSFERS_MAX_BYTES = 64 * 1024 ** 3;
 const HEARTBEAT_MS = 5_000;
+const REQUESTS_PER_MINUTE = 1_200;
 const checker = Schema.Compile(ControllerSettings);
 
 /** Checks settings and fills in the defaults. Throws CONFIG_INVALID, naming the field. */
@@ -136,6 +140,7 @@ export function controllerConfig(settings: unknown = {}): ControllerConfig {
       host: given.rest?.host ?? '127.0.0.1',
       port: given.rest?.port ?? 7080,
       plaintext: given.rest?.plaintext ?? false,
+      requestsPerMinute: given.rest?.requests_per_minute ?? REQUESTS_PER_MINUTE,
       ...(given.rest?.tls && { tls: given.rest.tls }),
     },
     grpc: {

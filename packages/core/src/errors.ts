@@ -55,6 +55,10 @@ export const ERRORS = {
     remedy: 'Mend what the message says: the address, the secret, or the receiver; then test the target again.',
   },
   RUN_CHOICE_ILLEGAL: { status: 409, remedy: 'Take one of the choices that the run shows.' },
+  RATE_LIMITED: {
+    status: 429,
+    remedy: 'Ask less often; Retry-After says when again. rest.requests_per_minute of the controller is the limit.',
+  },
   IDEMPOTENCY_IN_PROGRESS: {
     status: 409,
     remedy: 'Wait for the first request with this key to be answered, then ask again.',

@@ -1,6 +1,7 @@
 /** The REST server: what every request goes through, and where the routes are. */
 import { randomUUID } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import rateLimit from '@fastify/rate-limit';
 import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import { TypeBoxValidatorCompiler } from '@fastify/type-provider-typebox';
@@ -77,6 +78,7 @@ async function buildApp(config: ControllerConfig['rest'], parts: ApiParts, log: 
     reply.header('x-request-id', request.id).header('x-content-type-options', 'nosniff');
   });
   await document(app);
+  await limitRate(app, config.requestsPerMinute);
   guard(app, parts.database, !isLoopback(config.host));
   honourIdempotencyKeys(app, parts.database);
   await app.register(async (scope) => addRoutes(scope as unknown as Api, parts));
@@ -102,6 +104,19 @@ function addRoutes(app: Api, parts: ApiParts): void {
   notificationRoutes(app, parts);
   backupRoutes(app, parts);
   accessRoutes(app, parts);
+}
+
+/** Before tokens are looked up: nobody keeps the database busy by guessing. Whoever is on this machine is not counted. */
+async function limitRate(app: FastifyInstance, max: number): Promise<void> {
+  await app.register(rateLimit, {
+    global: false,
+    max,
+    timeWindow: 60_000,
+    allowList: (request) => isLoopback(request.ip.replace(/^::ffff:/, '')),
+    errorResponseBuilder: (_request, { after }) =>
+      new FleetError('RATE_LIMITED', `more than ${max} requests a minute from this address; again in ${after}`),
+  });
+  app.addHook('onRequest', app.rateLimit());
 }
 
 async function document(app: FastifyInstance): Promise<void> {
