@@ -19,6 +19,11 @@ import type {
   PrefetchRequest,
   PrefetchView,
   Problem,
+  RolloutApproval,
+  RolloutChecks,
+  RolloutEventView,
+  RolloutSummary,
+  RolloutView,
   RunRequest,
   RunSummary,
   RunView,
@@ -168,6 +173,20 @@ export class Client {
   backups = (cluster?: string): Promise<BackupView[]> =>
     this.#all<BackupView>(cluster === undefined ? '/v1/backups' : `/v1/backups?cluster=${encodeURIComponent(cluster)}`);
   backup = (id: string): Promise<BackupView> => this.#json(`/v1/backups/${encodeURIComponent(id)}`);
+  createRollout = (json: WrittenFile): Promise<RolloutView> => this.#json('/v1/rollouts', { method: 'POST', json });
+  checkRollout = async (json: WrittenFile): Promise<RolloutChecks[]> =>
+    (await this.#json<{ items: RolloutChecks[] }>('/v1/rollouts/check', { method: 'POST', json })).items;
+  rollouts = (): Promise<RolloutSummary[]> => this.#all<RolloutSummary>('/v1/rollouts');
+  rollout = (id: string): Promise<RolloutView> => this.#json(`/v1/rollouts/${encodeURIComponent(id)}`);
+  rolloutChecks = async (id: string): Promise<RolloutChecks[]> =>
+    (await this.#json<{ items: RolloutChecks[] }>(`/v1/rollouts/${encodeURIComponent(id)}/checks`)).items;
+  rolloutEvents = async (id: string, after: number): Promise<RolloutEventView[]> =>
+    (await this.#json<{ items: RolloutEventView[] }>(`/v1/rollouts/${encodeURIComponent(id)}/events?after=${after}`))
+      .items;
+  steerRollout = (id: string, request: 'pause' | 'resume' | 'abort'): Promise<RolloutSummary> =>
+    this.#json(`/v1/rollouts/${encodeURIComponent(id)}/${request}`, { method: 'POST', json: {} });
+  approveRollout = (id: string, json: RolloutApproval): Promise<RolloutView> =>
+    this.#json(`/v1/rollouts/${encodeURIComponent(id)}/approve`, { method: 'POST', json });
   createToken = (json: TokenRequest): Promise<TokenView> => this.#json('/v1/tokens', { method: 'POST', json });
 
   createEnrollment = (json: EnrollmentRequest): Promise<EnrollmentView> =>

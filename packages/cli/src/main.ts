@@ -12,6 +12,7 @@ import { addKeys } from './commands/keys.ts';
 import { addNotifications } from './commands/notifications.ts';
 import { addPackages } from './commands/packages.ts';
 import { addPlan } from './commands/plan.ts';
+import { addRollouts } from './commands/rollouts.ts';
 import { addRoot } from './commands/root.ts';
 import { addRuns } from './commands/runs.ts';
 import { addServices } from './commands/services.ts';
@@ -76,6 +77,7 @@ export function createProgram(context: Context): Command {
   addPackages(program, context);
   addKeys(program, context);
   addRoot(program, context);
+  addRollouts(program, context);
   addWindows(program, context);
   addNotifications(program, context);
   addAccess(program, context);

@@ -17,10 +17,13 @@ import { startDeliverer } from './notifications/deliver.ts';
 import { notifyOfHealth } from './notifications/tell-health.ts';
 import { openRegistry } from './packages/registry.ts';
 import { startEmbeddedPostgres } from './postgres/embedded.ts';
+import { advanceRollout } from './rollouts/turn.ts';
+import { startLoop } from './runner/loop.ts';
 import { startRunner } from './runner/runner.ts';
 import { type ConnectionSettings, type Database, openDatabase } from './store/database.ts';
 import { migrate } from './store/migrate.ts';
 import { listen } from './store/notices.ts';
+import { activeRollouts } from './store/rollouts.ts';
 import { pgRunStore } from './store/run-store.ts';
 import { openTransferFiles } from './transfers/files.ts';
 import { openOnlineKey } from './trust/online-key.ts';
@@ -75,13 +78,20 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
     ? undefined
     : await openAuthority(config.dataDir, [...namedHosts(config), ...config.grpc.names]);
 
+  const owner = `${hostname()}/${process.pid}/${randomUUID()}`;
   const runner = startRunner({
     store: pgRunStore(database),
-    owner: `${hostname()}/${process.pid}/${randomUUID()}`,
+    owner,
     onError: (error, run) => log.error({ err: error, run }, 'a turn of a run failed; it is tried again'),
   });
   opened('runner', () => runner.stop());
   notices.on('run', () => runner.wake());
+  const rollouts = startLoop({
+    active: () => activeRollouts(database),
+    advance: (id) => advanceRollout(database, owner, id),
+    onError: (error, rollout) => log.error({ err: error, rollout }, 'a turn of a rollout failed; it is tried again'),
+  });
+  opened('rollouts', () => rollouts.stop());
 
   const housekeeping = startHousekeeping(database, config.retention, log);
   opened('housekeeping', () => housekeeping.stop());

@@ -6,6 +6,7 @@ import { BackupSet } from './backup.ts';
 import { Choice, Hold, RunApproval, RunStatus, RunTiming, RunWait, StepState } from './engine/state.ts';
 import { Method, NodeReport, Topology } from './facts.ts';
 import { Backup, CheckResult, Plan, PlanKind, PlanOptions, RestoreSource } from './plan.ts';
+import { RolloutCluster, RolloutPause, RolloutStatus, RolloutWave } from './rollout/state.ts';
 import { TransferOptions } from './transfer/model.ts';
 import { Window } from './windows/window.ts';
 import { FILE_MAX_BYTES, Mistake } from './written.ts';
@@ -349,6 +350,91 @@ export const RunEventView = Type.Object({
   event: Type.Unknown(),
 });
 export type RunEventView = Static<typeof RunEventView>;
+
+const RolloutCounts = Type.Object({
+  waiting: Type.Integer(),
+  running: Type.Integer(),
+  held: Type.Integer(),
+  succeeded: Type.Integer(),
+  failed: Type.Integer(),
+  skipped: Type.Integer(),
+});
+
+export const RolloutSummary = Type.Object({
+  id: Type.String(),
+  name: Type.String(),
+  to: Type.String(),
+  status: RolloutStatus,
+  /** Clusters by how they stand. */
+  counts: RolloutCounts,
+  /** The wave that is under way, or was last. */
+  wave: Type.Optional(Type.String()),
+  pause: Type.Optional(RolloutPause),
+  reason: Type.Optional(Type.String()),
+  choices: Type.Array(Type.String()),
+  startAtMs: Type.Optional(Type.Integer()),
+  startedAtMs: Type.Optional(Type.Integer()),
+  endedAtMs: Type.Optional(Type.Integer()),
+  createdAtMs: Type.Integer(),
+  createdBy: Type.String(),
+});
+export type RolloutSummary = Static<typeof RolloutSummary>;
+
+export const RolloutView = Type.Object({
+  ...RolloutSummary.properties,
+  nowMs: Type.Integer(),
+  /** As it was written. */
+  file: Type.String(),
+  waves: Type.Array(RolloutWave),
+  clusters: Type.Record(Type.String(), RolloutCluster),
+  /** Of what is approved: the file, the waves, and the plan of every cluster. */
+  hash: Type.Optional(Type.String()),
+  /** What waits for people, and who agreed so far. */
+  approvals: Type.Array(
+    Type.Object({
+      scope: Type.String(),
+      missing: Type.Integer(),
+      people: Type.Array(Type.String()),
+      policies: Type.Array(Type.String()),
+    }),
+  ),
+  /** What it waits for now, in words, and until when where that is known. */
+  waits: Type.Optional(Type.Object({ message: Type.String(), untilMs: Type.Optional(Type.Integer()) })),
+  budget: Type.Integer(),
+});
+export type RolloutView = Static<typeof RolloutView>;
+
+/** What the checks say of one cluster. */
+export const RolloutChecks = Type.Object({
+  cluster: Type.String(),
+  name: Type.String(),
+  /** Empty where no wave takes it. */
+  wave: Type.String(),
+  blocked: Type.Boolean(),
+  checks: Type.Array(CheckResult),
+});
+export type RolloutChecks = Static<typeof RolloutChecks>;
+
+export const RolloutEventView = Type.Object({
+  seq: Type.Integer(),
+  atMs: Type.Integer(),
+  type: Type.String(),
+  /** One line for a person. */
+  message: Type.String(),
+  event: Type.Unknown(),
+});
+export type RolloutEventView = Static<typeof RolloutEventView>;
+
+export const RolloutApproval = Type.Object(
+  {
+    /** `start` or `wave:NAME`; absent: what it waits for now. */
+    scope: Type.Optional(Type.String({ minLength: 1, maxLength: 80 })),
+    hash: Type.String({ pattern: '^[0-9a-f]{64}$' }),
+    comment: Type.Optional(Type.String({ maxLength: 500 })),
+  },
+  { additionalProperties: false },
+);
+export type RolloutApproval = Static<typeof RolloutApproval>;
 
 /** A YAML or JSON file as it was written, so that mistakes can be told with their places. */
 export const WrittenFile = Type.Object(

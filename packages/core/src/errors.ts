@@ -39,6 +39,27 @@ export const ERRORS = {
     status: 422,
     remedy: 'Give it a window that opens, for this cluster, and for as long as it is reckoned to take.',
   },
+  ROLLOUT_UNKNOWN: { status: 404, remedy: 'List the rollouts with `kwfleet rollouts`.' },
+  ROLLOUT_CHOICE_ILLEGAL: { status: 409, remedy: 'Take one of the choices that the rollout shows.' },
+  ROLLOUT_LIMIT: { status: 422, remedy: 'Raise limits.hosts in the file, or leave this cluster out of the rollout.' },
+  ROLLOUT_BUDGET_SPENT: {
+    status: 409,
+    remedy:
+      'See what failed (`kwfleet rollout show ID`), mend it, then resume: what failed so far is not counted again.',
+  },
+  ROLLOUT_WAVE_FAILED: { status: 409, remedy: 'See what failed, mend it, then resume: the rest of the wave goes on.' },
+  ROLLOUT_CHECKS_BLOCK: {
+    status: 409,
+    remedy: 'See the checks (`kwfleet rollout check ID`), mend what they name, then resume: they are asked once more.',
+  },
+  CLUSTER_UNHEALTHY: {
+    status: 409,
+    remedy: 'Look at the cluster: it was upgraded, and was not healthy after the soak.',
+  },
+  RUN_NOT_SUCCEEDED: {
+    status: 409,
+    remedy: 'See why with `kwfleet run show ID`; then upgrade this cluster by itself.',
+  },
   RUN_UNKNOWN: { status: 404, remedy: 'List the runs with `kwfleet runs`.' },
   RUN_ACTIVE: { status: 409, remedy: 'One run at a time for a cluster: finish or abort the active one.' },
   APPROVAL_NEEDED: {

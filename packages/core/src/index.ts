@@ -21,6 +21,7 @@ export * from './notification.ts';
 export * from './plan.ts';
 export * from './planner/make-plan.ts';
 export * from './planner/whole-cluster.ts';
+export * from './rollout/index.ts';
 export * from './selector.ts';
 export * from './topology.ts';
 export * from './transfer/check-transfer.ts';

@@ -31,34 +31,8 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
       refuseUnknownOptions(body);
       refuseOddKind(body);
       await freshen(database, body.cluster);
-      const view = await database.transaction(async (sql) => {
-        const fleet = await readFleetIn(sql);
-        const cluster = fleet.cluster(body.cluster);
-        const request = attestedNow(body, fleet.nowMs);
-        const draft = await draftPlan(sql, cluster, request, fleet.nowMs);
-        const row: PlanRow = {
-          id: newId('plan', fleet.nowMs),
-          cluster: cluster.id,
-          hash: draft.plan === undefined ? '' : hashPlan(draft.plan),
-          plan: draft.plan ?? null,
-          checks: draft.checks,
-          blocked: draft.blocked,
-          request,
-          createdAtMs: fleet.nowMs,
-          createdBy: actor,
-        };
-        await insertPlan(sql, row);
-        await audit(sql, actor, 'plan.create', {
-          plan: row.id,
-          cluster: cluster.id,
-          kind: body.kind ?? 'upgrade',
-          to: body.to,
-          backup: request.options?.backup ?? request.restore ?? null,
-          blocked: row.blocked,
-        });
-        return planView(row, fleet);
-      });
-      return reply.code(201).send(view);
+      const row = await database.transaction((sql) => createPlan(sql, body, actor));
+      return reply.code(201).send(planView(row, await readFleet(database)));
     },
   );
 
@@ -81,6 +55,35 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
       return planView(row, await readFleet(database));
     },
   );
+}
+
+/** Makes a plan of the cluster as it is known now, and keeps it with its checks. Throws VERSION_INVALID or CLUSTER_UNKNOWN. */
+export async function createPlan(sql: Sql, asked: PlanRequest, actor: string): Promise<PlanRow> {
+  const fleet = await readFleetIn(sql);
+  const cluster = fleet.cluster(asked.cluster);
+  const request = attestedNow(asked, fleet.nowMs);
+  const draft = await draftPlan(sql, cluster, request, fleet.nowMs);
+  const row: PlanRow = {
+    id: newId('plan', fleet.nowMs),
+    cluster: cluster.id,
+    hash: draft.plan === undefined ? '' : hashPlan(draft.plan),
+    plan: draft.plan ?? null,
+    checks: draft.checks,
+    blocked: draft.blocked,
+    request,
+    createdAtMs: fleet.nowMs,
+    createdBy: actor,
+  };
+  await insertPlan(sql, row);
+  await audit(sql, actor, 'plan.create', {
+    plan: row.id,
+    cluster: cluster.id,
+    kind: request.kind ?? 'upgrade',
+    to: request.to,
+    backup: request.options?.backup ?? request.restore ?? null,
+    blocked: row.blocked,
+  });
+  return row;
 }
 
 /** The plan that this wish leads to now. Throws VERSION_INVALID or BACKUP_UNKNOWN. */

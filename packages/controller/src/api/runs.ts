@@ -91,6 +91,9 @@ export function runRoutes(app: Api, { database }: ApiParts): void {
   }
 }
 
+/** The rollout that starts a run, and whether people agreed to its start when they agreed to the rollout. */
+export type RunOrigin = { readonly rollout: string; readonly approved: boolean };
+
 /**
  * Starts what was looked at, or nothing: the hash must be the plan's, no check may block, and the same question asked
  * of the facts as they are now must lead to the same plan. Throws PLAN_UNKNOWN, PLAN_HASH_MISMATCH, PLAN_BLOCKED,
@@ -101,6 +104,7 @@ export async function startRun(
   { plan: planId, hash, timing: asked }: RunRequest,
   actor: string,
   told?: Told,
+  origin?: RunOrigin,
 ): Promise<string> {
   const row = await findPlan(sql, planId);
   if (row === undefined) throw new FleetError('PLAN_UNKNOWN', `there is no plan ${planId}`);
@@ -114,9 +118,12 @@ export async function startRun(
   const timing = asked && (await checkTiming(sql, asked));
   const id = newId('run');
   const { labels, name } = fleet.summaryOf(row.cluster);
-  const approval = approvalOfRun(row.plan, hash, await demandFor(sql, labels), actor, fleet.nowMs);
+  const { start, ...demand } = await demandFor(sql, labels);
+  const demanded = { ...demand, ...(start && origin?.approved !== true && { start }) };
+  const approval = approvalOfRun(row.plan, hash, demanded, actor, fleet.nowMs);
   const state = initialState(id, row.plan, approval, timing);
-  await insertRun(sql, { id, planId, planHash: row.hash, plan: row.plan, state, by: actor });
+  const { rollout } = origin ?? {};
+  await insertRun(sql, { id, planId, planHash: row.hash, plan: row.plan, state, by: actor, rollout });
   if (approval !== undefined) await askForApproval(sql, id, name, row.plan, approval);
   await audit(sql, actor, 'run.create', {
     run: id,
@@ -125,6 +132,7 @@ export async function startRun(
     cluster: row.cluster,
     kind: kindOf(row.plan),
     backup: row.plan.options.backup ?? row.plan.restore?.backup ?? null,
+    ...(rollout && { rollout }),
   });
   return id;
 }

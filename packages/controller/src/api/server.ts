@@ -23,6 +23,7 @@ import { packageRoutes } from './packages.ts';
 import { planRoutes } from './plans.ts';
 import { prefetchRoutes } from './prefetches.ts';
 import { answerWithProblem } from './problems.ts';
+import { rolloutRoutes } from './rollouts.ts';
 import { runEventRoutes } from './run-events.ts';
 import { runReportRoutes } from './run-report.ts';
 import { runRoutes } from './runs.ts';
@@ -103,6 +104,7 @@ function addRoutes(app: Api, parts: ApiParts): void {
   windowRoutes(app, parts);
   notificationRoutes(app, parts);
   backupRoutes(app, parts);
+  rolloutRoutes(app, parts);
   accessRoutes(app, parts);
 }
 

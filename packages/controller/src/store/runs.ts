@@ -59,14 +59,22 @@ const SELECT = `SELECT runs.id, runs.cluster, clusters.name AS "clusterName", pl
  */
 export async function insertRun(
   sql: Sql,
-  run: { id: string; planId: string; planHash: string; plan: Plan; state: RunState; by: string },
+  run: {
+    id: string;
+    planId: string;
+    planHash: string;
+    plan: Plan;
+    state: RunState;
+    by: string;
+    rollout?: string | undefined;
+  },
 ): Promise<void> {
   const source = run.plan.transfer?.source.cluster;
   await refuseBusy(sql, run.plan.cluster, source);
   try {
     await sql.execute(
-      `INSERT INTO runs (id, cluster, plan_id, plan, plan_hash, state, status, created_at_ms, created_by, source)
-       VALUES ($1, $2, $3, $4, $5, $6, $7, now_ms(), $8, $9)`,
+      `INSERT INTO runs (id, cluster, plan_id, plan, plan_hash, state, status, created_at_ms, created_by, source, rollout)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, now_ms(), $8, $9, $10)`,
       [
         run.id,
         run.plan.cluster,
@@ -77,6 +85,7 @@ export async function insertRun(
         run.state.status,
         run.by,
         source ?? null,
+        run.rollout ?? null,
       ],
     );
   } catch (error) {

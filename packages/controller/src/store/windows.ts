@@ -1,6 +1,7 @@
 /** Maintenance windows by name. What they mean is said by core/windows. */
 import { FleetError, type Window } from '@kwfleet/core';
 import type { Sql } from './database.ts';
+import { rolloutUsingWindow } from './rollouts.ts';
 
 type Row = { name: string; body: Window; changedAtMs: number };
 
@@ -54,7 +55,7 @@ export async function putWindow(sql: Sql, window: Window, by: string): Promise<b
   return row?.isNew === true;
 }
 
-/** Whether there was such a window. Throws WINDOW_IN_USE while a run that is not ended waits for it. */
+/** Whether there was such a window. Throws WINDOW_IN_USE while a run or rollout that is not ended names it. */
 export async function deleteWindow(sql: Sql, name: string): Promise<boolean> {
   const [run] = await sql.query<{ id: string }>(
     `SELECT id FROM runs WHERE status NOT IN ('succeeded', 'failed', 'aborted')
@@ -62,5 +63,7 @@ export async function deleteWindow(sql: Sql, name: string): Promise<boolean> {
     [name],
   );
   if (run !== undefined) throw new FleetError('WINDOW_IN_USE', `run ${run.id} works in the window "${name}"`);
+  const rollout = await rolloutUsingWindow(sql, name);
+  if (rollout !== undefined) throw new FleetError('WINDOW_IN_USE', `rollout ${rollout} works in the window "${name}"`);
   return (await sql.execute('DELETE FROM windows WHERE name = $1', [name])) > 0;
 }

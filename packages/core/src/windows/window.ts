@@ -21,7 +21,7 @@ const TimeOfDay = Type.String({
 const DayName = Type.Unsafe<Day>(Type.Enum([...DAYS], { description: `one of ${DAYS.join(', ')}` }));
 const DateOnly = Type.String({ pattern: '^\\d{4}-\\d{2}-\\d{2}$', description: 'a date like 2026-12-24' });
 /** A moment by the clocks of the window's zone; a date alone is its midnight. */
-const LocalMoment = Type.String({
+export const LocalMoment = Type.String({
   pattern: '^\\d{4}-\\d{2}-\\d{2}([T ]([01]\\d|2[0-3]):[0-5]\\d(:[0-5]\\d)?)?$',
   description: 'a date like 2026-12-24, or a moment like "2026-12-24 18:00"',
 });
