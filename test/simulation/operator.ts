@@ -97,6 +97,8 @@ export class Operator {
       this.#plan();
       return;
     }
+    // A run that waits for its window does not hang; the world's own end bounds it.
+    if (run.state.status === 'scheduled') return;
     if (faults.active) {
       this.#lookInTrouble(run);
       return;
@@ -172,7 +174,7 @@ export class Operator {
       return;
     }
     this.plan = guard.plan(draft.plan);
-    store.createRun(this.plan, guard.approval(this.#sim.approvers.approvalOf(this.plan)));
+    store.createRun(this.plan, guard.approval(this.#sim.approvers.approvalOf(this.plan)), this.#sim.windows.timing);
   }
 
   /** The copies of an upgrade that succeeded, where this person goes back to them once. */

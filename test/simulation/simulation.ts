@@ -12,6 +12,7 @@ import { Random } from './random.ts';
 import { OLD } from './releases.ts';
 import { Guard, type Safeguard } from './safeguards.ts';
 import { Store } from './store.ts';
+import { Windows } from './windows.ts';
 import { World } from './world.ts';
 
 export type Violation = { readonly invariant: string; readonly message: string; readonly atMs: number };
@@ -25,6 +26,7 @@ export class Simulation {
   readonly guard: Guard;
   readonly chronicle: Chronicle;
   readonly approvers: Approvers;
+  readonly windows: Windows;
   readonly violations: Violation[] = [];
   readonly controllers: Controller[] = [];
   /** By node; absent while its process is down. */
@@ -50,6 +52,8 @@ export class Simulation {
     this.store = new Store(this.world, this.faults);
     this.chronicle = new Chronicle(this);
     this.approvers = new Approvers(this, seed);
+    this.windows = new Windows(seed);
+    if (this.windows.window !== undefined) this.store.windows.set(this.windows.window.name, this.windows.window);
     this.world.onEvidence((evidence) => this.chronicle.note(evidence));
     for (const host of this.hosts) {
       this.#wires.set(host.node, new Wire());

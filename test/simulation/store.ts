@@ -17,6 +17,7 @@ import {
   type Plan,
   type RunApproval,
   type RunState,
+  type RunTiming,
   type Window,
 } from '@kwfleet/core';
 import type {
@@ -180,7 +181,7 @@ export class Store {
   }
 
   /** Throws RUN_ACTIVE when there is one already. */
-  createRun(plan: Plan, approval?: RunApproval): string {
+  createRun(plan: Plan, approval?: RunApproval, timing?: RunTiming): string {
     if (this.activeRun !== undefined) throw new FleetError('RUN_ACTIVE', 'the cluster has a run that is not ended');
     const id = `run${this.runs.size + 1}`;
     const { nowMs } = this.#world;
@@ -188,7 +189,7 @@ export class Store {
       id,
       plan,
       createdAtMs: nowMs,
-      state: initialState(id, plan, approval),
+      state: initialState(id, plan, approval, timing),
       said: [],
       epoch: 0,
       owner: undefined,

@@ -1,4 +1,7 @@
-/** I10: nothing is ordered, and nothing done, before its run was made, and approved where a policy asks for it. */
+/**
+ * I10: nothing is ordered, and nothing done, before its run was made, and approved where a policy asks for it; and what
+ * leads up to touching a node, or a whole single-replica cluster, for the first time is ordered inside its window only.
+ */
 import type { ApprovalScope } from '@kwfleet/core';
 import { REQUESTER } from '../approvers.ts';
 import type { Checker, Chronicle } from '../chronicle.ts';
@@ -27,6 +30,13 @@ function judgeOrder(id: string, chronicle: Chronicle, fails: (message: string) =
   const missing = missingOf(chronicle, run, 'start', run.state.startedAtMs ?? chronicle.nowMs);
   if (missing > 0) fails(`${id} is ordered, and ${missing} people have not approved ${run.id}`);
   const [kind = ''] = action.step.split(':');
+  if (
+    WINDOWED.has(kind) &&
+    !isTouched(chronicle, run, id, action.step) &&
+    !chronicle.sim.windows.mayOrder(chronicle.nowMs)
+  ) {
+    fails(`${id} is ordered outside of the window of ${run.id}`);
+  }
   if (!STARTS.has(kind)) return;
   const begun = [...chronicle.sim.store.orders.values()].some(
     ({ action: other }) => other.run === run.id && other.id !== id && STARTS.has(other.step.split(':')[0] ?? ''),
@@ -34,6 +44,18 @@ function judgeOrder(id: string, chronicle: Chronicle, fails: (message: string) =
   if (!begun && missingOf(chronicle, run, 'irreversible', chronicle.nowMs) > 0) {
     fails(`${id} is ordered, cannot be undone, and nobody approved that`);
   }
+}
+
+const WINDOWED = new Set(['gate', 'stop', 'upgrade']);
+
+/** Whether the run was ordered to take this node down before; any node, where all go down together. */
+function isTouched({ sim }: Chronicle, { id, plan }: Run, order: string, step: string): boolean {
+  const node = step.slice(step.indexOf(':') + 1);
+  return [...sim.store.orders.values()].some(({ action }) => {
+    const [kind = '', at = ''] = action.step.split(':');
+    const isOther = action.run === id && action.id !== order;
+    return isOther && (kind === 'stop' || kind === 'upgrade') && (plan.topology === 'single-replica' || at === node);
+  });
 }
 
 /** How many more people had to agree at this time, by what they said and by what the policy asks: not by the engine. */

@@ -9,6 +9,8 @@ export const i9: Checker = {
     for (const run of sim.store.runs.values()) {
       const { id, state } = run;
       if (ENDED.has(state.status)) continue;
+      // Until its window opens, it says why it waits and until when.
+      if (state.status === 'scheduled' && (state.wait?.untilMs ?? 0) > chronicle.nowMs) continue;
       if (state.status !== 'held' || state.hold === undefined) {
         const running = Object.entries(state.steps).filter(([, { status }]) => status === 'running');
         const under = running.map(([step, { detail }]) => `${step} (${detail ?? ''})`).join(', ');

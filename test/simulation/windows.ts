@@ -1,0 +1,42 @@
+/**
+ * The window that some runs of the simulator are given: open for 75 minutes of each 90. A generator of its own draws it, so
+ * that all else of a seed stays as it is without.
+ */
+import type { RunTiming, Window } from '@kwfleet/core';
+import { Random } from './random.ts';
+
+const MINUTE_MS = 60_000;
+const CYCLE_MS = 90 * MINUTE_MS;
+const OPEN_MS = 75 * MINUTE_MS;
+const DAY_MS = 24 * 60 * MINUTE_MS;
+/** Between its decision and its commit, a controller may sleep as long as its lease holds. */
+const DECIDED_WITHIN_MS = 10_000;
+
+export class Windows {
+  readonly timing: RunTiming | undefined;
+  readonly window: Window | undefined;
+  readonly #offsetMs: number;
+
+  constructor(seed: number) {
+    const random = new Random(seed ^ 0x77696e64);
+    this.#offsetMs = random.int(0, CYCLE_MS / MINUTE_MS - 1) * MINUTE_MS;
+    if (!random.chance(0.25)) return;
+    this.timing = { windows: ['simulated'], prefetchMs: random.pick([0, 10 * MINUTE_MS]) };
+    this.window = {
+      name: 'simulated',
+      zone: 'UTC',
+      open: Array.from({ length: DAY_MS / CYCLE_MS }, (_, i) => {
+        const minutes = ((i * CYCLE_MS + this.#offsetMs) % DAY_MS) / MINUTE_MS;
+        const [hour, minute] = [Math.floor(minutes / 60), minutes % 60].map((n) => String(n).padStart(2, '0'));
+        const weekly = ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'] as const;
+        return { weekly: [...weekly], at: `${hour}:${minute}`, for: `${OPEN_MS / MINUTE_MS}m` };
+      }),
+    };
+  }
+
+  /** Whether something may have been decided inside the window that is ordered now: reckoned without core's windows. */
+  mayOrder(nowMs: number): boolean {
+    const phaseMs = (((nowMs - this.#offsetMs) % CYCLE_MS) + CYCLE_MS) % CYCLE_MS;
+    return this.window === undefined || phaseMs < OPEN_MS + DECIDED_WITHIN_MS;
+  }
+}
