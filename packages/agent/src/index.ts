@@ -5,6 +5,7 @@
  * what it drives; what it sees.
  */
 export { AGENT_VERSION, runAgent } from './agent.ts';
+export type { Backups } from './backup/backups.ts';
 export { type Clock, systemClock } from './clock.ts';
 export { type AgentConfig, loadAgentConfig, parseAgentConfig } from './config.ts';
 export { cleanOutput, judgeOutput, OutputCleaner, type OutputVerdict } from './deploy-output.ts';
@@ -19,6 +20,8 @@ export { Systemd } from './host/systemd.ts';
 export { FileStorage } from './journal/file-storage.ts';
 export { Journal, type JournalStorage } from './journal/journal.ts';
 export type { JournalRecord, JournalState } from './journal/records.ts';
+export { Link, type LinkOptions } from './link.ts';
 export { Observer, type ObserverOptions } from './observe.ts';
 export { PackageCache } from './packages.ts';
+export { Reporter, type ReporterOptions } from './reporter.ts';
 export type { PackageSource } from './sources.ts';

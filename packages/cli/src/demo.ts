@@ -3,7 +3,6 @@
  * your eyes. It runs the very commands a person would type, and lets the nodes and a client tell what happened.
  */
 import { spawn } from 'node:child_process';
-import { createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Topology } from '@kwfleet/core';
 import color from 'picocolors';
@@ -11,6 +10,7 @@ import color from 'picocolors';
 import { Playground } from '../../../test/e2e/playground.ts';
 import type { RecordLine } from '../../../test/standin/rig.ts';
 import { startWorkload, type Workload, type WorkloadCounts } from '../../../test/standin/workload.ts';
+import { allFree } from './free-ports.ts';
 
 export type DemoOptions = {
   readonly topology: Topology;
@@ -73,20 +73,6 @@ function endOnSignal(): AbortSignal {
   const ended = new AbortController();
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.once(signal, () => ended.abort());
   return ended.signal;
-}
-
-async function allFree(ports: readonly number[]): Promise<boolean> {
-  const free = await Promise.all(
-    ports.map(
-      (port) =>
-        new Promise<boolean>((resolve) => {
-          const server = createServer();
-          server.once('error', () => resolve(false));
-          server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)));
-        }),
-    ),
-  );
-  return free.every(Boolean);
 }
 
 function clients(playground: Playground): Workload {

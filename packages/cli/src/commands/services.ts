@@ -5,7 +5,7 @@ import { parseCount } from '../arguments.ts';
 import { type Context, examples } from '../context.ts';
 import { CliError, EXIT } from '../exit.ts';
 
-type DemoFlags = { topology: Topology; nodes?: number; exit?: true };
+type DemoFlags = { topology: Topology; nodes?: number; fleet?: true; clusters: number; exit?: true };
 
 const AGENT_CONFIG = '/etc/kwfleet/agent.yaml';
 
@@ -43,9 +43,24 @@ function addDemo(program: Command, context: Context): void {
         .default('multi-replica'),
     )
     .option('--nodes <N>', 'how many nodes (default: 3, standalone: 1)', parseCount)
+    .option('--fleet', 'instead: a rollout over many clusters in waves, with a window, approvals and failures')
+    .option('--clusters <N>', 'with --fleet: how many', parseCount, 60)
     .option('--exit', 'end when the upgrade has ended, with its exit code')
-    .addHelpText('after', examples('kwfleet demo', 'kwfleet demo --topology single-replica --nodes 5 --exit'))
+    .addHelpText(
+      'after',
+      examples(
+        'kwfleet demo',
+        'kwfleet demo --topology single-replica --nodes 5 --exit',
+        'kwfleet demo --fleet --exit',
+      ),
+    )
     .action(async (flags: DemoFlags) => {
+      if (flags.fleet) {
+        const { fleetDemo } = await whole(() => import('../fleet-demo/fleet-demo.ts'));
+        const { clusters, exit = false } = flags;
+        context.exitCode = await context.untilInterrupted((signal) => fleetDemo({ clusters, exit, signal }));
+        return;
+      }
       const { demo } = await whole(() => import('../demo.ts'));
       context.exitCode = await demo({ ...flags, exit: flags.exit === true });
     });
