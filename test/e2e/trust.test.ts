@@ -8,7 +8,9 @@ import type { PackageInfo, PackageView, TrustView } from '@kwfleet/core';
 import {
   Metadata,
   MetaFile,
+  newRoot,
   newTargets,
+  type Root,
   readMetadata,
   type SigningKey,
   Snapshot,
@@ -441,6 +443,53 @@ describe('keys', () => {
     });
     expect((await one.trust()).evaluation).toBe(true);
     expect((await one.cli('key', 'create', file, '--passphrase-file', join(directory, 'passphrase'))).code).toBe(2);
+  });
+});
+
+describe('the controller', () => {
+  it('publishes nothing that hosts would refuse, nor a root that lets itself sign', async () => {
+    const { fleet: one } = await inCharge();
+    const { root } = await one.trust();
+    const post = async (role: string, metadata: string) => {
+      const headers = { 'content-type': 'application/json' };
+      const answer = await fetch(`${one.controller.restUrl}/v1/trust/${role}`, {
+        method: 'POST',
+        headers,
+        body: metadata,
+      });
+      return (await answer.json()) as { code?: string; detail?: string };
+    };
+    const stranger = newKey();
+    const refused = async (role: string, metadata: Metadata<Root> | Metadata<Targets>, why: string) => {
+      signMetadata(metadata as Metadata<Root>, stranger);
+      expect(await post(role, writeMetadata(metadata))).toMatchObject({
+        code: 'TRUST_INVALID',
+        detail: expect.stringContaining(why),
+      });
+    };
+    const { online } = await one.trust();
+    const own = { keys: [stranger.public], threshold: 1 };
+    const contents = { version: root.version + 1, expiresAtMs: Date.now() + DAY_MS, root: own, targets: own };
+    const its = { keys: [online], threshold: 1 };
+    await refused('root', newRoot({ ...contents, version: root.version + 2, online: its }), 'next root is version');
+    await refused('root', newRoot({ ...contents, targets: its, online: its }), "controller's own key");
+    await refused('root', newRoot({ ...contents, online: own }), "this controller's key");
+    await refused('root', newRoot({ ...contents, expiresAtMs: Date.now() - DAY_MS, online: its }), 'expired');
+    await refused(
+      'root',
+      newRoot({ ...contents, root: { keys: own.keys, threshold: 2 }, online: its }),
+      'keys of root',
+    );
+    const { version } = await newest(one.database, 'targets');
+    await refused('targets', newTargets(version + 1, Date.now() + DAY_MS, []), 'no key that may sign');
+    await refused('targets', newTargets(version, Date.now() + DAY_MS, []), 'published already');
+    await refused('targets', newTargets(version + 1, Date.now() - DAY_MS, []), 'expired');
+    expect(await post('targets', '{"signed": {}, "signatures": []}')).toMatchObject({ code: 'TRUST_INVALID' });
+    // A stranger's root waits for those who may agree, and changes nothing.
+    const waiting = newRoot({ ...contents, online: its });
+    signMetadata(waiting, stranger);
+    await post('root', writeMetadata(waiting));
+    expect((await one.trust()).root).toEqual(root);
   });
 });
 
