@@ -28,9 +28,6 @@ const PACKAGE_KINDS: Readonly<Record<Method, readonly PackageInfo['kind'][]>> = 
 export const takesPackage = (method: Method, kind: PackageInfo['kind']): boolean =>
   PACKAGE_KINDS[method].includes(kind);
 
-/** Deployment methods that this version can upgrade. */
-const SUPPORTED: ReadonlySet<Method> = new Set<Method>(['script-bare', 'script-container', 'docker-run', 'source']);
-
 /** Those whose node deploy.sh can upgrade while it runs. */
 const ONLINE: ReadonlySet<Method> = new Set<Method>(['script-bare', 'script-container']);
 
@@ -158,7 +155,6 @@ export function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefin
   const { installation, host } = report;
   if (installation === undefined || pkg === undefined) return [];
   const { method } = installation;
-  if (!SUPPORTED.has(method)) return [block('METHOD_UNSUPPORTED', `it is deployed by ${method}`, node)];
   const misfits: CheckResult[] = [];
   if (!takesPackage(method, pkg.kind)) {
     misfits.push(block('METHOD_MISMATCH', `it is deployed by ${method}, the package is a ${pkg.kind} one`, node));

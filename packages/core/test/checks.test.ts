@@ -139,7 +139,6 @@ describe('blocks', () => {
     ],
     ['INSTALLATION_HALF_DONE', 'an old process', withInstallation(three, 2, { condition: 'process-behind' }), {}],
     ['NODE_NOT_RUNNING', 'a stopped database', withReport(three, 2, () => ({ serving: false })), {}],
-    ['METHOD_UNSUPPORTED', 'a compose project', withInstallation(three, 2, { method: 'compose' }), {}],
     ['METHOD_MISMATCH', 'a bare package for a container', withInstallation(three, 2, { method: 'docker-run' }), {}],
     [
       'ROUTE_UNSUPPORTED',
