@@ -68,26 +68,23 @@ function diagram(first: string, lines: readonly string[], ends: readonly string[
   return ['```mermaid', 'stateDiagram-v2', ...all.map((line) => `  ${line}`), '```'].join('\n');
 }
 
-/** docs/reference/state-machines.md. */
+/** The section of docs/architecture.md. */
 export function stateMachines(): string {
   const models = Array.from({ length: GAMES }, (_, seed) => play(seed));
   const run = edges(models, (state) => new Map([['run', state.status]]));
   const step = edges(models, stepsOf);
   return [
-    '# State machines',
+    `Drawn from the engine itself: every change of status that it made in ${GAMES} games of its test model, with the event`,
+    'that made it. `apply.ts` is where events change the state, `decide.ts` what makes them.',
     '',
-    `Drawn by \`npm run generate\` from the engine itself: every change of status that it made in ${GAMES} games of its test`,
-    'model, with the event that made it. `apply.ts` is where events change the state, `decide.ts` what makes them.',
-    '',
-    '## A run',
+    '### A run',
     '',
     diagram('planned', run, ['succeeded', 'aborted']),
     '',
-    '## A step of a run',
+    '### A step of a run',
     '',
     'A step that is reset is asked again: a gate that said no, a look from a node whose agent went away.',
     '',
     diagram('pending', step, ['succeeded']),
-    '',
   ].join('\n');
 }

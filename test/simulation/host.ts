@@ -33,6 +33,9 @@ export type DatabaseProcess = {
   drainedBy: string | undefined;
 };
 
+/** As far as a clock that is kept may be off. */
+const CLOCK_OFFSET_MS = 400;
+
 export class Host {
   readonly node: string;
   readonly kwdbId: number;
@@ -75,7 +78,7 @@ export class Host {
     this.packages = { recorded: version, package: version, binary: version, half: false };
     this.data = { version, writes: 1 };
     this.unit = { failed: false, enabled: world.random.chance(0.5), busy: undefined };
-    this.#offsetMs = world.random.int(-400, 400);
+    this.#offsetMs = world.random.int(-CLOCK_OFFSET_MS, CLOCK_OFFSET_MS);
   }
 
   get dataVersion(): string {
@@ -89,6 +92,11 @@ export class Host {
   /** This host's own clock. */
   clock(): number {
     return this.world.nowMs + this.#offsetMs;
+  }
+
+  /** A person lets NTP set it. */
+  setClock(): void {
+    if (Math.abs(this.#offsetMs) > CLOCK_OFFSET_MS) this.#offsetMs = 0;
   }
 
   jumpClock(byMs: number): void {

@@ -169,7 +169,10 @@ export class Operator {
     if (draft.plan === undefined || draft.blocked) {
       this.blocked =
         draft.checks.find(({ verdict }) => verdict === 'block' || verdict === 'unknown')?.message ?? 'no plan';
-      if (!faults.active && this.#mends) this.#mend();
+      if (!faults.active && this.#mends) {
+        for (const host of hosts) host.setClock();
+        this.#mend();
+      }
       this.done = !faults.active && world.nowMs - world.beganMs > faults.plan.untilMs + 200_000;
       return;
     }
@@ -203,7 +206,7 @@ export class Operator {
     });
   }
 
-  /** What a remedy says: starts what fell by itself, and ends a deploy.sh that hangs for good. */
+  /** What a remedy says: starts what fell by itself. */
   #mend(): void {
     const { hosts, world, chronicle, database } = this.#sim;
     for (const host of hosts) {

@@ -50,7 +50,7 @@ export async function makeCertificates(addresses: readonly string[]): Promise<Re
 }
 
 function validity(): { notBefore: Date; notAfter: Date } {
-  return { notBefore: new Date(Date.now() - DAY_MS), notAfter: new Date(Date.now() + DAY_MS) };
+  return { notBefore: new Date(Date.now() - DAY_MS), notAfter: new Date(Date.now() + 365 * DAY_MS) };
 }
 
 async function pem(key: webcrypto.CryptoKey): Promise<string> {

@@ -16,6 +16,7 @@ import { type HostOptions, hostFacts } from './host/host-facts.ts';
 import { type HttpHealth, httpHealth, isListening } from './host/http-health.ts';
 import { type Kwbase, ownId } from './host/kwbase.ts';
 import type { UnitState } from './host/services.ts';
+import { SurroundingsLook } from './host/surroundings.ts';
 
 /** What the database last said of this node: a stopped node still knows who it is and whom to ask. */
 const Known = Type.Object({
@@ -41,6 +42,7 @@ const DEFAULT_DIRECTORIES = { installDir: '/usr/local/kaiwudb', dataDir: '/var/l
 
 export class Observer {
   readonly #options: ObserverOptions;
+  readonly #surroundings: SurroundingsLook;
   #known: Known | null | undefined;
   #askedOf = '';
   /** What was last proven of a node whose HTTP cannot be asked. */
@@ -48,6 +50,7 @@ export class Observer {
 
   constructor(options: ObserverOptions) {
     this.#options = options;
+    this.#surroundings = new SurroundingsLook(options);
   }
 
   /** Never takes longer than its bounded questions; what does not answer is absent. */
@@ -64,8 +67,9 @@ export class Observer {
     const installation = await this.#installation(deployment, unit, view);
     const answers = http ?? provenByStatus(view, unit);
     this.#proven = answers;
+    const surroundings = await this.#surroundings.look(deployment.site, unit.mainPid === null);
     return {
-      host,
+      host: { ...host, surroundings },
       installation,
       ...answers,
       ...(await this.#identity()),

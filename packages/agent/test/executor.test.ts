@@ -1,7 +1,16 @@
-import type { Action, ActionResult } from '@kwfleet/core';
+import type { Action, ActionResult, Surroundings } from '@kwfleet/core';
 import type { AgentMessage } from '@kwfleet/protocol';
 import { describe, expect, test } from 'vitest';
 import { CrashingStorage, executorOver, FakeClock, FakeHost, type Faults, order } from './fake-host.ts';
+
+const QUIET: Surroundings = {
+  takenPorts: [],
+  certificates: [],
+  restarters: [],
+  unread: [],
+  disks: { agent: '1', install: '2', data: '3' },
+  images: [],
+};
 
 const resultsIn = (sent: readonly AgentMessage[]): ActionResult[] =>
   sent.flatMap((message) => ('result' in message ? [message.result] : []));
@@ -103,6 +112,41 @@ describe('interlock', () => {
       it.running = null;
     });
     expect(result).toMatchObject({ failure: { code: 'INTERLOCK_REFUSED' }, disposition: 'untouched' });
+  });
+});
+
+describe('a host that would not let the node come back', () => {
+  const spoiled: Record<string, (host: FakeHost) => void> = {
+    DISK_FULL: (host) => {
+      host.freeBytes = 1;
+    },
+    PORT_TAKEN: (host) => {
+      host.surroundings = { ...QUIET, takenPorts: [{ port: 8080, program: 'nginx' }] };
+    },
+  };
+
+  test.each(Object.entries(spoiled))('%s: it is not taken down', async (code, spoil) => {
+    for (const phases of [order().phases, ['stop'], ['interlock', 'install-online', 'verify']] as const) {
+      const { result, host } = await carryOut({}, order({ phases: [...phases] }), spoil);
+      expect(result).toMatchObject({ outcome: 'failed', failure: { code }, disposition: 'untouched' });
+      expect([host.deeds, host.running?.version]).toEqual([[], '3.0.0']);
+    }
+  });
+
+  test('the way back is not barred', async () => {
+    const { result, host } = await carryOut({}, order({ phases: ['stop', 'put-back'] }), (spoilt) => {
+      spoilt.freeBytes = 1;
+    });
+    expect(result).toMatchObject({ outcome: 'succeeded' });
+    expect(host.deeds).toContain('stop');
+  });
+
+  test('a node that is down already is brought up', async () => {
+    const { result } = await carryOut({}, order({ phases: ['stop', 'install', 'start', 'verify'] }), (spoilt) => {
+      spoilt.running = null;
+      spoilt.freeBytes = 1;
+    });
+    expect(result).toMatchObject({ outcome: 'succeeded' });
   });
 });
 

@@ -8,6 +8,7 @@ import {
   type LedgerEntry,
   type NodeReport,
   type NodeRow,
+  type Surroundings,
 } from '@kwfleet/core';
 import type { AgentMessage } from '@kwfleet/protocol';
 import type { Backups } from '../src/backup/backups.ts';
@@ -62,6 +63,8 @@ export class FakeHost implements Driver {
   running: { pid: number; version: string; startedAtMs: number } | null;
   draining = false;
   enabled = true;
+  freeBytes = 1e12;
+  surroundings: Surroundings | undefined;
   settings = new Map([['server.time_until_store_dead', '30m0s']]);
   /** Every deed, in order. */
   readonly deeds: string[] = [];
@@ -85,7 +88,8 @@ export class FakeHost implements Driver {
         agentVersion: '0',
         privileges: 'root',
         clockMs: this.clock.now(),
-        freeBytes: { agent: 1, install: 1, data: 1 },
+        freeBytes: { agent: this.freeBytes, install: this.freeBytes, data: this.freeBytes },
+        ...(this.surroundings === undefined ? {} : { surroundings: this.surroundings }),
       },
       installation: {
         method: 'script-bare',

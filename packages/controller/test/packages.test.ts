@@ -6,10 +6,10 @@ import { promisify } from 'node:util';
 import { gunzipSync, gzipSync, zstdCompressSync } from 'node:zlib';
 import { create, Header } from 'tar';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { debFields } from '../src/packages/deb.ts';
+import { debFields, debNeeds } from '../src/packages/deb.ts';
 import { inspectPackage } from '../src/packages/inspect.ts';
 import { openRegistry } from '../src/packages/registry.ts';
-import { rpmArchitecture } from '../src/packages/rpm.ts';
+import { rpmNeeds } from '../src/packages/rpm.ts';
 import type { Database } from '../src/store/database.ts';
 import { openOnlineKey } from '../src/trust/online-key.ts';
 import { openRepository } from '../src/trust/repository.ts';
@@ -55,10 +55,13 @@ const member = (name: string, data: Buffer): Buffer => {
 };
 
 /** A .deb as dpkg-deb makes it, without dpkg-deb. */
-async function deb(architecture: string, compress: (tar: Buffer) => [string, Buffer]): Promise<Buffer> {
+async function deb(architecture: string, compress: (tar: Buffer) => [string, Buffer], more = ''): Promise<Buffer> {
   const tree = join(directory, 'control');
   await mkdir(tree, { recursive: true });
-  await writeFile(join(tree, 'control'), `Package: kaiwudb-server\nVersion: 3.1.0\nArchitecture: ${architecture}\n`);
+  await writeFile(
+    join(tree, 'control'),
+    `Package: kaiwudb-server\nVersion: 3.1.0\nArchitecture: ${architecture}\n${more}`,
+  );
   await create({ file: join(directory, 'control.tar'), cwd: tree }, ['./control']);
   const [suffix, data] = compress(await readFile(join(directory, 'control.tar')));
   const parts = [member('debian-binary', Buffer.from('2.0\n')), member(`control.tar${suffix}`, data)];
@@ -245,23 +248,46 @@ describe('a .deb', () => {
     expect((await debFields(await deb('amd64', () => ['.xz', data])))?.get('architecture')).toBe('amd64');
   });
 
+  it.each([
+    ['Depends: kaiwudb-libcommon, libc6 (>= 2.31), libgcc-s1 (>= 3.0)\n', '2.31'],
+    ['Depends: libc6 (>= 2.4)\nPre-Depends: libc6:amd64 (>= 2.27-3)\n', '2.27'],
+    ['Depends: libc6 (>= 2.9), x\n', '2.9'],
+    ['Depends: libc6, mylibc6 (>= 9.9)\n', undefined],
+    ['', undefined],
+  ])('tells the glibc that it needs: %j', async (fields, glibc) => {
+    expect((await debNeeds([await deb('amd64', gzip, fields)])).glibc).toBe(glibc);
+  });
+
+  it('and others tell the newest glibc and the sum of their sizes, or none when one does not tell', async () => {
+    const server = await deb('amd64', gzip, 'Depends: libc6 (>= 2.9)\nInstalled-Size: 300\n');
+    const libcommon = await deb('amd64', gzip, 'Depends: libc6 (>= 2.10)\nInstalled-Size: 24\n');
+    expect(await debNeeds([server, libcommon])).toEqual({
+      architecture: 'amd64',
+      glibc: '2.10',
+      installedBytes: 324 * 1024,
+    });
+    expect(await debNeeds([server, await deb('amd64', gzip)])).not.toHaveProperty('installedBytes');
+    expect(await debNeeds([server, Buffer.from('?')])).not.toHaveProperty('installedBytes');
+  });
+
   it('that is none tells nothing', async () => {
     expect(await debFields(Buffer.from('!<arch>\nwhatever'))).toBeUndefined();
     expect(await debFields((await deb('amd64', gzip)).subarray(0, 150))).toBeUndefined();
   });
 });
 
-it('an .rpm tells its architecture in its header', () => {
-  const header = (tags: [number, number][], data: Buffer) => {
+it('an .rpm tells its architecture and what it requires in its header', () => {
+  const header = (tags: [number, number, number?][], data: Buffer) => {
     const intro = Buffer.alloc(16);
     intro.writeUInt32BE(0x8eade801, 0);
     intro.writeUInt32BE(tags.length, 8);
     intro.writeUInt32BE(data.length, 12);
-    const entries = tags.map(([tag, offset]) => {
+    const entries = tags.map(([tag, offset, count = 1]) => {
       const entry = Buffer.alloc(16);
       entry.writeUInt32BE(tag, 0);
       entry.writeUInt32BE(6, 4);
       entry.writeUInt32BE(offset, 8);
+      entry.writeUInt32BE(count, 12);
       return entry;
     });
     return Buffer.concat([intro, ...entries, data]);
@@ -274,12 +300,17 @@ it('an .rpm tells its architecture in its header', () => {
     [
       [1000, 0],
       [1022, 8],
+      [1049, 16, 3],
     ],
-    Buffer.from('kaiwudb\0aarch64\0'),
+    Buffer.from('kaiwudb\0aarch64\0libc.so.6(GLIBC_2.9)(64bit)\0libm.so.6(GLIBC_2.17)(64bit)\0/bin/sh\0'),
   );
-  expect(rpmArchitecture(Buffer.concat([lead, signature, padding, main]))).toBe('aarch64');
-  expect(rpmArchitecture(Buffer.concat([lead, signature]))).toBeUndefined();
-  expect(rpmArchitecture(Buffer.from('short'))).toBeUndefined();
+  expect(rpmNeeds(Buffer.concat([lead, signature, padding, main]))).toEqual({ architecture: 'aarch64', glibc: '2.17' });
+  expect(rpmNeeds(Buffer.concat([lead, signature, padding, main.subarray(0, -30)]))).toEqual({
+    architecture: 'aarch64',
+    glibc: '2.9',
+  });
+  expect(rpmNeeds(Buffer.concat([lead, signature]))).toEqual({});
+  expect(rpmNeeds(Buffer.from('short'))).toEqual({});
 });
 
 describe('the registry', () => {

@@ -119,6 +119,10 @@ export const PackageInfo = Type.Object({
   family: Type.Union([Type.Literal('deb'), Type.Literal('rpm'), Type.Literal('any')]),
   /** Of an image, and only there: where it is pulled from, `registry.example.net/kwdb/kwdb@sha256:DIGEST`. */
   image: Type.Optional(ImageReference),
+  /** The lowest glibc that it names among what it needs, `2.31`; absent when it names none. */
+  glibc: Type.Optional(Type.String({ pattern: '^\\d{1,3}(\\.\\d{1,3}){1,2}$' })),
+  /** What its files occupy once they are installed, as its packages tell; absent when they do not. */
+  installedBytes: Type.Optional(Type.Integer({ minimum: 0 })),
 });
 export type PackageInfo = Static<typeof PackageInfo>;
 

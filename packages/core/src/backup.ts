@@ -1,6 +1,6 @@
 /** Backups: what an agent says of one it made, what belongs together, and what may be restored. */
 import Type, { type Static } from 'typebox';
-import type { ErrorCode } from './errors.ts';
+import type { CheckCode } from './checks/catalog.ts';
 
 /** How a backup is made by kwfleet: a cold copy by the agent, or the operator's own script on the host. */
 export const BackupPolicy = Type.Union([Type.Literal('copy'), Type.Literal('command')]);
@@ -52,7 +52,7 @@ export const BackupSet = Type.Object({
 });
 export type BackupSet = Static<typeof BackupSet>;
 
-export type BackupFinding = { readonly code: ErrorCode; readonly message: string; readonly node?: string };
+export type BackupFinding = { readonly code: CheckCode; readonly message: string; readonly node?: string };
 
 /** What stands against restoring this set; nothing when it may be. */
 export function judgeSet(set: BackupSet): BackupFinding[] {

@@ -5,6 +5,9 @@
 import type { PackageInfo } from './action.ts';
 import { checkBackup } from './backup-checks.ts';
 import { block, pass, result } from './check-result.ts';
+import { isCheckCode } from './checks/catalog.ts';
+import { checkClocks } from './checks/clocks.ts';
+import { checkHost } from './checks/host.ts';
 import type { Installation, Method, NodeFacts, NodeReport, Topology } from './facts.ts';
 import { type Finding, installedVersion, judgeCluster, judgeJobs, members } from './judge.ts';
 import type { CheckResult, PlanOptions } from './plan.ts';
@@ -13,9 +16,6 @@ import { formatVersion, isVersion, parseVersion, sameVersion, transition } from 
 
 /** An answer to a cluster check is too old to plan on after this long. Agents ask every minute, and when asked to. */
 export const HEALTH_MAX_AGE_MS = 120_000;
-/** KWDB, like CockroachDB, wants clocks within half a second; beyond this, times on hosts cannot be compared at all. */
-const CLOCK_SKEW_WARN_MS = 2_000;
-const SPACE_MARGIN_BYTES = 256 * 1024 * 1024;
 
 /** Which kinds of packages a deployment method takes. Source: KWDB facts, "The package", "Containers by hand". */
 const PACKAGE_KINDS: Readonly<Record<Method, readonly PackageInfo['kind'][]>> = {
@@ -50,6 +50,7 @@ export function runChecks(input: CheckInput): CheckResult[] {
     ...checkPackage(input),
     ...checkMembership(cluster),
     ...checkTopology(cluster),
+    ...checkClocks(cluster),
     ...checkBackup(input),
     ...cluster.nodes.flatMap((facts) => checkNode(facts, input)),
     ...checkTarget(input),
@@ -218,40 +219,6 @@ function checkWayBack({ node, report }: NodeFacts, { package: pkg, previousPacka
   return [block('PREVIOUS_PACKAGE_MISSING', message, node)];
 }
 
-export function checkHost({ node, report, clockSkewMs }: NodeFacts, pkg: PackageInfo | undefined): CheckResult[] {
-  const { host } = report;
-  const checks: CheckResult[] = [];
-  if (host.privileges === 'none')
-    checks.push(block('PRIVILEGES_MISSING', 'its agent is neither root nor has it sudo', node));
-  if (Math.abs(clockSkewMs) > CLOCK_SKEW_WARN_MS) {
-    checks.push(result('warn', 'CLOCK_SKEW', `its clock is ${clockSkewMs} ms off the controller's`, node));
-  }
-  if (pkg !== undefined) checks.push(checkSpace(node, host.freeBytes, pkg));
-  return checks;
-}
-
-/** The package is kept packed and unpacked by the agent, and its contents are installed beside a copy of the old ones. */
-function checkSpace(node: string, free: { agent: number; install: number }, pkg: PackageInfo): CheckResult {
-  const needAgent = pkg.sizeBytes + 2 * pkg.unpackedBytes + SPACE_MARGIN_BYTES;
-  const needInstall = 3 * pkg.unpackedBytes + SPACE_MARGIN_BYTES;
-  const megabytes = (bytes: number) => `${Math.ceil(bytes / 1024 / 1024)} MiB`;
-  if (free.agent < needAgent) {
-    return block(
-      'DISK_FULL',
-      `the agent's state directory has ${megabytes(free.agent)} free, ${megabytes(needAgent)} are needed`,
-      node,
-    );
-  }
-  if (free.install < needInstall) {
-    return block(
-      'DISK_FULL',
-      `the install directory has ${megabytes(free.install)} free, ${megabytes(needInstall)} are needed`,
-      node,
-    );
-  }
-  return pass('DISK_FULL', `${megabytes(free.install)} free, ${megabytes(needInstall)} needed`, node);
-}
-
 function checkTarget({ cluster, to }: CheckInput): CheckResult[] {
   const all = cluster.nodes.every(({ report }) => {
     const version = report.installation === undefined ? undefined : installedVersion(report.installation);
@@ -300,7 +267,7 @@ export function checkHealth({ cluster, nowMs }: Pick<CheckInput, 'cluster' | 'no
   return findings.map((finding) =>
     result(
       finding.code === 'HEALTH_UNKNOWN' ? 'unknown' : finding.severity,
-      finding.code,
+      isCheckCode(finding.code) ? finding.code : 'HEALTH_UNKNOWN',
       finding.message,
       finding.kwdbId === undefined ? undefined : names.get(finding.kwdbId),
     ),

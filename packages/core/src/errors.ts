@@ -236,7 +236,34 @@ export const ERRORS = {
     status: 422,
     remedy: 'The database did not answer this question; unknown counts as unsafe. Find out why it does not answer.',
   },
-  CLOCK_SKEW: { status: 422, remedy: "Set the node's clock (NTP); its times cannot be compared." },
+  CLOCK_SKEW: {
+    status: 422,
+    remedy: 'Set the clocks of the nodes by NTP: KWDB tolerates half a second between them.',
+  },
+  AGENT_INCOMPATIBLE: {
+    status: 422,
+    remedy: 'Bring agent and controller to one release: the first two numbers of their versions must be the same.',
+  },
+  GLIBC_TOO_OLD: {
+    status: 422,
+    remedy: 'Add the package built for the distribution of this host, or upgrade the distribution first.',
+  },
+  PORT_TAKEN: {
+    status: 422,
+    remedy: 'Stop the other program, or the database cannot start: `ss -ltnp` on the host names it.',
+  },
+  CERTIFICATE_EXPIRY: {
+    status: 422,
+    remedy: "Renew the database's certificates on the host: a node whose certificate expired does not come back.",
+  },
+  RESTARTER_FOUND: {
+    status: 422,
+    remedy: 'See that it does not start or change the database during the upgrade: pause it, or let it know.',
+  },
+  IMAGE_UNAVAILABLE: {
+    status: 422,
+    remedy: 'See that the host reaches the registry and may pull from it, or load the image there by hand.',
+  },
   BACKUP_REQUIRED: {
     status: 422,
     remedy:

@@ -40,6 +40,33 @@ export const Condition = Type.Union([
 ]);
 export type Condition = Static<typeof Condition>;
 
+/** What lies round the database on its host and could spoil an upgrade. Lists are short: the agent cuts them. */
+export const Surroundings = Type.Object({
+  /** `2.36`; absent where there is none, or none that tells. */
+  glibc: Type.Optional(Type.String({ pattern: '^\\d{1,3}(\\.\\d{1,3}){1,2}$' })),
+  /** Ports of the database that another program listens on while the database is down. */
+  takenPorts: Type.Array(Type.Object({ port: Type.Integer(), program: Type.Optional(Type.String()) })),
+  /** The database's own certificates on this host, and when each expires. */
+  certificates: Type.Array(Type.Object({ file: Type.String(), expiresAtMs: Type.Integer() })),
+  /** Cron jobs, timers and configuration management that may start or change the database's service. */
+  restarters: Type.Array(Type.Object({ where: Type.String(), what: Type.String() })),
+  /** Places where those may be written down and that the agent may not read. */
+  unread: Type.Array(Type.String()),
+  /** What the installed version occupies: as much is kept of it during an upgrade. */
+  installedBytes: Type.Optional(Type.Integer({ minimum: 0 })),
+  /** Which disk each directory lies on: those on one disk share its free space. */
+  disks: Type.Object({ agent: Type.String(), install: Type.String(), data: Type.String() }),
+  /** Images of packages that this host was told of: whether they are there, or cannot be brought. */
+  images: Type.Array(
+    Type.Object({
+      digest: Type.String(),
+      state: Type.Union([Type.Literal('present'), Type.Literal('unavailable')]),
+      detail: Type.String(),
+    }),
+  ),
+});
+export type Surroundings = Static<typeof Surroundings>;
+
 export const HostFacts = Type.Object({
   hostname: Type.String(),
   /** Debian's names: `amd64`, `arm64`. */
@@ -57,6 +84,8 @@ export const HostFacts = Type.Object({
   clockMs: Type.Integer(),
   /** Free space where packages are unpacked, where KWDB is installed, and where its data lies. */
   freeBytes: Type.Object({ agent: Type.Integer(), install: Type.Integer(), data: Type.Integer() }),
+  /** Absent from older agents. */
+  surroundings: Type.Optional(Surroundings),
   /** Where copies go, what is free there, and whether agent.yaml names a backup command; absent from older agents. */
   backup: Type.Optional(Type.Object({ directory: Type.String(), freeBytes: Type.Integer(), command: Type.Boolean() })),
 });

@@ -177,13 +177,13 @@ describe('blocks', () => {
     [
       'DISK_FULL',
       "the agent's disk",
-      withReport(three, 2, () => ({ host: host({ freeBytes: { agent: 1, install: 1e12, data: 0 } }) })),
+      withReport(three, 2, () => ({ host: host({ freeBytes: { agent: 1, install: 1e12, data: 1e12 } }) })),
       {},
     ],
     [
       'DISK_FULL',
       'the install disk',
-      withReport(three, 2, () => ({ host: host({ freeBytes: { agent: 1e12, install: 1, data: 0 } }) })),
+      withReport(three, 2, () => ({ host: host({ freeBytes: { agent: 1e12, install: 1, data: 1e12 } }) })),
       {},
     ],
     ['NODE_NOT_LIVE', 'a node down', rowChanged({ isLive: false }), {}],

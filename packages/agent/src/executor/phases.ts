@@ -21,6 +21,7 @@ import type { Mark } from '../journal/records.ts';
 import type { Transfers } from '../transfer/transfers.ts';
 import { type ActionRun, installationOf } from './action-run.ts';
 import { backUp, checkBackup, discardReplaced, prepareBackup, putDataBack, restore } from './backup-phases.ts';
+import { assureHostReady } from './host-ready.ts';
 
 /** An interlock older than this is asked again right before the node is stopped. */
 const SPARE_VALID_MS = 5000;
@@ -147,6 +148,7 @@ export async function assureSpare(run: ActionRun): Promise<void> {
 async function drain(run: ActionRun): Promise<void> {
   const report = await run.observe();
   if (!isActive(report)) return;
+  assureHostReady(run, report);
   await assureSpare(run);
   await run.deed('drain', report);
   await run.parts.driver.drain(run.action, run.watch);
@@ -156,6 +158,7 @@ export async function stop(run: ActionRun): Promise<void> {
   const report = await run.observe();
   installationOf(report);
   if (judgeStopped(report).length === 0) return;
+  assureHostReady(run, report);
   await assureSpare(run);
   // Once it is stopped nobody can tell any more that it was the new version which a reboot had started on the data.
   if (run.action.phases.includes('put-back') && hasTargetStarted(run, report)) await run.recordTargetStarted();
@@ -225,6 +228,7 @@ async function installOnline(run: ActionRun): Promise<void> {
     if (!isActive(report) && !entry.deeds.includes('install-online')) {
       throw new FleetError('NODE_NOT_RUNNING', 'an online upgrade needs the node running');
     }
+    assureHostReady(run, report);
     await assureSpareOnce(run);
     await run.deed('install-online', report);
     run.beforeCommand = async () => {

@@ -18,6 +18,42 @@ export async function debFields(head: Buffer): Promise<Map<string, string> | und
   return control === undefined ? undefined : parseFields(control);
 }
 
+/** What packages tell of what they need on a host; what they do not tell is absent. */
+export type Needs = { readonly architecture?: string; readonly glibc?: string; readonly installedBytes?: number };
+
+/** Of the server's .deb, which comes first, and the others that are installed with it. */
+export async function debNeeds(heads: readonly Buffer[]): Promise<Needs> {
+  const read = await Promise.all(heads.map(debFields));
+  const architecture = read[0]?.get('architecture');
+  const all = read.filter((fields) => fields !== undefined);
+  const glibc = newest(
+    all.flatMap((fields) => GLIBC.exec(`${fields.get('pre-depends') ?? ''},${fields.get('depends') ?? ''}`)?.[1] ?? []),
+  );
+  // In KiB. A sum that lacks a part would be too little: then none is told.
+  const sizes = all.map((fields) => Number(fields.get('installed-size') ?? Number.NaN));
+  const kibibytes = sizes.reduce((sum, size) => sum + size, 0);
+  return {
+    ...(architecture === undefined ? {} : { architecture }),
+    ...(glibc === undefined ? {} : { glibc }),
+    ...(all.length === heads.length && Number.isSafeInteger(kibibytes) && kibibytes > 0
+      ? { installedBytes: kibibytes * 1024 }
+      : {}),
+  };
+}
+
+/** `libc6 (>= 2.31)`, with Debian's revision left out. */
+const GLIBC = /(?:^|[,\s])libc6(?::\w+)?\s*\(>=\s*(\d{1,3}(?:\.\d{1,3}){1,2})/;
+
+/** The highest of dotted numbers. */
+export function newest(versions: readonly string[]): string | undefined {
+  const numbers = (version: string) => version.split('.').map(Number);
+  return versions.toSorted((a, b) => {
+    const [left, right] = [numbers(a), numbers(b)];
+    const at = [0, 1, 2].find((index) => (left[index] ?? 0) !== (right[index] ?? 0)) ?? 0;
+    return (right[at] ?? 0) - (left[at] ?? 0);
+  })[0];
+}
+
 function controlMember(head: Buffer): { name: string; data: Buffer } | undefined {
   if (head.subarray(0, MAGIC.length).toString('latin1') !== MAGIC) return undefined;
   for (let at = MAGIC.length; at + HEADER_BYTES <= head.length; ) {

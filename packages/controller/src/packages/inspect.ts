@@ -5,9 +5,9 @@ import { posix } from 'node:path';
 import { createGunzip } from 'node:zlib';
 import { FleetError, normalVersion, type PackageInfo } from '@kwfleet/core';
 import { Parser, type ReadEntry } from 'tar';
-import { debFields } from './deb.ts';
+import { debNeeds } from './deb.ts';
 import { type ImageReader, imageReader } from './image.ts';
-import { rpmArchitecture } from './rpm.ts';
+import { rpmNeeds } from './rpm.ts';
 import {
   BUILD_FILE,
   BUILD_TOP,
@@ -27,7 +27,10 @@ const VERSION_FILE_MAX_BYTES = 4_096;
 const PLAIN: ReadonlySet<string> = new Set(['File', 'OldFile', 'ContiguousFile', 'Directory']);
 const LINKS: ReadonlySet<string> = new Set(['SymbolicLink', 'Link']);
 
-export type Inspection = Pick<PackageInfo, 'version' | 'kind' | 'architecture' | 'family' | 'unpackedBytes'>;
+export type Inspection = Pick<
+  PackageInfo,
+  'version' | 'kind' | 'architecture' | 'family' | 'unpackedBytes' | 'glibc' | 'installedBytes'
+>;
 
 type Seen = {
   /** The one top folder, known by the first entry. */
@@ -135,7 +138,7 @@ function headWanted(path: string, top = ROOT): number {
   if (path === `${top}/bin/kwbase`) return ELF_HEAD_BYTES;
   if (path === BUILD_FILE || path === `${top}/.version` || path === `${top}/packages/.version`)
     return VERSION_FILE_MAX_BYTES;
-  return path.startsWith(`${ROOT}/packages/`) && isServer(path) ? HEAD_BYTES : 0;
+  return path.startsWith(`${ROOT}/packages/`) && (isServer(path) || isLibcommon(path)) ? HEAD_BYTES : 0;
 }
 
 /** A plain name; what has none is judged, and refused, as if it were the vendor's. */
@@ -191,9 +194,10 @@ async function conclude(seen: Seen, fileName: string): Promise<Omit<Inspection, 
     throw new FleetError('PACKAGE_INCOMPLETE', `${ROOT}/${files} is what it must hold`);
   }
   const family = /\.deb$/i.test(server) ? 'deb' : 'rpm';
-  const head = Buffer.concat(seen.heads.get(server) ?? []);
-  const told = family === 'deb' ? (await debFields(head))?.get('architecture') : rpmArchitecture(head);
-  return { version, kind: 'bare', architecture: known(told ?? architectureOfName(server)), family };
+  const head = (path: string | undefined) => Buffer.concat(seen.heads.get(path ?? '') ?? []);
+  const needs = family === 'deb' ? await debNeeds([head(server), head(libcommon[0])]) : rpmNeeds(head(server));
+  const { architecture = architectureOfName(server), ...rest } = needs;
+  return { version, kind: 'bare', architecture: known(architecture), family, ...rest };
 }
 
 /** What a build leaves says neither its version nor, where kwbase is no plain executable, what it was built for. */

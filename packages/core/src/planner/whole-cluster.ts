@@ -5,15 +5,8 @@
 import type { BackupSet } from '../backup.ts';
 import { checkPlaces, checkSource } from '../backup-checks.ts';
 import { block, pass, result } from '../check-result.ts';
-import {
-  checkCondition,
-  checkFit,
-  checkHealth,
-  checkHost,
-  checkMembership,
-  checkReach,
-  checkTopology,
-} from '../checks.ts';
+import { checkHost } from '../checks/host.ts';
+import { checkCondition, checkFit, checkHealth, checkMembership, checkReach, checkTopology } from '../checks.ts';
 import {
   type CheckResult,
   DEFAULT_OPTIONS,
