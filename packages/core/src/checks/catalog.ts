@@ -213,6 +213,11 @@ export const CHECKS = {
     blocks: 'An earlier online upgrade left its mark.',
   },
   NODE_NOT_RUNNING: { group: 'node', asks: 'Does each node serve?', blocks: 'One does not.' },
+  ROUTE_UNSUPPORTED: {
+    group: 'node',
+    asks: 'Can nodes that are deployed this way be upgraded by the chosen route?',
+    blocks: 'They cannot: the online route is one of the deployment script.',
+  },
   METHOD_UNSUPPORTED: {
     group: 'node',
     asks: 'Can this release upgrade nodes that are deployed this way?',
