@@ -1,5 +1,5 @@
 /** Backups of this host's node, as the executor asks for them: the heavy work is a long command, the agent only watches. */
-import { mkdir, open, readFile, rename } from 'node:fs/promises';
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import {
@@ -55,6 +55,8 @@ export type HostBackupsOptions = {
 };
 
 const PROGRAM = fileURLToPath(new URL('../../bin/backup-work.mjs', import.meta.url));
+/** Specifications, outcomes and receipts of so many orders are kept. */
+const PLACES_KEPT = 64;
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
 export class HostBackups implements Backups {
@@ -199,7 +201,19 @@ export class HostBackups implements Backups {
   async #place(action: Action): Promise<string> {
     const place = join(this.#options.stateDir, 'backup-work', action.id.replace(/[^\w.-]+/g, '_').slice(-200));
     await mkdir(place, { recursive: true, mode: 0o700 });
+    await this.#tidy(place);
     return place;
+  }
+
+  /** What is left of orders long past goes; what a restore remembers stays until it is undone or discarded. */
+  async #tidy(current: string): Promise<void> {
+    const home = dirname(current);
+    const old = (await readdir(home)).filter((name) => !name.includes('.restore.json')).map((name) => join(home, name));
+    const dated = await Promise.all(old.map(async (path) => ({ path, atMs: (await stat(path)).mtimeMs })));
+    dated.sort((a, b) => b.atMs - a.atMs);
+    for (const { path } of dated.slice(PLACES_KEPT)) {
+      if (path !== current) await rm(path, { recursive: true, force: true });
+    }
   }
 
   #receiptFile(action: Action): string {
