@@ -8,10 +8,24 @@ import { Playground } from './playground.ts';
 let playground: Playground | undefined;
 
 afterEach(async (context) => {
-  if (context.task.result?.state === 'fail') console.error(playground?.logs());
+  if (context.task.result?.state === 'fail') console.error(playground?.logs(), await story());
   await playground?.close();
   playground = undefined;
 });
+
+/** Where each run is, for whoever reads of a failure. */
+async function story(): Promise<string> {
+  const runs = (await playground?.client.runs().catch(() => [])) ?? [];
+  const told = await Promise.all(runs.map(({ id }) => playground?.client.run(id)));
+  return told
+    .map((run) => {
+      const open = Object.entries(run?.steps ?? {}).filter(([, { status }]) => status !== 'succeeded');
+      const steps = open.map(([id, { status, phase, detail }]) => `${id} ${status} ${phase ?? ''} ${detail ?? ''}`);
+      const tookMs = (run?.endedAtMs ?? Date.now()) - (run?.startedAtMs ?? 0);
+      return `${run?.kind} ${run?.status} after ${tookMs} ms ${run?.hold?.message ?? ''}\n  ${steps.join('\n  ')}`;
+    })
+    .join('\n');
+}
 
 async function fleet(topology: Topology): Promise<Playground> {
   const knobs = { heartbeatMs: 300, livenessMs: 3_000, catchUpMs: 300, readyDelayMs: 200 };
@@ -57,7 +71,7 @@ const stops = (fleet: Playground): number[] =>
   fleet.rig.nodes.map((node) => node.record().filter(({ event }) => event === 'stop').length);
 
 /** Several whole runs one after the other, on a machine that may be busy. */
-const PATIENT = { timeout: 240_000 };
+const PATIENT = { timeout: 600_000 };
 
 describe.each(['standalone', 'single-replica'] as const)('a %s cluster', PATIENT, (topology) => {
   it('is copied, upgraded, written to, and downgraded: the data are those of the copy', async () => {
@@ -82,7 +96,7 @@ describe.each(['standalone', 'single-replica'] as const)('a %s cluster', PATIENT
 });
 
 describe('a multi-replica cluster', PATIENT, () => {
-  it('is copied as a whole with `backup`, upgraded, written to, downgraded and restored', async () => {
+  it('is copied as a whole with `backup`, upgraded, written to and downgraded', async () => {
     const cluster = await fleet('multi-replica');
     await write(cluster, 'before-1', 'one');
     const before = await contents(cluster);
@@ -94,7 +108,16 @@ describe('a multi-replica cluster', PATIENT, () => {
     expect(await kwfleet(cluster, 2, 'restore', '--backup', backup.id)).toContain('BACKUP_WRONG_VERSION');
     await kwfleet(cluster, 0, 'downgrade', '--to', '3.0.0', '--backup', backup.id, '--replaced', 'remove');
     expect(await contents(cluster)).toEqual(before);
+  });
+
+  it('is restored from such a backup, though it is down', async () => {
+    const cluster = await fleet('multi-replica');
+    await write(cluster, 'before-1', 'one');
+    const before = await contents(cluster);
+    await kwfleet(cluster, 0, 'backup');
+    const backup = await onlyBackup(cluster);
     await write(cluster, 'later-1', 'three');
+    for (const node of cluster.rig.nodes) await node.kill();
     await kwfleet(cluster, 0, 'restore', '--backup', backup.id);
     expect(await contents(cluster)).toEqual(before);
   });

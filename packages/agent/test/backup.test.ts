@@ -2,6 +2,7 @@
 import { spawn } from 'node:child_process';
 import {
   chmodSync,
+  cpSync,
   existsSync,
   linkSync,
   mkdirSync,
@@ -205,6 +206,20 @@ describe('a damaged backup', () => {
     await putBack(undoWork('put-back'), quiet);
     expect(live()).toEqual(before);
   });
+});
+
+test.each([
+  ['set', 'run-2'],
+  ['cluster', 'c2'],
+  ['node', 'n2'],
+  ['kwdbId', 2],
+  ['version', '3.1.0'],
+] as const)('a backup of another %s is none, though its bytes are as they were', async (field, value) => {
+  const { manifestSha256, place } = await copy();
+  const other = { ...identity, [field]: value };
+  cpSync(place, join(directory(), other.node, other.set), { recursive: true });
+  const asked = { ...checkWork(manifestSha256), identity: other };
+  await expect(check(asked, quiet)).rejects.toMatchObject({ code: 'BACKUP_DAMAGED' });
 });
 
 describe('a restore', () => {
