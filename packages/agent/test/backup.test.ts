@@ -19,12 +19,15 @@ import {
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Aside, exchange, undo } from '../src/backup/aside.ts';
 import { check } from '../src/backup/check.ts';
 import { makeCopy, prepare } from '../src/backup/cold-copy.ts';
 import { discard, putBack, restore } from '../src/backup/restore.ts';
 import type { Identity, Root, Work } from '../src/backup/spec.ts';
+
+// It syncs and reads a good deal, and the machine may be busy.
+vi.setConfig({ testTimeout: 240_000, hookTimeout: 60_000 });
 
 const PROGRAM = join(import.meta.dirname, '../bin/backup-work.mjs');
 let home: string;
@@ -302,7 +305,7 @@ async function run(work: Work, isMiddle?: () => boolean): Promise<'ended' | 'kil
 /** How many files an interrupted work says it has done. */
 const linesIn = (file: string): number => (existsSync(file) ? readFileSync(file, 'utf8').split('\n').length - 1 : 0);
 
-describe('killed in the middle', { timeout: 120_000 }, () => {
+describe('killed in the middle', () => {
   const FILES = 40;
   const part = () => join(directory(), 'n1/run-1.part');
 
