@@ -1,8 +1,11 @@
 /** Script installations beyond Debian and root: hosts of an rpm distribution, secure modes, an agent with sudo. */
-import { afterEach, describe, expect, it } from 'vitest';
+import type { Topology } from '@kwfleet/core';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { absence, overlaps } from '../e2e/order.ts';
+import type { PackageFaults } from '../standin/package.ts';
 import { Fleet, type FleetOptions } from './fleet.ts';
 import { type LabHost, labHere } from './host.ts';
+import { cell, renderMethods } from './methods-table.ts';
 
 const VERSION_FILE = '/etc/kaiwudb/info/.version';
 const SUDOERS = '/etc/sudoers.d/kwfleet-agent';
@@ -58,52 +61,67 @@ async function backsOut(fleet: Fleet, to: string): Promise<void> {
 const installed = (host: LabHost) =>
   host.exec(['rpm', '-q', '--qf', '%{VERSION} ', 'kaiwudb-server', 'kaiwudb-libcommon']);
 
-describe.skipIf(!(await labHere()))('a host of an rpm distribution', () => {
-  it('multi-replica: refuses what does not fit, backs out of a failed install, upgrades', async () => {
-    const fleet = await create({ topology: 'multi-replica', family: 'rpm', secure: 'tls' });
-    await fleet.addPackage({ version: '3.3.0' });
-    expect(await refusal(fleet, '3.3.0')).toContain('DISTRIBUTION_MISMATCH');
-    await fleet.addPackage({ version: '3.1.0', family: 'rpm', faults: { maintainerScriptFails: true } });
-    expect(await refusal(fleet, '3.1.0')).toContain('PREVIOUS_PACKAGE_MISSING');
-    await fleet.addPackage({ version: '3.0.0', family: 'rpm' });
-    await backsOut(fleet, '3.1.0');
-    await fleet.addPackage({ version: '3.2.0', family: 'rpm' });
-    const before = await records(fleet);
-    await upgrade(fleet, '3.2.0');
-    for (const host of fleet.hosts) expect((await installed(host)).stdout).toBe('3.2.0 3.2.0 ');
-    const absences = (await records(fleet)).map((lines, at) => absence(lines.slice(before[at]?.length)));
-    expect(overlaps(absences)).toEqual([]);
-  });
+const RPM_CLUSTERS: readonly [Topology, Partial<FleetOptions>, PackageFaults][] = [
+  ['standalone', { encrypted: true }, { maintainerScriptFails: true }],
+  ['multi-replica', { secure: 'tls' }, { maintainerScriptFails: true }],
+  ['single-replica', { secure: 'tlcp' }, { corrupt: true }],
+];
 
-  it('single-replica: backs out of a corrupt package, upgrades', async () => {
-    const fleet = await create({ topology: 'single-replica', family: 'rpm', secure: 'tlcp' });
-    await fleet.addPackage({ version: '3.0.0', family: 'rpm' });
-    await fleet.addPackage({ version: '3.1.0', family: 'rpm', faults: { corrupt: true } });
-    await backsOut(fleet, '3.1.0');
-    await fleet.addPackage({ version: '3.2.0', family: 'rpm' });
-    await upgrade(fleet, '3.2.0');
-  });
+describe.skipIf(!(await labHere()))('hosts of an rpm distribution', () => {
+  afterAll(() => console.info(`\n${renderMethods()}\n`));
 
-  it('standalone: upgrades, also where deploy.sh was killed in the middle', async () => {
-    const fleet = await create({ topology: 'standalone', family: 'rpm', encrypted: true });
-    const [host] = fleet.hosts;
-    if (host === undefined) throw new Error('no host');
-    await fleet.addPackage({ version: '3.0.0', family: 'rpm' });
-    await fleet.addPackage({ version: '3.1.0', family: 'rpm', faults: { postinstSeconds: 4 } });
-    expect((await fleet.client.nodes())[0]?.report?.installation).toMatchObject({ encrypted: true });
-    const run = await fleet.begin('3.1.0');
-    // Everything of it dies when the new server is in rpm's books and `.version` still names the old one.
-    await host.shell(
-      `until [ "$(rpm -q --qf '%{VERSION}' kaiwudb-server)" = 3.1.0 ]; do sleep 0.1; done
-       systemctl kill --signal=KILL 'kwfleet-*-install-1.service'`,
-      { timeoutMs: 60_000 },
-    );
-    expect(await host.readFile(VERSION_FILE)).toContain('3.0.0');
-    const settled = await fleet.settled(run);
-    expect(settled.status, settled.hold?.message).toBe('succeeded');
-    expect((await installed(host)).stdout).toBe('3.1.0 3.1.0 ');
+  it.for(RPM_CLUSTERS)('%s', { timeout: 8 * 60_000 }, async ([topology, options, fault]) => {
+    const fleet = await create({ topology, family: 'rpm', ...options });
+    const at = { method: 'script-bare', topology } as const;
+    const nodes = await fleet.client.nodes();
+    for (const { report } of nodes) {
+      expect(report?.host.distribution.family).toBe('rpm');
+      expect(report?.installation?.encrypted).toBe(options.encrypted === true);
+    }
+    await cell({ ...at, case: 'wrong package' }, async () => {
+      await fleet.addPackage({ version: '3.3.0' });
+      expect(await refusal(fleet, '3.3.0')).toContain('DISTRIBUTION_MISMATCH');
+      await fleet.addPackage({ version: '3.1.0', family: 'rpm', faults: fault });
+      expect(await refusal(fleet, '3.1.0')).toContain('PREVIOUS_PACKAGE_MISSING');
+      return 'refused in the plan';
+    });
+    await cell({ ...at, case: 'failed install' }, async () => {
+      await fleet.addPackage({ version: '3.0.0', family: 'rpm' });
+      await backsOut(fleet, '3.1.0');
+      return 'backed out';
+    });
+    await cell({ ...at, case: 'upgrade' }, async () => {
+      await fleet.addPackage({ version: '3.2.0', family: 'rpm' });
+      const before = await records(fleet);
+      await upgrade(fleet, '3.2.0');
+      for (const host of fleet.hosts) expect((await installed(host)).stdout).toBe('3.2.0 3.2.0 ');
+      const absences = (await records(fleet)).map((lines, node) => absence(lines.slice(before[node]?.length)));
+      if (topology === 'multi-replica') expect(overlaps(absences)).toEqual([]);
+      return 'succeeded';
+    });
+    await cell({ ...at, case: 'killed in the middle' }, () => killed(fleet, '3.4.0'));
   });
 });
+
+/** On every host deploy.sh dies, and all of its cgroup, when the new server is in rpm's books and `.version` is old. */
+async function killed(fleet: Fleet, to: string): Promise<string> {
+  await fleet.addPackage({ version: to, family: 'rpm', faults: { postinstSeconds: 4 } });
+  const run = await fleet.begin(to);
+  await Promise.all(
+    fleet.hosts.map(async (host) => {
+      await host.shell(
+        `until [ "$(rpm -q --qf '%{VERSION}' kaiwudb-server)" = ${to} ]; do sleep 0.1; done
+         systemctl kill --signal=KILL 'kwfleet-*-install-1.service'`,
+        { timeoutMs: 180_000 },
+      );
+      expect(await host.readFile(VERSION_FILE)).toContain('3.2.0');
+    }),
+  );
+  const settled = await fleet.settled(run);
+  expect(settled.status, settled.hold?.message).toBe('succeeded');
+  for (const host of fleet.hosts) expect((await installed(host)).stdout).toBe(`${to} ${to} `);
+  return 'went on by itself';
+}
 
 describe.skipIf(!(await labHere()))('secure modes and sudo', () => {
   it('tlcp, where no health can be asked over HTTP: ready is what node status proves', async () => {

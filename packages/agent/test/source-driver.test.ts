@@ -99,7 +99,8 @@ async function host(options: { told?: string | undefined; alive?: boolean } = {}
   });
   const told = async () => /V([\d.]+)/.exec(await readFile(join(tree, 'bin/kwbase'), 'utf8'))?.[1];
   const names = async () => (await readdir(root)).filter((name) => name.startsWith('install')).sort();
-  return { root, tree, driver, records, told, names };
+  const tell = (version: string) => Object.assign(options, { told: version });
+  return { root, tree, driver, records, told, names, tell };
 }
 
 describe('the tree in use', () => {
@@ -175,6 +176,11 @@ describe('a new tree', () => {
     });
     const other = await host({ told: '3.0.9' });
     await expect(other.driver.fetch(order, WATCH)).rejects.toMatchObject({ code: 'VERIFY_WRONG_VERSION' });
+    expect(await other.names()).toEqual(['install']);
+    // The same package, after what it is made of was mended: a build that the host repeats.
+    other.tell('3.1.0');
+    await other.driver.fetch(order, WATCH);
+    expect(await other.names()).toEqual(['install', 'install-3.1.0']);
   });
 
   test('of a mended package of the same version takes the place of the one before', async () => {

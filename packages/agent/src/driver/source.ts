@@ -163,14 +163,26 @@ export class SourceDriver implements MethodDriver {
       await this.#clear(record.tree, place);
       const unpacked = await bring();
       watch.detail(`laying ${wanted.version} beside the tree in use`);
-      await copyTree(unpacked, place, await stat(record.tree).catch(() => record));
-      await replaceFile(join(`${place}.new`, MARK), wanted.sha256);
-      await rename(`${place}.new`, place);
-      await syncDirectory(dirname(place));
+      await this.#lay(record, unpacked, place, wanted);
     }
     await this.#options.records.keepTree({ version: wanted.version, path: place, made: true });
     await requireVersion(record, place, wanted.version);
     return place;
+  }
+
+  /** It gets its name and its mark only once it has told the right version: a build that is mended is built anew. */
+  async #lay(record: NodeRecord, unpacked: string, place: string, wanted: PackageInfo): Promise<void> {
+    const fresh = `${place}.new`;
+    try {
+      await copyTree(unpacked, fresh, await stat(record.tree).catch(() => record));
+      await requireVersion(record, fresh, wanted.version);
+    } catch (error) {
+      await rm(fresh, { recursive: true, force: true });
+      throw error;
+    }
+    await replaceFile(join(fresh, MARK), wanted.sha256);
+    await rename(fresh, place);
+    await syncDirectory(dirname(place));
   }
 
   /** What an earlier package of this version left may go; what somebody else laid there, or what is in use, may not. */
@@ -259,10 +271,9 @@ async function isDirectory(path: string): Promise<boolean> {
 /** A copy for the owner of the tree in use; on disk when this resolves. */
 async function copyTree(
   from: string,
-  place: string,
+  fresh: string,
   owner: { readonly uid: number; readonly gid: number },
 ): Promise<void> {
-  const fresh = `${place}.new`;
   await rm(fresh, { recursive: true, force: true });
   await mkdir(fresh, { mode: 0o755 });
   const steps: (readonly [string, ...string[]])[] = [
@@ -278,7 +289,7 @@ async function copyTree(
     const ended = await runShort(file, args, { timeoutMs: COPY_TIMEOUT_MS });
     if (ended.exitCode === 0) continue;
     const code = /No space left/i.test(ended.stderr) ? 'DISK_FULL' : 'INSTALL_FAILED';
-    throw new FleetError(code, `the tree could not be laid at ${place}`, { words: wordsOf(ended) });
+    throw new FleetError(code, `the tree could not be laid at ${fresh}`, { words: wordsOf(ended) });
   }
 }
 
