@@ -1,9 +1,10 @@
 /**
- * The window that some runs of the simulator are given: open for 75 minutes of each 90. A generator of its own draws it, so
- * that all else of a seed stays as it is without.
+ * When some runs of the simulator may work: in a window that is open for 75 minutes of each 90, or not before a moment. A
+ * generator of its own draws it, so that all else of a seed stays as it is without.
  */
 import type { RunTiming, Window } from '@kwfleet/core';
 import { Random } from './random.ts';
+import { BEGIN_MS } from './world.ts';
 
 const MINUTE_MS = 60_000;
 const CYCLE_MS = 90 * MINUTE_MS;
@@ -20,8 +21,12 @@ export class Windows {
   constructor(seed: number) {
     const random = new Random(seed ^ 0x77696e64);
     this.#offsetMs = random.int(0, CYCLE_MS / MINUTE_MS - 1) * MINUTE_MS;
+    const startsLater = random.chance(0.15);
+    const notBeforeMs = BEGIN_MS + random.int(0, 15) * MINUTE_MS;
+    if (startsLater) this.timing = { windows: [], prefetchMs: 0, notBeforeMs };
     if (!random.chance(0.25)) return;
-    this.timing = { windows: ['simulated'], prefetchMs: random.pick([0, 10 * MINUTE_MS]) };
+    const windows = { windows: ['simulated'], prefetchMs: random.pick([0, 10 * MINUTE_MS]) };
+    this.timing = { ...windows, ...(startsLater && { notBeforeMs }) };
     this.window = {
       name: 'simulated',
       zone: 'UTC',

@@ -29,6 +29,9 @@ function judgeOrder(id: string, chronicle: Chronicle, fails: (message: string) =
   if (action === undefined || run === undefined) return;
   const missing = missingOf(chronicle, run, 'start', run.state.startedAtMs ?? chronicle.nowMs);
   if (missing > 0) fails(`${id} is ordered, and ${missing} people have not approved ${run.id}`);
+  const { notBeforeMs = 0 } = chronicle.sim.windows.timing ?? {};
+  if (chronicle.nowMs < notBeforeMs)
+    fails(`${id} is ordered ${notBeforeMs - chronicle.nowMs} ms before the time of ${run.id}`);
   const [kind = ''] = action.step.split(':');
   if (
     WINDOWED.has(kind) &&
