@@ -10,6 +10,7 @@ import {
   FleetError,
   initialRollout,
   nextStart,
+  notificationOfRollout,
   planOptions,
   type RolloutDecision,
   type RolloutEvent,
@@ -24,6 +25,7 @@ import { audit } from '../store/audit.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { newId } from '../store/ids.ts';
 import { databaseNow } from '../store/nodes.ts';
+import { notify } from '../store/notifications.ts';
 import {
   commitRollout,
   insertRollout,
@@ -85,11 +87,14 @@ async function perform(database: Database, row: RolloutRow, decisions: readonly 
 async function write(sql: Sql, row: RolloutRow, events: readonly RolloutEvent[]): Promise<RolloutRow> {
   const written = await commitRollout(sql, row, events);
   if (written === undefined) throw new Superseded();
-  for (const event of events) await followUp(sql, row, event);
+  for (const event of events) await followUp(sql, row, written, event);
   return written;
 }
 
-async function followUp(sql: Sql, row: RolloutRow, event: RolloutEvent): Promise<void> {
+async function followUp(sql: Sql, row: RolloutRow, written: RolloutRow, event: RolloutEvent): Promise<void> {
+  const { id, name, spec, createdBy: by, state } = written;
+  const notification = notificationOfRollout({ id, name, to: spec.to, by, state }, event);
+  if (notification !== undefined) await notify(sql, notification);
   const leavesSchedule = row.state.status === 'scheduled';
   if (leavesSchedule && (event.type === 'rollout-begun' || event.type === 'rollout-ended')) await comeAgain(sql, row);
   if (event.type === 'rollout-ended') await closeApprovals(sql, row);

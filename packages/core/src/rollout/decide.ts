@@ -14,6 +14,7 @@ import {
   type RolloutEvent,
   type RolloutState,
   type RolloutWave,
+  tally,
 } from './state.ts';
 
 /** How a cluster's run stands. */
@@ -240,19 +241,6 @@ function isWithin(
 export function limitTooSmall({ hosts, per }: Limits, cluster: { readonly hosts: number }): number | undefined {
   const limit = Math.min(hosts ?? Number.POSITIVE_INFINITY, per?.hosts ?? Number.POSITIVE_INFINITY);
   return cluster.hosts > limit ? limit : undefined;
-}
-
-/** `58 of 60 clusters are at the target; failed: c17 (INSTALL_FAILED)`. */
-function tally({ clusters }: RolloutState): string {
-  const all = Object.values(clusters);
-  const there = all.filter(({ status }) => status === 'succeeded' || status === 'skipped').length;
-  const failed = all.filter(({ status }) => status === 'failed' || status === 'held');
-  const shown = failed
-    .slice(0, 10)
-    .map(({ name, code }) => `${name} (${code})`)
-    .join(', ');
-  const more = failed.length > 10 ? ` and ${failed.length - 10} more` : '';
-  return `${there} of ${all.length} clusters are at the target${failed.length === 0 ? '' : `; not there: ${shown}${more}`}`;
 }
 
 function ending(file: RolloutFile, state: RolloutState, atMs: number): RolloutEvent {

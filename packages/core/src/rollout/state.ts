@@ -221,3 +221,16 @@ function withCluster(
   if (cluster === undefined) throw new Error(`rollout ${state.rollout} has no cluster ${id}`);
   return { ...state, clusters: { ...state.clusters, [id]: change(cluster) } };
 }
+
+/** `58 of 60 clusters are at the target; failed: c17 (INSTALL_FAILED)`. */
+export function tally({ clusters }: RolloutState): string {
+  const all = Object.values(clusters);
+  const there = all.filter(({ status }) => status === 'succeeded' || status === 'skipped').length;
+  const failed = all.filter(({ status }) => status === 'failed' || status === 'held');
+  const shown = failed
+    .slice(0, 10)
+    .map(({ name, code }) => `${name} (${code})`)
+    .join(', ');
+  const more = failed.length > 10 ? ` and ${failed.length - 10} more` : '';
+  return `${there} of ${all.length} clusters are at the target${failed.length === 0 ? '' : `; not there: ${shown}${more}`}`;
+}
