@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as grpc from '@grpc/grpc-js';
 import type { PackageInfo } from '@kwfleet/core';
-import { agentGateway } from '@kwfleet/protocol';
+import { agentGateway, peerName } from '@kwfleet/protocol';
 import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { readPackage } from '../../packages/agent/src/sources.ts';
@@ -130,7 +130,9 @@ it('a peer must be the one that was named, and gives nothing to strangers', asyn
   const [peer] = await database.query<{ address: string }>('SELECT address FROM peers WHERE node = $1', [one.node]);
   const { address } = peer as { address: string };
   // Without a certificate of this fleet nobody gets a byte.
-  const client = new grpc.Client(address, grpc.credentials.createSsl(one.identity.authority));
+  const client = new grpc.Client(address, grpc.credentials.createSsl(one.identity.authority), {
+    'grpc.ssl_target_name_override': peerName(one.node),
+  });
   const stolen = readPackage(client, { sha256: info.sha256, offset: 0 }, 5000);
   await expect(stolen.next()).rejects.toMatchObject({ code: grpc.status.UNAVAILABLE });
   client.close();

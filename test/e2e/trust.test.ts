@@ -31,6 +31,7 @@ import { PackageTrust, type TrustPolicy } from '../../packages/agent/src/trust.t
 import { main } from '../../packages/cli/src/main.ts';
 import { type Controller, controllerConfig, startController } from '../../packages/controller/src/index.ts';
 import { type Database, openDatabase } from '../../packages/controller/src/store/database.ts';
+import { openRepository } from '../../packages/controller/src/trust/repository.ts';
 import { urlOf, usePostgres } from '../../packages/controller/test/support.ts';
 import { buildPackage } from '../standin/package.ts';
 
@@ -491,6 +492,24 @@ describe('the controller', () => {
     await post('root', writeMetadata(waiting));
     expect((await one.trust()).root).toEqual(root);
   });
+});
+
+it('a second controller with another key signs nothing that hosts would refuse', async () => {
+  const one = await fleet();
+  const info = bare(await one.add(packageFile));
+  const { version } = await newest(one.database, 'timestamp');
+  const other = await openRepository(one.database, newKey(), log);
+  await one.database.execute(
+    `UPDATE trust_metadata SET body = replace(body, '"expires":"2', '"expires":"1') WHERE role = 'timestamp'`,
+  );
+  await other.metadata('timestamp.json');
+  expect((await newest(one.database, 'timestamp')).version).toBe(version);
+  await expect(one.database.transaction((sql) => other.changed(sql, { removed: info.sha256 }))).rejects.toMatchObject({
+    code: 'TRUST_INVALID',
+  });
+  // The one that has the key signs anew what is late.
+  await (await host(one)).cache.ensure(info, WATCH);
+  expect((await newest(one.database, 'timestamp')).version).toBeGreaterThan(version);
 });
 
 describe('a host', () => {

@@ -137,8 +137,15 @@ async function signTargets(sql: Sql, packages: readonly PackageInfo[], online: S
   await insertMetadata(sql, 'targets', version, writeMetadata(targets));
 }
 
-/** A new snapshot of the newest list, and a timestamp that names it. */
+/**
+ * A new snapshot of the newest list, and a timestamp that names it. Throws TRUST_INVALID where the root names the key of
+ * another controller: hosts would refuse what this one signs.
+ */
 async function publishNewest(sql: Sql, online: SigningKey): Promise<void> {
+  if (!(await isNamed(sql, online))) {
+    const how = 'controllers of one database share data_dir/trust; see docs/packages.md';
+    throw new FleetError('TRUST_INVALID', `the root names another controller's key than this one's: ${how}`);
+  }
   const targets = await findMetadata(sql, 'targets');
   if (targets === undefined) return;
   const version = await nextVersion(sql, 'snapshot');
@@ -148,6 +155,10 @@ async function publishNewest(sql: Sql, online: SigningKey): Promise<void> {
   signMetadata(snapshot, online);
   await insertMetadata(sql, 'snapshot', version, writeMetadata(snapshot));
   await signTimestamp(sql, online);
+}
+
+async function isNamed(sql: Sql, online: SigningKey): Promise<boolean> {
+  return contentsOf((await current(sql)).root).online.keys.includes(online.public);
 }
 
 function metaFile(version: number, text: string): MetaFile {
@@ -170,6 +181,7 @@ async function signTimestamp(sql: Sql, online: SigningKey): Promise<void> {
 
 /** Signs anew what has less than half of its time left. */
 async function renew(sql: Sql, online: SigningKey): Promise<void> {
+  if (!(await isNamed(sql, online))) return;
   const nowMs = await databaseNow(sql);
   const due = async (role: TrustRole, validMs: number) => {
     const { signed } = JSON.parse((await findMetadata(sql, role)) ?? '{}') as { signed?: { expires?: string } };
