@@ -147,8 +147,10 @@ export class Playground {
       for (const agent of agents) agent.start();
       await playground.healthy();
     } catch (error) {
+      // They lie in a directory that goes.
+      const logs = playground.logs();
       await playground.close();
-      throw new Error(`the playground did not come up\n${playground.logs()}`, { cause: error });
+      throw new Error(`the playground did not come up\n${logs}`, { cause: error });
     }
     return playground;
   }
