@@ -19,6 +19,9 @@ import { type Node, poll, Rig } from '../standin/rig.ts';
 
 const KWFLEET = join(import.meta.dirname, '../../packages/cli/bin/kwfleet.mjs');
 
+/** Everything starts at once: on a busy machine that takes its time. */
+const STARTED_MS = 90_000;
+
 export const MODES: Readonly<Record<Topology, InstallMode>> = {
   standalone: 'single',
   'multi-replica': 'multi-replication',
@@ -143,7 +146,7 @@ export class Playground {
     const playground = new Playground(rig, controller, agents, { url: `http://127.0.0.1:${rest}`, grpc, heartbeatMs });
     try {
       controller.start();
-      await poll('the controller is ready', async () => (await fetch(`${playground.url}/readyz`)).ok, 30_000);
+      await poll('the controller is ready', async () => (await fetch(`${playground.url}/readyz`)).ok, STARTED_MS);
       for (const agent of agents) agent.start();
       await playground.healthy();
     } catch (error) {
@@ -177,7 +180,7 @@ export class Playground {
   }
 
   /** Waits until the one cluster is healthy and complete, and returns it. */
-  healthy(timeoutMs = 30_000): Promise<ClusterSummary> {
+  healthy(timeoutMs = STARTED_MS): Promise<ClusterSummary> {
     return poll(
       'the cluster is healthy',
       async () => {

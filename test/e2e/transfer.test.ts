@@ -9,7 +9,7 @@ import type { Contents } from '../standin/tables.ts';
 import { type OtherCluster, Playground } from './playground.ts';
 
 // Two clusters, and a process for every question: a busy machine takes its time.
-vi.setConfig({ testTimeout: 180_000 });
+vi.setConfig({ testTimeout: 420_000 });
 
 let playground: Playground | undefined;
 
@@ -36,7 +36,7 @@ async function stage(seed: (node: Node) => Promise<void> = seedAll): Promise<Sta
       const found = await fleet.client.clusters();
       return found.length === 2 && found.every(({ state }) => state === 'healthy') && found;
     },
-    30_000,
+    90_000,
   );
   for (const cluster of clusters) await rename(fleet, cluster, cluster.versions[0] === '3.0.0' ? 'old' : 'new');
   const source = fleet.rig.node(1);
@@ -177,7 +177,7 @@ const ended = ({ fleet }: Stage, id: string, wanted: RunView['status'] = 'succee
       }
       return run.status === wanted && run;
     },
-    120_000,
+    240_000,
   );
 
 const attemptsOf = (run: RunView, kind: string): Record<string, number> =>
@@ -209,7 +209,7 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
     expect(asked.some((text) => text.startsWith('EXPORT INTO CSV'))).toBe(true);
     expect(asked.filter((text) => !/^(SELECT|SHOW|EXPORT) /.test(text))).toEqual([]);
     expect([...externOf(source), ...externOf(target)]).toEqual([]);
-    await poll('the controller is tidied', async () => underWay(set).length === 0, 30_000);
+    await poll('the controller is tidied', async () => underWay(set).length === 0, 90_000);
   });
 
   it('goes on by table when both agents are killed in the middle', async () => {
@@ -226,7 +226,7 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
           plan.steps.some((step) => step.kind === kind && steps[step.id]?.status === status);
         return of('compare', 'succeeded') && of('import', 'running') && set;
       },
-      120_000,
+      240_000,
     );
     await Promise.all([...fleet.agents, ...other.agents].map((agent) => agent.end('SIGKILL')));
     for (const agent of [...fleet.agents, ...other.agents]) agent.start();
@@ -252,13 +252,13 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
       const { plan, steps } = await fleet.client.run(id);
       return plan.steps.some((step) => step.kind === 'export' && steps[step.id]?.status === 'running');
     };
-    await poll('the export is under way', isExporting, 60_000);
+    await poll('the export is under way', isExporting, 90_000);
     await Promise.all(other.agents.map((agent) => agent.end('SIGKILL')));
     const file = await poll(
       'a CSV lies at the controller',
       async () =>
         underWay(set).find((path) => !path.endsWith('.part') && readFileSync(path, 'utf8').includes('note 7')),
-      30_000,
+      90_000,
     );
     writeFileSync(file, readFileSync(file, 'utf8').replace('note 7', 'mote 7'));
     for (const agent of other.agents) agent.start();
@@ -331,7 +331,7 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
     expect(upgrade.code).toBe(2);
     expect(upgrade.stderr).toContain('RUN_ACTIVE');
     // Somebody makes a table of that name in the database that this run has just made: it is theirs.
-    await poll('the database is made', async () => contentsOf(target).databases.shop !== undefined, 30_000);
+    await poll('the database is made', async () => contentsOf(target).databases.shop !== undefined, 90_000);
     await sql(target, 'CREATE TABLE orders (mine INT8, PRIMARY KEY (mine))', 'shop');
     await sql(target, 'INSERT INTO orders VALUES (42)', 'shop');
     const held = await ended(set, id, 'held');
