@@ -246,7 +246,7 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
     const set = await stage(seedOne);
     const { fleet, source, target, other } = set;
     // Without the target's agent the files wait at the controller.
-    source.setKnobs({ ...KNOBS, exportDelayMs: 3_000 });
+    source.setKnobs({ ...KNOBS, exportWaits: true });
     const id = await start(set);
     const isExporting = async () => {
       const { plan, steps } = await fleet.client.run(id);
@@ -254,6 +254,7 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
     };
     await poll('the export is under way', isExporting, 90_000);
     await Promise.all(other.agents.map((agent) => agent.end('SIGKILL')));
+    source.setKnobs(KNOBS);
     const file = await poll(
       'a CSV lies at the controller',
       async () =>
@@ -325,7 +326,7 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
     expect(blocked.stdout).toContain('TRANSFER_TARGET_NOT_EMPTY');
     await sql(target, 'DROP DATABASE shop');
     await fleet.addPackage({ version: '3.1.0' });
-    source.setKnobs({ ...KNOBS, exportDelayMs: 15_000 });
+    source.setKnobs({ ...KNOBS, exportWaits: true });
     const id = await start(set);
     const upgrade = await fleet.kwfleet('upgrade', 'old', '--to', '3.1.0', '--backup', 'none:test', '--yes');
     expect(upgrade.code).toBe(2);
@@ -334,10 +335,10 @@ describe('a transfer from 3.0.0 into a fresh 3.1.0', () => {
     await poll('the database is made', async () => contentsOf(target).databases.shop !== undefined, 90_000);
     await sql(target, 'CREATE TABLE orders (mine INT8, PRIMARY KEY (mine))', 'shop');
     await sql(target, 'INSERT INTO orders VALUES (42)', 'shop');
+    source.setKnobs(KNOBS);
     const held = await ended(set, id, 'held');
     expect(held.hold?.code).toBe('TRANSFER_TARGET_NOT_EMPTY');
     expect(contentsOf(target).databases.shop?.tables[0]?.rows).toEqual([['42']]);
-    source.setKnobs(KNOBS);
     await sql(target, 'DROP TABLE orders', 'shop');
     await fleet.client.choose(id, 'retry');
     await ended(set, id);

@@ -21,6 +21,8 @@ export type TransferKnobs = {
   /** How long an EXPORT or IMPORT takes at least. */
   readonly exportDelayMs?: number;
   readonly importDelayMs?: number;
+  /** An EXPORT does nothing as long as this is set. */
+  readonly exportWaits?: boolean;
   /** The EXPORT, or IMPORT, that names this table or database fails half way, and leaves what it did. */
   readonly exportFails?: string;
   readonly importFails?: string;
@@ -90,10 +92,10 @@ export class TransferFiles {
   }
 
   async #exportTable([, uri = '', a, b, c, chunk = '100000']: RegExpExecArray, session: SqlSession): Promise<Answer> {
-    const { tables, knobs, sleep, nodeId } = this.#context;
+    const { tables, knobs, nodeId } = this.#context;
     const table = tables.find([a, b, c], session);
     const directory = this.#directory(unquoteText(uri));
-    await sleep(knobs().exportDelayMs ?? 0);
+    await this.#exportTakes();
     if (knobs().writesDuringExport === table.name) this.#writeAlong(table);
     const files = this.#writeTable(directory, table, Number(chunk), 'quoted');
     if (knobs().exportFails === table.name)
@@ -103,12 +105,12 @@ export class TransferFiles {
   }
 
   async #exportDatabase([, uri = '', name = '', chunk = '100000']: RegExpExecArray): Promise<Answer> {
-    const { tables, knobs, sleep } = this.#context;
+    const { tables, knobs } = this.#context;
     const database = tables.database(unquoteName(name));
     if (database.engine !== 'TIME SERIES')
       throw new StatementError('0A000', 'the stand-in exports relational tables one by one');
     const directory = this.#directory(unquoteText(uri));
-    await sleep(knobs().exportDelayMs ?? 0);
+    await this.#exportTakes();
     fs.mkdirSync(directory, { recursive: true });
     // As KWDB does: a name without capitals is written bare.
     const plain = unquoteName(name);
@@ -120,6 +122,12 @@ export class TransferFiles {
       if (knobs().writesDuringExport === table.name) this.#writeAlong(table);
     }
     return { columns: ['result'], rows: [[knobs().exportFails === plain ? 'fail' : 'succeed']] };
+  }
+
+  async #exportTakes(): Promise<void> {
+    const { knobs, sleep } = this.#context;
+    await sleep(knobs().exportDelayMs ?? 0);
+    while (knobs().exportWaits === true) await sleep(50);
   }
 
   #writeAlong(table: StoredTable): void {
