@@ -62,7 +62,7 @@ describe('the page of a plan', () => {
       '  ▲ CLIENTS_ON_ONE_NODE  db-1',
       '    all sessions are on one node',
     ]);
-    expect(lines[9]).toBe('  ✔ none of CLOCK_SKEW');
+    expect(lines[9]).toBe('  ✔ The cluster as it is now: none of CLOCK_SKEW');
     expect(nextLines(unplanned, '', page).join(' ')).toContain('Blocked by 1 check');
   });
 

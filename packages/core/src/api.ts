@@ -1,9 +1,11 @@
 /** What REST answers with. The controller documents and serves these; the command line and the console read them. */
+
 import Type, { type Static } from 'typebox';
 import { ImageReference, PackageInfo, Phase } from './action.ts';
 import { ApprovalScope, Requirement } from './approval.ts';
 import { BackupSet } from './backup.ts';
 import { Choice, Hold, RunApproval, RunStatus, RunTiming, RunWait, StepState } from './engine/state.ts';
+import { Estimate } from './estimate.ts';
 import { Method, NodeReport, Topology } from './facts.ts';
 import { Backup, CheckResult, Plan, PlanKind, PlanOptions, RestoreSource } from './plan.ts';
 import { RolloutCluster, RolloutPause, RolloutStatus, RolloutWave } from './rollout/state.ts';
@@ -232,6 +234,8 @@ export const PlanView = Type.Object({
   checks: Type.Array(CheckResult),
   /** True when a check blocks or is unknown: such a plan cannot be started. */
   blocked: Type.Boolean(),
+  /** How long it will take if nothing holds it; told with one plan, not in lists. */
+  estimate: Type.Optional(Estimate),
 });
 export type PlanView = Static<typeof PlanView>;
 

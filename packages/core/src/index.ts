@@ -17,6 +17,7 @@ export * from './engine/requests.ts';
 export * from './engine/state.ts';
 export * from './engine/timing.ts';
 export * from './errors.ts';
+export * from './estimate.ts';
 export * from './facts.ts';
 export * from './health.ts';
 export * from './judge.ts';

@@ -2,7 +2,11 @@
 import { isDeepStrictEqual } from 'node:util';
 import {
   backupWords,
+  CHECK_GROUPS,
+  type CheckGroup,
   type CheckResult,
+  type Estimate,
+  groupOf,
   type Plan,
   type PlanView,
   type Step,
@@ -24,9 +28,21 @@ const proseWidth = ({ width }: Page): number => Math.min(width ?? READABLE_WIDTH
 export function planPage(view: PlanView, page: Page): string[] {
   const { plan } = view;
   const lines = plan === undefined ? unplanned(view, page) : [...head(view, plan, page), ...nodeTable(plan, page)];
+  if (view.estimate !== undefined) lines.push('', timeLine(view.estimate, page));
   lines.push('', ...checkLines(view.checks, page));
   if (plan !== undefined) lines.push('', ...stepLines(plan, page));
   return [...lines, '', `plan ${view.id}`, `hash ${view.hash}`];
+}
+
+const BASES: Readonly<Record<Estimate['basis'], string>> = {
+  cluster: 'by the earlier runs of this cluster',
+  fleet: 'by the earlier runs of other clusters',
+  assumed: 'partly assumed: not every kind of step was timed yet',
+};
+
+function timeLine({ ms, basis }: Estimate, { theme }: Page): string {
+  const { colors } = theme;
+  return `${colors.bold('time')}  about ${roundDuration(Math.max(1, Math.round(ms / 1000)) * 1000)} if nothing holds it  ${colors.dim(BASES[basis])}`;
 }
 
 /** What to do next, after the page; `command` starts what it shows. */
@@ -134,7 +150,7 @@ function nodeTable(plan: Plan, { width, theme }: Page): string[] {
 
 const isBlock = ({ verdict }: CheckResult): boolean => verdict === 'block' || verdict === 'unknown';
 
-/** Blocks first, each with its remedy; then warnings; what passed in one paragraph. */
+/** Blocks first, each with its remedy; then warnings; then what passed, by what it is about. */
 export function checkLines(checks: readonly CheckResult[], page: Page): string[] {
   const { colors, glyphs } = page.theme;
   const blocks = checks.filter(isBlock);
@@ -147,11 +163,14 @@ export function checkLines(checks: readonly CheckResult[], page: Page): string[]
     lines.push(...finding(check, colors.red, sign, page));
   }
   for (const check of warnings) lines.push(...finding(check, colors.yellow, glyphs.warn, page));
-  const codes = [...new Set(passes.map(({ code }) => code))].join(', ');
-  if (codes === '') return lines;
   // A code names what is wrong; these were looked for and not found.
-  const [first = '', ...rest] = wrap(`none of ${codes}`, proseWidth(page), '    ');
-  lines.push(...[`  ${glyphs.done} ${first.trimStart()}`, ...rest].map((line) => colors.dim(line)));
+  const groups = Map.groupBy(passes, ({ code }) => groupOf(code));
+  for (const [group, title] of [...Object.entries(CHECK_GROUPS), [undefined, 'Others'] as const]) {
+    const codes = [...new Set((groups.get(group as CheckGroup) ?? []).map(({ code }) => code))].join(', ');
+    if (codes === '') continue;
+    const [first = '', ...rest] = wrap(`${title}: none of ${codes}`, proseWidth(page), '    ');
+    lines.push(...[`  ${glyphs.done} ${first.trimStart()}`, ...rest].map((line) => colors.dim(line)));
+  }
   return lines;
 }
 

@@ -1,6 +1,7 @@
 /** `/v1/plans`: a wish becomes a plan with its checks; nothing is touched. */
 import {
   type Cluster,
+  estimatePlan,
   FleetError,
   hashPlan,
   makePlan,
@@ -18,6 +19,7 @@ import type { Sql } from '../store/database.ts';
 import { newId } from '../store/ids.ts';
 import { allPackages } from '../store/packages.ts';
 import { findPlan, insertPlan, listPlans, type PlanRow } from '../store/plans.ts';
+import { timedSteps } from '../store/timed-steps.ts';
 import { acceptedPackages } from '../trust/repository.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 import { type Fleet, readFleet, readFleetIn } from './fleet.ts';
@@ -32,7 +34,7 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
       refuseOddKind(body);
       await freshen(database, body.cluster);
       const row = await database.transaction((sql) => createPlan(sql, body, actor));
-      return reply.code(201).send(planView(row, await readFleet(database)));
+      return reply.code(201).send(await wholeView(database, row, await readFleet(database)));
     },
   );
 
@@ -52,7 +54,7 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
     async ({ params }) => {
       const row = await findPlan(database, params.id);
       if (row === undefined) throw new FleetError('PLAN_UNKNOWN', `there is no plan ${params.id}`);
-      return planView(row, await readFleet(database));
+      return wholeView(database, row, await readFleet(database));
     },
   );
 }
@@ -128,6 +130,13 @@ function attestedNow(request: PlanRequest, nowMs: number): PlanRequest {
   const backup = request.options?.backup;
   if (backup?.policy !== 'attested' || backup.atMs !== undefined) return request;
   return { ...request, options: { ...request.options, backup: { ...backup, atMs: nowMs } } };
+}
+
+/** With the time that it will take. */
+async function wholeView(sql: Sql, row: PlanRow, fleet: Fleet): Promise<PlanView> {
+  const view = planView(row, fleet);
+  if (row.plan === null) return view;
+  return { ...view, estimate: estimatePlan(row.plan, await timedSteps(sql, row.cluster)) };
 }
 
 export function planView({ plan, checks, ...row }: PlanRow, fleet: Fleet): PlanView {
