@@ -4,9 +4,11 @@ import { mkdir, mkdtemp, realpath, rm, symlink, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import { SourceFinder } from '../src/deployment/source.ts';
 import { type NodeRecord, SourceRecords } from '../src/deployment/source-record.ts';
 import { environmentLine, propertiesOf } from '../src/host/launch.ts';
 import { nodeProcesses, parseLimits, startedAtMs, surroundings } from '../src/host/node-processes.ts';
+import type { ServiceManager } from '../src/host/services.ts';
 import { addressOf, securityOf, startCommand, storeOf } from '../src/host/start-command.ts';
 
 async function directory(): Promise<string> {
@@ -74,6 +76,15 @@ describe('a process', () => {
       expect(around.uid).toBe(process.getuid?.());
       expect(around.limits.find(({ name }) => name === 'Max open files')?.soft).toMatch(/^\d+$|unlimited/);
       expect(Math.abs((await startedAtMs(found)) - Date.now())).toBeLessThan(60_000);
+      const records = new SourceRecords(join(root, 'state'));
+      const services = { kind: 'systemd', state: async () => ({ mainPid: null }) } as unknown as ServiceManager;
+      const tree = join(root, 'install');
+      const finder = new SourceFinder({ records, services, now: Date.now, statusTimeoutMs: 1000, tree });
+      // Whoever asks while it is being taken down is told the same.
+      const deployments = await Promise.all(Array.from({ length: 8 }, () => finder.find()));
+      const kept = await records.node();
+      expect(kept).toMatchObject({ tree, args: ['start', '--insecure'], process: { pid: stays.pid } });
+      expect(deployments.map((deployment) => deployment?.record)).toEqual(Array.from({ length: 8 }, () => kept));
       const status = await start(['100'], { cwd, env: {} });
       expect((await nodeProcesses()).map(({ pid }) => pid)).not.toContain(status.pid);
     },

@@ -50,13 +50,24 @@ type Told = { stamp: string; version: string | undefined };
 export class SourceFinder implements Finder {
   readonly #options: SourceFinderOptions;
   readonly #told: Told = { stamp: '', version: undefined };
+  #turn: Promise<void> = Promise.resolve();
 
   constructor(options: SourceFinderOptions) {
     this.#options = options;
   }
 
   /** Throws METHOD_UNSUPPORTED where several nodes run and none is chosen. */
-  async find(): Promise<SourceDeployment | undefined> {
+  find(): Promise<SourceDeployment | undefined> {
+    // Reports and orders ask at any time: a process is taken down once, and all are told the same of it.
+    const turn = this.#turn.then(() => this.#find());
+    this.#turn = turn.then(
+      () => {},
+      () => {},
+    );
+    return turn;
+  }
+
+  async #find(): Promise<SourceDeployment | undefined> {
     const kept = await this.#options.records.node();
     const running = await this.#chosen();
     const record = running === undefined ? kept : await this.#take(running, kept);
