@@ -5,6 +5,7 @@ import type {
   ApprovalRequestBody,
   ApprovalView,
   BackupView,
+  ChainKind,
   Choice,
   ClientView,
   ClusterSummary,
@@ -199,9 +200,9 @@ export class Client {
   recordClientView = (id: string, json: ClientView): Promise<ClientView> =>
     this.#json(`/v1/runs/${encodeURIComponent(id)}/client-view`, { method: 'POST', json });
 
-  /** The report of a run, as the controller writes it. */
-  async report(id: string, format: ReportFormat): Promise<string> {
-    const answer = await this.#ask(`/v1/runs/${encodeURIComponent(id)}/report`, { accept: ACCEPT[format] });
+  /** The report of a run or a rollout, as the controller writes it. */
+  async report(id: string, format: ReportFormat, kind: ChainKind = 'run'): Promise<string> {
+    const answer = await this.#ask(`/v1/${kind}s/${encodeURIComponent(id)}/report`, { accept: ACCEPT[format] });
     return answer.text();
   }
 

@@ -11,6 +11,7 @@ import {
   readRollout,
 } from '@kwfleet/core';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { readReport, verifyReport } from '../../cli/src/verify-report.ts';
 import { pkg } from '../../core/test/builders.ts';
 import { advanceRollout } from '../src/rollouts/turn.ts';
 import type { Database, Sql } from '../src/store/database.ts';
@@ -109,6 +110,19 @@ describe('a rollout over REST', () => {
     expect(told.map(({ event }) => event).sort()).toEqual(['rollout-done', 'wave-done', 'wave-done']);
     expect(told.map(({ title }) => title)).toContain('The rollout autumn to 3.1.0 is incomplete');
     expect(await verifyRollout(rig.database, await needRollout(rig.database, id))).toBeUndefined();
+    const [json, page, markdown] = await Promise.all(
+      ['json', 'html', 'markdown'].map(async (format) =>
+        (await rig.ask(`/v1/rollouts/${id}/report?format=${format}`)).text(),
+      ),
+    );
+    const report = readReport(json ?? '', 'json');
+    expect(verifyReport(readReport(page ?? '', 'html'), report)).toContain(`The report of ${id} is whole`);
+    expect(() => verifyReport({ ...report, kind: 'run' }, report)).toThrow();
+    expect(page).not.toMatch(/(?:src|href)=["']|<img|<link/);
+    for (const form of [page, markdown]) {
+      for (const words of ['kwdb-c', 'INSTALL_FAILED', 'canary', 'Rollout autumn to 3.1.0'])
+        expect(form).toContain(words);
+    }
     await rig.database.execute(
       `UPDATE rollout_events SET event = event || '{"wave": "x"}' WHERE rollout = $1 AND seq = 3`,
       [id],

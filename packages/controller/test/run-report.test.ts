@@ -120,7 +120,7 @@ describe('the report of a run', () => {
     expect(() => verifyReport(cut, history)).toThrow(/last events are missing/);
     const shorter = { ...cut, head: cut.events.at(-1)?.hash ?? '' };
     expect(verifyReport(shorter, history)).toContain('1 more came since');
-    expect(() => verifyReport({ ...history, run: 'other' }, history)).toThrow();
+    expect(() => verifyReport({ ...history, id: 'other' }, history)).toThrow();
     const forged = { ...history, events: [], head: '' };
     expect(() => verifyReport(history, forged)).toThrow(/not the controller/);
     expect(() => readReport('<html>', 'x.html')).toThrow(/no JSON or HTML report/);

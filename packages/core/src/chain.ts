@@ -26,22 +26,25 @@ export function firstBroken<T extends Link>(links: readonly T[], record: (link: 
 /** One event of a run as its chain has it. */
 export type ChainedEvent = Link & { readonly atMs: number; readonly event: unknown };
 
-/** What a run event's hash covers. */
-export const chainedRecord =
-  (run: string) =>
-  ({ seq, atMs, event }: Omit<ChainedEvent, 'hash' | 'prevHash'>) => ({ run, seq, atMs, event });
+export type ChainKind = 'run' | 'rollout';
 
-/** A run's history as a report carries it: whoever has the report can follow the chain without asking anybody. */
+/** What the hash of an event of a run, or of a rollout, covers. */
+export const chainedRecord =
+  (id: string, kind: ChainKind = 'run') =>
+  ({ seq, atMs, event }: Omit<ChainedEvent, 'hash' | 'prevHash'>) => ({ [kind]: id, seq, atMs, event });
+
+/** The history of a run or a rollout as a report carries it: whoever has it can follow the chain without asking anybody. */
 export type ReportedHistory = {
-  readonly run: string;
-  /** Hash of the last event: what a report is compared by. Empty for a run without events. */
+  readonly kind: ChainKind;
+  readonly id: string;
+  /** Hash of the last event: what a report is compared by. Empty where there are no events. */
   readonly head: string;
   readonly events: readonly ChainedEvent[];
 };
 
 /** Why a reported history is not whole, or undefined when it is. */
-export function flawOfHistory({ run, head, events }: ReportedHistory): string | undefined {
-  const brokenAt = firstBroken(events, chainedRecord(run));
+export function flawOfHistory({ kind, id, head, events }: ReportedHistory): string | undefined {
+  const brokenAt = firstBroken(events, chainedRecord(id, kind));
   if (brokenAt !== undefined) return `event ${brokenAt} does not follow from the one before it`;
   return (events.at(-1)?.hash ?? '') === head ? undefined : 'its last events are missing';
 }

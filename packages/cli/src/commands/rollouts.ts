@@ -9,6 +9,7 @@ import { badInput, EXIT, INTERRUPTED } from '../exit.ts';
 import { readWrittenFile } from '../files.ts';
 import { checkMatrix, rolloutPage, rolloutTable } from '../render/rollout-page.ts';
 import { clock, count, oneLine } from '../render/text.ts';
+import { addReport } from './report.ts';
 
 const LOOK_EVERY_MS = 1_000;
 const EXITS =
@@ -43,6 +44,7 @@ export function addRollouts(program: Command, context: Context): void {
   addSteering(rollout, context, 'resume', 'Go on; what has failed so far is not counted again');
   addSteering(rollout, context, 'abort', 'Begin no further cluster, and end what has touched nothing yet');
   addApprove(rollout, context);
+  addReport(rollout, context, 'rollout');
 }
 
 type Watching = { watch?: true; json?: true };

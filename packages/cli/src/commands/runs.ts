@@ -1,14 +1,11 @@
-/** `runs` and `run ...`: looking at upgrades and telling them what to do. */
-import { readFile, writeFile } from 'node:fs/promises';
 import type { Choice, RunSummary } from '@kwfleet/core';
-import { type Command, Option } from 'commander';
-import type { ReportFormat } from '../client.ts';
+import type { Command } from 'commander';
 import { type Context, examples } from '../context.ts';
 import { columns } from '../render/columns.ts';
 import { renderRun } from '../render/run-tree.ts';
-import { clean, dayTime, elapsed, oneLine } from '../render/text.ts';
+import { dayTime, elapsed, oneLine } from '../render/text.ts';
 import type { Theme } from '../render/theme.ts';
-import { readReport, verifyReport } from '../verify-report.ts';
+import { addReport } from './report.ts';
 import { watchHere } from './watching.ts';
 
 /** Adds `runs` and `run ...`; returns the latter. */
@@ -43,7 +40,7 @@ export function addRuns(program: Command, context: Context): Command {
     'abort',
     'End an upgrade: what is begun is finished or, where still legal, put back; no other node is touched',
   );
-  addReport(run, context);
+  addReport(run, context, 'run');
   return run;
 }
 
@@ -111,36 +108,6 @@ function addChoice(run: Command, context: Context, choice: Steering, description
     else terminal.json(summary);
     if (watch) context.exitCode = await watchHere(context, client, id, { json, answeredHoldMs: before?.hold?.sinceMs });
   });
-}
-
-type ReportFlags = { format: ReportFormat; json?: true; output?: string; verify?: string };
-
-function addReport(run: Command, context: Context): void {
-  run
-    .command('report')
-    .description('Print the record of an upgrade: what was planned, done and observed, by whom')
-    .argument('ID', 'the run, as `kwfleet runs` lists it')
-    .addOption(
-      new Option('--format <FORMAT>', 'how it is written').choices(['markdown', 'html', 'json']).default('markdown'),
-    )
-    .option('--json', 'the same as --format json')
-    .option('-o, --output <FILE>', 'write it to a file')
-    .option(
-      '--verify <FILE>',
-      'follow the chain of hashes in a JSON or HTML report, and compare it with the controller',
-    )
-    .addHelpText('after', '\nExit code with --verify: 0 it is whole and of this run, 2 it is not.')
-    .addHelpText('after', examples('kwfleet run report 7f3k2', 'kwfleet run report 7f3k2 --format html -o report.html'))
-    .action(async (id: string, flags: ReportFlags, command: Command) => {
-      if (flags.verify !== undefined) {
-        const report = readReport(await readFile(flags.verify, 'utf8'), flags.verify);
-        const now = readReport(await context.client(command).report(id, 'json'), 'the controller');
-        return context.terminal.line(verifyReport(report, now));
-      }
-      const text = await context.client(command).report(id, flags.json ? 'json' : flags.format);
-      if (flags.output !== undefined) return writeFile(flags.output, text);
-      context.terminal.line((context.terminal.isTTY ? clean(text) : text).trimEnd());
-    });
 }
 
 type RunTable = { readonly theme: Theme; readonly width: number | undefined; readonly nowMs: number };

@@ -7,6 +7,7 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import type { Database } from '../store/database.ts';
 import { databaseNow } from '../store/nodes.ts';
 import { countDeliveries } from '../store/notifications.ts';
+import { countRollouts } from '../store/rollouts.ts';
 import { countRuns, holdsAndWaits } from '../store/runs.ts';
 import type { Api, ApiParts } from './api.ts';
 import { type Fleet, readFleet } from './fleet.ts';
@@ -42,6 +43,7 @@ export function measure(app: Api, { database, repository, agentsConnected, packa
   const tellFleet = fleetGauges(gauge);
   const tellRuns = runGauges(gauge);
   const tellDeliveries = deliveryGauge(gauge);
+  const tellRollouts = rolloutGauges(gauge);
   return {
     contentType: registry.contentType,
     async scrape() {
@@ -56,6 +58,7 @@ export function measure(app: Api, { database, repository, agentsConnected, packa
         expires.set({ signed: 'packages' }, packages.expiresAtMs / 1000);
         await tellRuns(database);
         await tellDeliveries(database);
+        await tellRollouts(database);
         up.set(1);
       } catch {
         // What was true some time ago is not told as if it were true now.
@@ -63,6 +66,7 @@ export function measure(app: Api, { database, repository, agentsConnected, packa
         tellFleet(undefined);
         await tellRuns(undefined);
         await tellDeliveries(undefined);
+        await tellRollouts(undefined);
       }
       return registry.metrics();
     },
@@ -144,6 +148,22 @@ function runGauges(gauge: NewGauge): (database: Database | undefined) => Promise
         active.reduce((sum, run) => sum + (run.steps[status] ?? 0), 0),
       );
     }
+  };
+}
+
+function rolloutGauges(gauge: NewGauge): (database: Database | undefined) => Promise<void> {
+  const rollouts = gauge('kwfleet_rollouts', 'Rollouts by status', ['status']);
+  const waves = gauge('kwfleet_rollout_waves', 'Waves of the rollouts that are not ended, by status', ['status']);
+  const clusters = gauge('kwfleet_rollout_clusters', 'Clusters of the rollouts that are not ended, by status', [
+    'status',
+  ]);
+  return async (database) => {
+    for (const each of [rollouts, waves, clusters]) each.reset();
+    if (database === undefined) return;
+    const counted = await countRollouts(database);
+    for (const { status, count } of counted.rollouts) rollouts.set({ status }, count);
+    for (const { status, count } of counted.waves) waves.set({ status }, count);
+    for (const { status, count } of counted.clusters) clusters.set({ status }, count);
   };
 }
 

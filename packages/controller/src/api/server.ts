@@ -23,6 +23,7 @@ import { packageRoutes } from './packages.ts';
 import { planRoutes } from './plans.ts';
 import { prefetchRoutes } from './prefetches.ts';
 import { answerWithProblem } from './problems.ts';
+import { rolloutReportRoutes } from './rollout-report.ts';
 import { rolloutRoutes } from './rollouts.ts';
 import { runEventRoutes } from './run-events.ts';
 import { runReportRoutes } from './run-report.ts';
@@ -105,6 +106,7 @@ function addRoutes(app: Api, parts: ApiParts): void {
   notificationRoutes(app, parts);
   backupRoutes(app, parts);
   rolloutRoutes(app, parts);
+  rolloutReportRoutes(app, parts);
   accessRoutes(app, parts);
 }
 

@@ -26,6 +26,17 @@ export function runToHtml(report: RunReport): string {
     section('Notifications', [notificationsTable(report)]),
     section('History', [historyTable(report)]),
   ];
+  return reportPage(report, title, html`${pill(run.status)} ${lead(report)}`, sections);
+}
+
+/** The page round the sections of any report. */
+export function reportPage(
+  report: { readonly kind: string } & Pick<RunReport, 'madeAtMs' | 'history'>,
+  title: string,
+  leading: Markup,
+  sections: readonly Markup[],
+): string {
+  const { history, kind } = report;
   const { text } = html`<!doctype html>
 <html lang="en">
 <head>
@@ -39,15 +50,15 @@ export function runToHtml(report: RunReport): string {
 <header>
 <p class="kicker">kwfleet report</p>
 <h1>${title}</h1>
-<p class="lead">${pill(run.status)} ${lead(report)}</p>
+<p class="lead">${leading}</p>
 </header>
 <main>
 ${sections}
 </main>
 <footer>
-<p>Made ${time(report.madeAtMs)}. ${historyVerdict(report)}</p>
-<p>Hash of the last of ${String(report.history.events.length)} events: <code>${report.history.head}</code></p>
-<p>The whole history is inside this file. <code>kwfleet run report ${run.id} --verify FILE</code> follows its chain of hashes, and compares it with the controller's.</p>
+<p>Made ${time(report.madeAtMs)}. ${historyVerdict(history)}</p>
+<p>Hash of the last of ${String(history.events.length)} events: <code>${history.head}</code></p>
+<p>The whole history is inside this file. <code>kwfleet ${kind} report ${history.id} --verify FILE</code> follows its chain of hashes, and compares it with the controller's.</p>
 </footer>
 <script type="application/json" id="${DATA_ID}">${raw(inScript(report))}</script>
 </body>
@@ -57,7 +68,7 @@ ${sections}
 }
 
 /** Inside a script element only `<` could end it. */
-const inScript = (report: RunReport) => JSON.stringify(report).replaceAll('<', '\\u003c');
+const inScript = (report: object) => JSON.stringify(report).replaceAll('<', '\\u003c');
 
 function lead({ run, plan }: RunReport): string {
   const count = plan.nodes.length;
@@ -81,7 +92,7 @@ const TONE: Record<RunStatus, string> = {
 };
 const pill = (status: RunStatus): Markup => html`<span class="pill ${TONE[status]}">${status.replace('_', ' ')}</span>`;
 
-const section = (title: string, content: readonly Markup[]): Markup =>
+export const section = (title: string, content: readonly Markup[]): Markup =>
   html`<section><h2>${title}</h2>${content}</section>`;
 
 function summary({ run, plan, people, history, backup }: RunReport): Markup {
@@ -106,16 +117,16 @@ function summary({ run, plan, people, history, backup }: RunReport): Markup {
   return html`<dl class="facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
-type Cell = string | Markup;
+export type Cell = string | Markup;
 
-function table(head: readonly string[], rows: readonly (readonly Cell[])[], kind = ''): Markup {
+export function table(head: readonly string[], rows: readonly (readonly Cell[])[], kind = ''): Markup {
   if (rows.length === 0) return html`<p class="none">None.</p>`;
   return html`<table class="${kind}"><thead><tr>${head.map((cell) => html`<th>${cell}</th>`)}</tr></thead><tbody>
 ${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>\n`)}</tbody></table>`;
 }
 
 const OUTCOME: Record<string, string> = { succeeded: 'good', failed: 'bad', reset: 'calm', 'under way': 'calm' };
-const mark = (word: string, tone: string | undefined): Markup =>
+export const mark = (word: string, tone: string | undefined): Markup =>
   html`<span class="mark ${tone ?? 'calm'}">${word}</span>`;
 
 function workTable({ work }: RunReport): Markup {
@@ -204,7 +215,7 @@ function checksTable(checks: readonly CheckResult[]): Markup {
   return table(['Verdict', 'Check', 'Node', 'What was found'], rows);
 }
 
-function notificationsTable({ notifications }: RunReport): Markup {
+export function notificationsTable({ notifications }: Pick<RunReport, 'notifications'>): Markup {
   const rows = notifications.map(({ createdAtMs, target, title, status, lastError }) => [
     html`<time>${time(createdAtMs)}</time>`,
     target,
@@ -229,5 +240,5 @@ function historyTable(report: RunReport): Markup {
   return html`${table(['#', 'When', 'Step', 'What'], rows, 'history')}${note}`;
 }
 
-const historyVerdict = ({ history }: RunReport): string =>
+const historyVerdict = (history: RunReport['history']): string =>
   history.intact ? 'The chain of its history is whole.' : `THE CHAIN OF ITS HISTORY IS BROKEN: ${history.flaw}.`;

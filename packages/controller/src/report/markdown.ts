@@ -114,7 +114,7 @@ function summary({ run, plan, madeAtMs, ...report }: RunReport): string[][] {
   ];
 }
 
-const verdict = ({ history }: Pick<RunReport, 'history'>) =>
+export const verdict = ({ history }: Pick<RunReport, 'history'>) =>
   history.intact ? 'Its chain of hashes is whole.' : `Its chain of hashes is BROKEN: ${history.flaw}.`;
 
 function clients({ clients: views }: RunReport): string[] {
@@ -155,16 +155,16 @@ export function historyRows({ history }: RunReport): string[][] {
   });
 }
 
-function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
+export function table(head: readonly string[], rows: readonly (readonly string[])[]): string {
   if (rows.length === 0) return 'None.\n';
   const line = (cells: readonly string[]) => `| ${cells.map(text).join(' | ')} |`;
   return [line(head), line(head.map(() => '---')), ...rows.map(line), ''].join('\n');
 }
 
-const list = (lines: readonly string[]): string => `${lines.map((line) => `- ${text(line)}`).join('\n')}\n`;
+export const list = (lines: readonly string[]): string => `${lines.map((line) => `- ${text(line)}`).join('\n')}\n`;
 
 /** Words of a host must not end a cell, nor begin markup. */
-const text = (words: string) =>
+export const text = (words: string) =>
   words
     .replaceAll(/\s*\n\s*/g, ' ')
     .replaceAll('|', '\\|')

@@ -95,7 +95,7 @@ export type RunReport = {
 };
 
 export const CHAIN_RULE =
-  'hash = SHA-256(previous hash + "\\n" + RFC 8785 JSON of {run, seq, atMs, event}), in hexadecimal; the first previous hash is empty';
+  'hash = SHA-256(previous hash + "\\n" + RFC 8785 JSON of {run or rollout: id, seq, atMs, event}), in hexadecimal; the first previous hash is empty';
 
 export async function makeRunReport(sql: Sql, id: string): Promise<RunReport> {
   const row = await needRun(sql, id);
@@ -104,7 +104,8 @@ export async function makeRunReport(sql: Sql, id: string): Promise<RunReport> {
   const { endedAtMs = nowMs } = row.state;
   const [before, after] = [await healthOf(sql, row, row.createdAtMs), await healthOf(sql, row, endedAtMs)];
   const history: ReportedHistory = {
-    run: id,
+    kind: 'run',
+    id,
     head: row.eventHash,
     events: events.map(({ seq, atMs, event, prevHash, hash }) => ({
       ...chainedRecord(id)({ seq, atMs, event }),

@@ -174,6 +174,26 @@ export async function approvalsOfRun(sql: Sql, run: string): Promise<ApprovalVie
   );
 }
 
+/** What was to be approved of a thing: of itself, and of its parts (`rollout:ID`, `rollout:ID/wave:NAME`). */
+export async function approvalsUnder(sql: Sql, subject: string): Promise<ApprovalView[]> {
+  const rows = await sql.query<RequestRow>(
+    `SELECT ${REQUEST} FROM approval_requests WHERE subject = $1 OR starts_with(subject, $1 || '/') ORDER BY subject LIMIT 200`,
+    [subject],
+  );
+  const approvals = await approvalsOf(
+    sql,
+    rows.map((row) => row.subject),
+  );
+  const nowMs = await databaseNow(sql);
+  return rows.map((row) =>
+    viewOf(
+      row,
+      approvals.filter((one) => one.subject === row.subject),
+      nowMs,
+    ),
+  );
+}
+
 function viewOf(row: RequestRow, approvals: readonly ApprovalRow[], nowMs: number): ApprovalView {
   const { subject, run, title, hash, requirement, requester, requestedAtMs } = row;
   const { missing, counted } = standing(row, approvals, nowMs);

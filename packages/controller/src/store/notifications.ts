@@ -164,3 +164,12 @@ export async function deliveriesOfRun(sql: Sql, run: string): Promise<DeliveryVi
   const rows = await sql.query<Row>(`${SELECT} WHERE run = $1 ORDER BY created_at_ms, deliveries.id LIMIT 1000`, [run]);
   return rows.map(view);
 }
+
+/** What was sent about a rollout itself; its runs have their own. */
+export async function deliveriesOfRollout(sql: Sql, rollout: string): Promise<DeliveryView[]> {
+  const rows = await sql.query<Row>(
+    `${SELECT} WHERE content ->> 'rollout' = $1 ORDER BY created_at_ms, deliveries.id LIMIT 1000`,
+    [rollout],
+  );
+  return rows.map(view);
+}

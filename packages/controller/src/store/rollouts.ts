@@ -2,6 +2,7 @@
 import {
   applyRollout,
   type CheckResult,
+  chainedRecord,
   FleetError,
   firstBroken,
   type Hold,
@@ -165,12 +166,7 @@ export type RolloutEventRow = {
   readonly hash: string;
 };
 
-const chained = (rollout: string) => (row: Pick<RolloutEventRow, 'seq' | 'atMs' | 'event'>) => ({
-  rollout,
-  seq: row.seq,
-  atMs: row.atMs,
-  event: row.event,
-});
+const chained = (rollout: string) => chainedRecord(rollout, 'rollout');
 
 export async function rolloutEvents(sql: Sql, id: string, after: number, limit: number): Promise<RolloutEventRow[]> {
   return sql.query<RolloutEventRow>(
@@ -215,4 +211,21 @@ export async function checksOf(sql: Sql, id: string): Promise<ChecksRow[]> {
     'SELECT cluster, name, wave, blocked, checks FROM rollout_checks WHERE rollout = $1 ORDER BY name, cluster',
     [id],
   );
+}
+
+type Counted = readonly { readonly status: string; readonly count: number }[];
+
+/** Rollouts by status; of those that are not ended, their waves and clusters by status. */
+export async function countRollouts(sql: Sql): Promise<{ rollouts: Counted; waves: Counted; clusters: Counted }> {
+  type Row = { status: string; count: number };
+  const rollouts = await sql.query<Row>('SELECT status, count(*) AS count FROM rollouts GROUP BY status');
+  const waves = await sql.query<Row>(
+    `SELECT wave ->> 'status' AS status, count(*) AS count FROM rollouts, jsonb_array_elements(state -> 'waves') AS wave
+     WHERE ${ACTIVE} GROUP BY 1`,
+  );
+  const clusters = await sql.query<Row>(
+    `SELECT cluster.value ->> 'status' AS status, count(*) AS count FROM rollouts, jsonb_each(state -> 'clusters') AS cluster
+     WHERE ${ACTIVE} GROUP BY 1`,
+  );
+  return { rollouts, waves, clusters };
 }
