@@ -61,8 +61,10 @@ export class ContainerFinder implements Finder {
 
   /** Throws CONTAINER_UNFIT when several containers run KWDB and none is chosen; ENGINE_SILENT without an engine. */
   async find(): Promise<ContainerDeployment | undefined> {
-    const { engine, intent } = this.#options;
+    const { engine, images, intent } = this.#options;
     if (!(await engine.present())) return undefined;
+    // An engine that is installed and stopped is nothing to wait for, where it never ran KWDB.
+    if (!(await engine.answers()) && !(await images.any())) return undefined;
     const wanted = await intent();
     const found = await this.#found(wanted);
     if (found === undefined) return undefined;
@@ -78,8 +80,8 @@ export class ContainerFinder implements Finder {
     const command = wanted.current && containerCommand(wanted.current);
     if (wanted.current !== undefined && command !== undefined) return { inspect: wanted.current, command };
     const candidates: Found[] = [];
-    for (const { Id, Labels, Names } of await engine.containers()) {
-      if (Labels[THROW_AWAY] !== undefined || Labels[LABELS.oneOff] === 'True') continue;
+    for (const { Id, Labels, Names, Command } of await engine.containers()) {
+      if (!Command.includes('kwbase') || Labels[THROW_AWAY] !== undefined || Labels[LABELS.oneOff] === 'True') continue;
       if (wanted.theirs.includes(Id) || (name !== undefined && !Names.includes(`/${name}`))) continue;
       const inspect = await engine.container(Id);
       const command = inspect && containerCommand(inspect);

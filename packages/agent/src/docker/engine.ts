@@ -17,6 +17,7 @@ export type ContainerSummary = Docker.ContainerInfo;
 export type ContainerSpec = Docker.ContainerCreateOptions & { readonly name: string };
 export type RestartPolicy = { readonly Name: string; readonly MaximumRetryCount: number };
 
+const PING_TIMEOUT_MS = 3000;
 const CALL_TIMEOUT_MS = 30_000;
 const REMOVE_TIMEOUT_MS = 120_000;
 /** An image of some GB is read, unpacked and stored. */
@@ -45,6 +46,15 @@ export class Engine {
   async present(): Promise<boolean> {
     const found = await stat(this.socket).catch(() => null);
     return found?.isSocket() === true;
+  }
+
+  /** Whether it answers now. */
+  async answers(): Promise<boolean> {
+    const signal = AbortSignal.timeout(PING_TIMEOUT_MS);
+    return Promise.race([this.#docker.ping(), aborted(signal)]).then(
+      () => true,
+      () => false,
+    );
   }
 
   /** Where images and volumes lie, and Debian's name of the architecture. */

@@ -93,6 +93,11 @@ export class Images {
     return version;
   }
 
+  /** Whether an image of KWDB was ever seen on this host. */
+  async any(): Promise<boolean> {
+    return Object.keys((await this.#read()).versions).length > 0;
+  }
+
   /** A running container told the version of its image. */
   async remember(image: string, version: string): Promise<void> {
     if ((await this.#read()).versions[image] === version) return;
