@@ -171,17 +171,11 @@ async function wrongPackage(fleet: Fleet): Promise<string> {
 
 /** A damaged image is found before anything is stopped; what fails after the stop is undone. */
 async function failedInstall(fleet: Fleet, way: Way): Promise<string> {
-  const events = await Promise.all(fleet.hosts.map(eventsOf));
-  await fleet.addPackageFile(await shelf.package('3.1.1', { corrupt: true }));
-  const damaged = await fleet.begin('3.1.1');
-  const held = await fleet.settled(damaged);
-  expect(held.hold).toMatchObject({ code: 'PACKAGE_CORRUPT' });
-  await fleet.abort(damaged);
-  expect(await Promise.all(fleet.hosts.map(eventsOf))).toEqual(events);
-
-  await fleet.addPackageFile(await shelf.package('3.1.0'));
   const [host] = fleet.hosts;
   if (host === undefined) throw new Error('no host');
+  // The same for every topology: played on the smallest.
+  if (fleet.hosts.length === 1) await refuseDamaged(fleet);
+  await fleet.addPackageFile(await shelf.package('3.1.0'));
   const mend = await way.spoil(host);
   const run = await fleet.begin('3.1.0');
   const failed = await fleet.settled(run);
@@ -191,7 +185,17 @@ async function failedInstall(fleet: Fleet, way: Way): Promise<string> {
   const versions = (await eventsOf(host)).map(({ version }) => version);
   expect(new Set(versions)).toEqual(new Set(['3.0.0']));
   await mend();
-  return 'damaged image: nothing stopped; failed after the stop: backed out';
+  return 'backed out';
+}
+
+async function refuseDamaged(fleet: Fleet): Promise<void> {
+  const events = await Promise.all(fleet.hosts.map(eventsOf));
+  await fleet.addPackageFile(await shelf.package('3.1.1', { corrupt: true }));
+  const run = await fleet.begin('3.1.1');
+  const held = await fleet.settled(run);
+  expect(held.hold).toMatchObject({ code: 'PACKAGE_CORRUPT' });
+  await fleet.abort(run);
+  expect(await Promise.all(fleet.hosts.map(eventsOf))).toEqual(events);
 }
 
 async function upgrade(fleet: Fleet, way: Way): Promise<string> {

@@ -302,8 +302,14 @@ export const ERRORS = {
     remedy: 'The node saw on its own that the cluster cannot spare it now: mend what the message names, then retry.',
   },
   DRAIN_FAILED: { status: 500, remedy: 'See why the node does not drain (long transactions?), then retry.' },
-  STOP_FAILED: { status: 500, remedy: 'See `journalctl -u kaiwudb` on the node: it does not stop.' },
-  START_FAILED: { status: 500, remedy: 'See `journalctl -u kaiwudb` on the node: the database does not start.' },
+  STOP_FAILED: {
+    status: 500,
+    remedy: 'See `journalctl -u kaiwudb` (of a container `docker logs`) on the node: it does not stop.',
+  },
+  START_FAILED: {
+    status: 500,
+    remedy: 'See `journalctl -u kaiwudb` (of a container `docker logs`) on the node: the database does not start.',
+  },
   VERIFY_TIMEOUT: {
     status: 500,
     remedy: 'The node is not serving as it should; the message says what is missing. Mend it, then retry.',
