@@ -237,12 +237,12 @@ function unfitness(
 
 /** `kwbase` inside a container, when there is one that runs. */
 export function execRunner(engine: Engine, inspect: ContainerInspect | undefined, program: string): KwbaseRunner {
-  return async (args, timeoutMs): Promise<Ended> => {
+  return async (args, timeoutMs, outputBytes): Promise<Ended> => {
     if (inspect?.State.Running !== true) {
       const stderr = 'the container of the database does not run';
       return { exitCode: undefined, stdout: '', stderr, timedOut: false, missing: false };
     }
-    return engine.exec(inspect.Id, [program, ...args], timeoutMs);
+    return engine.exec(inspect.Id, [program, ...args], timeoutMs, outputBytes);
   };
 }
 

@@ -29,6 +29,8 @@ const SILENT_PAUSE_MS = 1000;
 const OUTPUT_BYTES = 8 * 1024 * 1024;
 /** Beyond an exec's own limit: for the engine to tell how it ended. */
 const EXEC_SLACK_MS = 5000;
+const EXIT_LOOKS = 40;
+const EXIT_PAUSE_MS = 50;
 
 export class Engine {
   readonly #docker: Docker;
@@ -164,7 +166,12 @@ export class Engine {
    * Runs a command in a running container, without standard input, for `timeoutMs` at most; then its process is killed.
    * Never rejects: how it ended is the answer.
    */
-  async exec(container: string, argv: readonly string[], timeoutMs: number): Promise<Ended> {
+  async exec(
+    container: string,
+    argv: readonly string[],
+    timeoutMs: number,
+    outputBytes: number = OUTPUT_BYTES,
+  ): Promise<Ended> {
     const signal = AbortSignal.timeout(timeoutMs + EXEC_SLACK_MS);
     try {
       const exec = await this.#docker.getContainer(container).exec({
@@ -175,16 +182,17 @@ export class Engine {
         abortSignal: signal,
       });
       const stream = await exec.start({ Detach: false, Tty: false, abortSignal: signal } as Docker.ExecStartOptions);
-      const { stdout, stderr, whole } = await this.#collect(stream, timeoutMs);
-      const told = await exec.inspect({ abortSignal: signal });
-      if (!whole && told.Running) await this.#killProcess(told.Pid);
-      return {
-        exitCode: whole ? (told.ExitCode ?? undefined) : undefined,
-        stdout,
-        stderr,
-        timedOut: !whole,
-        missing: told.ExitCode === 127,
-      };
+      const { stdout, stderr, end } = await this.#collect(stream, timeoutMs, outputBytes);
+      if (end === 'whole') {
+        const exitCode = await exitCodeOf(exec, signal);
+        // The engine itself says so on the command's output, with its own exit status.
+        const missing = exitCode === 127 || (exitCode === 126 && /no such file|not found/.test(stdout + stderr));
+        return { exitCode, stdout, stderr, timedOut: false, missing };
+      }
+      const { Running, Pid } = await exec.inspect({ abortSignal: signal });
+      if (Running) await this.#killProcess(Pid);
+      const words = end === 'large' ? `more than ${outputBytes} bytes of output` : stderr;
+      return { exitCode: undefined, stdout, stderr: words, timedOut: end === 'late', missing: false };
     } catch (error) {
       return { exitCode: undefined, stdout: '', stderr: wordsOfError(error), timedOut: signal.aborted, missing: false };
     }
@@ -275,28 +283,29 @@ export class Engine {
   async #collect(
     stream: NodeJS.ReadableStream,
     timeoutMs: number,
-  ): Promise<{ stdout: string; stderr: string; whole: boolean }> {
+    limitBytes: number,
+  ): Promise<{ stdout: string; stderr: string; end: 'whole' | 'late' | 'large' | 'broken' }> {
     const parts: Record<'stdout' | 'stderr', Buffer[]> = { stdout: [], stderr: [] };
     let size = 0;
-    const whole = await new Promise<boolean>((resolve) => {
-      const end = (answer: boolean) => {
+    const end = await new Promise<'whole' | 'late' | 'large' | 'broken'>((resolve) => {
+      const timer = setTimeout(() => resolve('late'), timeoutMs);
+      const done = (how: 'whole' | 'large' | 'broken') => {
         clearTimeout(timer);
-        resolve(answer);
+        resolve(how);
       };
-      const timer = setTimeout(() => end(false), timeoutMs);
       const take = (into: Buffer[]) =>
         new PassThrough().on('data', (chunk: Buffer) => {
           size += chunk.length;
-          if (size > OUTPUT_BYTES) return end(false);
+          if (size > limitBytes) return done('large');
           into.push(chunk);
         });
       this.#docker.modem.demuxStream(stream, take(parts.stdout), take(parts.stderr));
-      stream.on('end', () => setImmediate(() => end(true)));
-      stream.on('error', () => end(false));
+      stream.on('end', () => setImmediate(() => done('whole')));
+      stream.on('error', () => done('broken'));
     });
     (stream as PassThrough).destroy();
     const text = (chunks: Buffer[]) => Buffer.concat(chunks).toString();
-    return { stdout: text(parts.stdout), stderr: text(parts.stderr), whole };
+    return { stdout: text(parts.stdout), stderr: text(parts.stderr), end };
   }
 
   /** The API has no end for an exec that hangs; its process is one of this host's. */
@@ -305,6 +314,15 @@ export class Engine {
     if (pid <= 1 || !line.includes('kwbase')) return;
     const [file, ...args] = [...(this.#sudo ? ['sudo', '-n'] : []), 'kill', '-9', String(pid)];
     await runShort(file as string, args, { timeoutMs: EXEC_SLACK_MS });
+  }
+}
+
+/** The output of an exec can end a moment before the engine knows how it ended. */
+async function exitCodeOf(exec: Docker.Exec, signal: AbortSignal): Promise<number | undefined> {
+  for (let look = 0; ; look++) {
+    const { Running, ExitCode } = await exec.inspect({ abortSignal: signal });
+    if (!Running || look >= EXIT_LOOKS) return Running ? undefined : (ExitCode ?? undefined);
+    await sleep(EXIT_PAUSE_MS);
   }
 }
 
