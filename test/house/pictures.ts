@@ -2,8 +2,9 @@
  * The state machines of a run and of a step, as pictures: drawn from what the engine itself does in some thousand games
  * of its test model, so that a picture cannot say what the code does not do. The same games each time.
  */
-import { apply, initialState, type RunState, type Topology } from '@kwfleet/core';
+import { apply, type RunState, type Topology } from '@kwfleet/core';
 import { draft, fleet, planOf } from '../../packages/core/test/builders.ts';
+import { approvalFor, WINDOWS } from '../../packages/core/test/conditions.ts';
 import { HOUR, MINUTE, Model, SECOND } from '../../packages/core/test/model.ts';
 
 const GAMES = 600;
@@ -25,7 +26,9 @@ const at = <T>(list: readonly T[], index: number): T | undefined => list[index %
 function play(seed: number): Model {
   const roll = dice(seed);
   const topology = TOPOLOGIES[seed % TOPOLOGIES.length] ?? 'standalone';
-  const model = new Model(planOf(draft(fleet(topology, topology === 'standalone' ? 1 : 3))));
+  const plan = planOf(draft(fleet(topology, topology === 'standalone' ? 1 : 3)));
+  const approval = seed % 4 === 0 ? approvalFor(plan, [1, 1]) : undefined;
+  const model = new Model(plan, approval, seed % 5 === 0 ? WINDOWS : undefined);
   const calm = roll(24);
   for (let move = 0; move < MOVES && !model.ended; move++) {
     model.settle();
@@ -39,7 +42,8 @@ function play(seed: number): Model {
     else if (kind === 9) model.wait(at(WAITS, roll(7)) ?? SECOND);
     else if (kind === 10)
       model.request(at(['pause', 'resume', 'retry', 'retry', 'abort'] as const, roll(5)) ?? 'retry');
-    else model.wait(2 * SECOND);
+    else if (kind === 11) model.approve('bo', at(['start', 'irreversible'] as const, roll(2)));
+    else model.wait(model.state.wait === undefined ? 2 * SECOND : HOUR);
   }
   return model;
 }
@@ -48,7 +52,7 @@ function play(seed: number): Model {
 function edges(models: readonly Model[], pick: (state: RunState) => ReadonlyMap<string, string>): string[] {
   const seen = new Set<string>();
   for (const model of models) {
-    let state = initialState('r1', model.plan);
+    let state = model.initial;
     for (const event of model.events) {
       const before = pick(state);
       state = apply(model.plan, state, event);
@@ -63,8 +67,8 @@ function edges(models: readonly Model[], pick: (state: RunState) => ReadonlyMap<
 
 const stepsOf = (state: RunState) => new Map(Object.entries(state.steps).map(([id, { status }]) => [id, status]));
 
-function diagram(first: string, lines: readonly string[], ends: readonly string[]): string {
-  const all = [`[*] --> ${first}`, ...lines, ...ends.map((end) => `${end} --> [*]`)];
+function diagram(begins: readonly string[], lines: readonly string[], ends: readonly string[]): string {
+  const all = [...begins.map((begin) => `[*] --> ${begin}`), ...lines, ...ends.map((end) => `${end} --> [*]`)];
   return ['```mermaid', 'stateDiagram-v2', ...all.map((line) => `  ${line}`), '```'].join('\n');
 }
 
@@ -79,12 +83,12 @@ export function stateMachines(): string {
     '',
     '### A run',
     '',
-    diagram('planned', run, ['succeeded', 'aborted']),
+    diagram(['planned', 'awaiting_approval'], run, ['succeeded', 'aborted']),
     '',
     '### A step of a run',
     '',
     'A step that is reset is asked again: a gate that said no, a look from a node whose agent went away.',
     '',
-    diagram('pending', step, ['succeeded']),
+    diagram(['pending'], step, ['succeeded']),
   ].join('\n');
 }

@@ -1,16 +1,9 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import {
-  type ApprovalScope,
-  DEFAULT_STEP_TIMES,
-  hashPlan,
-  type Plan,
-  type PlanOptions,
-  type RunApproval,
-  type Topology,
-} from '../src/index.ts';
-import { allAt, draft, fleet, installation, NEW, NOW, planOf } from './builders.ts';
-import { type Ending, HOUR, MINUTE, Model, type Schedule, SECOND } from './model.ts';
+import type { ApprovalScope, PlanOptions, Topology } from '../src/index.ts';
+import { allAt, draft, fleet, installation, NEW, planOf } from './builders.ts';
+import { approvalFor, WINDOWS } from './conditions.ts';
+import { type Ending, HOUR, MINUTE, Model, SECOND } from './model.ts';
 
 const wish = fc.record({
   topology: fc.constantFrom<Topology>('multi-replica', 'multi-replica', 'single-replica', 'standalone'),
@@ -30,38 +23,7 @@ const wish = fc.record({
 });
 type Wish = typeof wish extends fc.Arbitrary<infer T> ? T : never;
 
-const quick = Object.fromEntries(Object.keys(DEFAULT_STEP_TIMES).map((kind) => [kind, 2 * MINUTE]));
-const open = ['00:00', '06:00', '12:00', '18:00'].map((time) => ({
-  weekly: ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'] as const,
-  at: time,
-  for: '4h',
-}));
-const WINDOWS: Schedule = {
-  timing: { windows: ['w'], prefetchMs: HOUR },
-  windows: [{ name: 'w', zone: 'UTC', open: open.map((rule) => ({ ...rule, weekly: [...rule.weekly] })) }],
-  isOpen: (ms) => ms % (6 * HOUR) < 4 * HOUR,
-  stepTimes: quick as typeof DEFAULT_STEP_TIMES,
-};
-
 const PEOPLE = ['ann', 'bo', 'cai'] as const;
-
-/** What a policy asks of ann's upgrade. Nobody lets its start run out here; that has a test of its own. */
-function approvalFor(plan: Plan, [start = 0, irreversible = 0]: readonly number[]): RunApproval {
-  const needs = (approvers: number, validForMs: number) => ({
-    policies: ['p'],
-    approvers,
-    requesterMayApprove: false,
-    validForMs,
-  });
-  return {
-    hash: hashPlan(plan),
-    requester: 'ann',
-    requestedAtMs: NOW,
-    ...(start > 0 && { start: needs(start, 1_000 * HOUR) }),
-    ...(irreversible > 0 && { irreversible: needs(irreversible, HOUR) }),
-    given: [],
-  };
-}
 
 function modelOf({ topology, size, calmBefore, done, approvers, inWindows, options }: Wish): Model {
   const nodes = fleet(topology, topology === 'standalone' ? 1 : size).map((one, index) =>

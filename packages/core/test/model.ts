@@ -101,6 +101,7 @@ export class Model {
   readonly plan: Plan;
   readonly hosts: readonly Host[];
   readonly events: RunEvent[] = [];
+  readonly initial: RunState;
   state: RunState;
   nowMs = NOW;
   /** Orders that agents have and did not finish. */
@@ -121,7 +122,8 @@ export class Model {
   constructor(plan: Plan, approval?: RunApproval, schedule?: Schedule) {
     this.plan = frozen(plan);
     this.schedule = schedule;
-    this.state = frozen(initialState('r1', plan, approval, schedule?.timing));
+    this.initial = frozen(initialState('r1', plan, approval, schedule?.timing));
+    this.state = this.initial;
     this.hosts = plan.nodes.map(({ node, kwdbId, from }) => ({
       node,
       kwdbId,
