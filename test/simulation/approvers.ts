@@ -8,6 +8,15 @@ export const REQUESTER = 'operator';
 const PEOPLE = [REQUESTER, 'ann', 'bo', 'cai'];
 const LOOK_MS = 4_000;
 
+/** Plans are never edited: each is hashed once. */
+const hashes = new WeakMap<Plan, string>();
+
+export function hashOf(plan: Plan): string {
+  const hash = hashes.get(plan) ?? hashPlan(plan);
+  hashes.set(plan, hash);
+  return hash;
+}
+
 export class Approvers {
   readonly #sim: Simulation;
   readonly #random: Random;
@@ -33,7 +42,7 @@ export class Approvers {
   approvalOf(plan: Plan): RunApproval | undefined {
     if (Object.keys(this.demand).length === 0) return undefined;
     const { nowMs } = this.#sim.world;
-    return { hash: hashPlan(plan), requester: REQUESTER, requestedAtMs: nowMs, ...this.demand, given: [] };
+    return { hash: hashOf(plan), requester: REQUESTER, requestedAtMs: nowMs, ...this.demand, given: [] };
   }
 
   #look(): void {
@@ -46,7 +55,7 @@ export class Approvers {
     const scope = state.status === 'awaiting_approval' ? 'start' : 'irreversible';
     if (this.demand[scope] === undefined) return;
     const person = this.#random.pick(PEOPLE);
-    const hash = this.#random.chance(0.8) ? hashPlan(plan) : 'f'.repeat(64);
+    const hash = this.#random.chance(0.8) ? hashOf(plan) : 'f'.repeat(64);
     this.#sim.store.approve(id, { scope, person, hash });
   }
 }

@@ -10,7 +10,6 @@ import {
   type ApprovalScope,
   ENDED,
   FleetError,
-  hashPlan,
   initialState,
   type NodeFacts,
   type NodeReport,
@@ -28,6 +27,7 @@ import type {
   RunStore,
   RunWrite,
 } from '../../packages/controller/src/runner/run-store.ts';
+import { hashOf } from './approvers.ts';
 import type { Faults } from './faults.ts';
 import type { Life, World } from './world.ts';
 
@@ -211,7 +211,7 @@ export class Store {
   approve(id: string, given: { scope: ApprovalScope; person: string; hash: string }): void {
     const run = this.#run(id);
     const { scope, person, hash } = given;
-    run.said.push({ scope, person, isOfPlan: hash === hashPlan(run.plan), atMs: this.#world.nowMs });
+    run.said.push({ scope, person, isOfPlan: hash === hashOf(run.plan), atMs: this.#world.nowMs });
     this.#world.tell({ type: 'person', text: `${person} approves the ${scope} of ${id}` });
     this.#input(run, { type: 'request', request: 'approve', scope, hash, by: person });
   }

@@ -1,6 +1,7 @@
 /** How long a plan will take, by what steps of the same kind took before. */
 import Type, { type Static } from 'typebox';
-import type { Plan, Step, StepKind } from './plan.ts';
+import type { Plan, StepKind } from './plan.ts';
+import { DEFAULT_STEP_TIMES, estimateMs } from './windows/estimate.ts';
 
 export const Estimate = Type.Object({
   ms: Type.Integer({ minimum: 0 }),
@@ -12,51 +13,28 @@ export type Estimate = Static<typeof Estimate>;
 /** What steps took that ended well. */
 export type TimedStep = { readonly kind: string; readonly own: boolean; readonly ms: number };
 
-const MINUTE_MS = 60_000;
-const ASSUMED_MS = 5 * MINUTE_MS;
-const ASSUMED: Readonly<Partial<Record<StepKind, number>>> = {
-  fetch: MINUTE_MS,
-  gate: 5_000,
-  stop: 30_000,
-  install: 3 * MINUTE_MS,
-  start: MINUTE_MS,
-  verify: MINUTE_MS,
-  settings: 5_000,
-};
-/** After the soak, as long as a node takes to be seen back. */
-const REJOIN_MS = 20_000;
-
 type Basis = Estimate['basis'];
 const RANK: Readonly<Record<Basis, number>> = { cluster: 0, fleet: 1, assumed: 2 };
 
-/** The longest way through the plan's steps, each as long as the median of its kind. Holds and windows are not foreseen. */
+/** By the median of each kind; of one that nobody timed yet, by what windows reckon with. Holds and waits are not foreseen. */
 export function estimatePlan(plan: Plan, timed: readonly TimedStep[]): Estimate {
-  const kinds = new Map<StepKind, { ms: number; basis: Basis }>();
-  const ofKind = ({ kind }: Step) => {
-    const known = kinds.get(kind) ?? expected(kind, plan, timed);
-    kinds.set(kind, known);
-    return known;
-  };
-  const ends = new Map<string, number>();
-  let installs = 0;
-  for (const step of plan.steps) {
-    const { ms } = ofKind(step);
-    const startMs = Math.max(0, ...step.needs.map((need) => ends.get(need) ?? 0));
-    // So many nodes install at once; the others wait for their turn.
-    const turns = step.kind === 'install' ? Math.floor(installs++ / plan.options.concurrency) + 1 : 1;
-    ends.set(step.id, startMs + ms * turns);
+  const times = { ...DEFAULT_STEP_TIMES };
+  let basis: Basis = 'cluster';
+  for (const kind of new Set(plan.steps.map((step) => step.kind))) {
+    const known = measured(kind, timed);
+    if (RANK[known?.basis ?? 'assumed'] > RANK[basis]) basis = known?.basis ?? 'assumed';
+    // A witness sits out the soak, which the estimate adds by itself.
+    if (known !== undefined) times[kind] = known.ms - (kind === 'witness' ? plan.options.soakMs : 0);
   }
-  const basis = [...kinds.values()].map((kind) => kind.basis).toSorted((a, b) => RANK[b] - RANK[a])[0] ?? 'assumed';
-  return { ms: Math.round(Math.max(0, ...ends.values())), basis };
+  return { ms: Math.round(Math.max(0, estimateMs(plan, times))), basis };
 }
 
-function expected(kind: StepKind, { options }: Plan, timed: readonly TimedStep[]): { ms: number; basis: Basis } {
-  const own = timed.filter((step) => step.kind === kind && step.own).map(({ ms }) => ms);
-  if (own.length > 0) return { ms: median(own), basis: 'cluster' };
-  const others = timed.filter((step) => step.kind === kind).map(({ ms }) => ms);
-  if (others.length > 0) return { ms: median(others), basis: 'fleet' };
-  if (kind === 'witness') return { ms: options.soakMs + options.sampleGapMs + REJOIN_MS, basis: 'assumed' };
-  return { ms: ASSUMED[kind] ?? ASSUMED_MS, basis: 'assumed' };
+function measured(kind: StepKind, timed: readonly TimedStep[]): { ms: number; basis: Basis } | undefined {
+  const alike = timed.filter((step) => step.kind === kind);
+  const own = alike.filter((step) => step.own);
+  const of = own.length > 0 ? own : alike;
+  if (of.length === 0) return undefined;
+  return { ms: median(of.map(({ ms }) => ms)), basis: own.length > 0 ? 'cluster' : 'fleet' };
 }
 
 function median(values: readonly number[]): number {

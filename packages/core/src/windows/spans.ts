@@ -24,9 +24,7 @@ const DAY_MS = 86_400_000;
  */
 export function openSpans(windows: readonly Window[], fromMs: number, untilMs: number): Span[] {
   const [firstDay, lastDay] = [Math.floor(fromMs / DAY_MS), Math.ceil(untilMs / DAY_MS)];
-  const opened = windows.flatMap((window) => openings(window, firstDay, lastDay));
-  const frozen = windows.flatMap((window) => freezeSpans(window));
-  return subtract(merge(opened), merge(frozen)).filter(({ startMs, endMs }) => endMs > fromMs && startMs < untilMs);
+  return spansOfDays(windows, firstDay, lastDay).filter(({ startMs, endMs }) => endMs > fromMs && startMs < untilMs);
 }
 
 /** The freeze that is in force at a moment, where there is one. */
@@ -40,19 +38,31 @@ export function freezeAt(windows: readonly Window[], nowMs: number): { freeze: F
   return undefined;
 }
 
-/** Asked at every decision of every run, and the same for a whole day. */
-const remembered = new WeakMap<Window, Map<string, readonly Span[]>>();
+type Days = { readonly windows: readonly Window[]; readonly firstDay: number; readonly lastDay: number };
+
+/** Asked at every decision of every run, and the same for a whole day: kept by the first window, for as long as it lives. */
+const remembered = new WeakMap<Window, (Days & { readonly spans: readonly Span[] })[]>();
 const REMEMBERED_MAX = 16;
 
-function openings(window: Window, firstDay: number, lastDay: number): readonly Span[] {
-  const known = remembered.get(window) ?? new Map<string, readonly Span[]>();
-  remembered.set(window, known);
-  const key = `${firstDay}-${lastDay}`;
-  const before = known.get(key);
-  if (before !== undefined) return before;
-  const spans = window.open.flatMap((rule) => ruleSpans(window, rule, firstDay * DAY_MS, lastDay * DAY_MS));
-  if (known.size >= REMEMBERED_MAX) known.clear();
-  known.set(key, spans);
+function spansOfDays(windows: readonly Window[], firstDay: number, lastDay: number): readonly Span[] {
+  const [first] = windows;
+  if (first === undefined) return [];
+  const known = remembered.get(first) ?? [];
+  remembered.set(first, known);
+  const before = known.find(
+    (one) =>
+      one.firstDay === firstDay &&
+      one.lastDay === lastDay &&
+      one.windows.length === windows.length &&
+      one.windows.every((window, at) => window === windows[at]),
+  );
+  if (before !== undefined) return before.spans;
+  const opened = windows.flatMap((window) =>
+    window.open.flatMap((rule) => ruleSpans(window, rule, firstDay * DAY_MS, lastDay * DAY_MS)),
+  );
+  const spans = subtract(merge(opened), merge(windows.flatMap(freezeSpans)));
+  if (known.length >= REMEMBERED_MAX) known.length = 0;
+  known.push({ windows: [...windows], firstDay, lastDay, spans });
   return spans;
 }
 
