@@ -29,6 +29,7 @@ import type {
 } from '../../packages/controller/src/runner/run-store.ts';
 import { hashOf } from './approvers.ts';
 import type { Faults } from './faults.ts';
+import { STEP_TIMES } from './windows.ts';
 import type { Life, World } from './world.ts';
 
 export type Run = {
@@ -140,6 +141,7 @@ export class Store {
       inputs: inputs.filter(({ seq }) => seq > appliedSeq),
       nodes: new Map(this.#facts()),
       windows: this.windows,
+      stepTimes: STEP_TIMES,
       nowMs: this.#world.nowMs,
     };
   }

@@ -1,15 +1,19 @@
 /**
- * When some runs of the simulator may work: in a window that is open for 75 minutes of each 90, or not before a moment. A
+ * When some runs of the simulator may work: in a window that is open for 16 minutes of each 20, or not before a moment. A
  * generator of its own draws it, so that all else of a seed stays as it is without.
  */
-import type { RunTiming, Window } from '@kwfleet/core';
+import { DEFAULT_STEP_TIMES, type RunTiming, type StepTimes, type Window } from '@kwfleet/core';
 import { Random } from './random.ts';
 import { BEGIN_MS } from './world.ts';
 
 const MINUTE_MS = 60_000;
-const CYCLE_MS = 90 * MINUTE_MS;
-const OPEN_MS = 75 * MINUTE_MS;
+const CYCLE_MS = 20 * MINUTE_MS;
+const OPEN_MS = 16 * MINUTE_MS;
 const DAY_MS = 24 * 60 * MINUTE_MS;
+/** Simulated nodes are small: a window closes over many runs, and few wait long for one that they fit into. */
+export const STEP_TIMES = Object.fromEntries(
+  Object.keys(DEFAULT_STEP_TIMES).map((kind) => [kind, MINUTE_MS / 4]),
+) as StepTimes;
 /** Between its decision and its commit, a controller may sleep as long as its lease holds. */
 const DECIDED_WITHIN_MS = 10_000;
 
@@ -22,7 +26,7 @@ export class Windows {
     const random = new Random(seed ^ 0x77696e64);
     this.#offsetMs = random.int(0, CYCLE_MS / MINUTE_MS - 1) * MINUTE_MS;
     const startsLater = random.chance(0.15);
-    const notBeforeMs = BEGIN_MS + random.int(0, 15) * MINUTE_MS;
+    const notBeforeMs = BEGIN_MS + random.int(0, 5) * MINUTE_MS;
     if (startsLater) this.timing = { windows: [], prefetchMs: 0, notBeforeMs };
     if (!random.chance(0.25)) return;
     const windows = { windows: ['simulated'], prefetchMs: random.pick([0, 10 * MINUTE_MS]) };

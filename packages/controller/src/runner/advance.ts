@@ -35,7 +35,7 @@ export async function advance(store: RunStore, owner: string, run: string): Prom
 
 /** The whole of a turn, without I/O: what a snapshot leads to, or undefined when nothing changes. */
 export function turn(snapshot: RunSnapshot, epoch: number): RunWrite | undefined {
-  const { plan, inputs, nodes, windows, nowMs } = snapshot;
+  const { plan, inputs, nodes, windows, stepTimes, nowMs } = snapshot;
   const events: RunEvent[] = [];
   const actions: Action[] = [];
   let state = snapshot.state;
@@ -49,7 +49,7 @@ export function turn(snapshot: RunSnapshot, epoch: number): RunWrite | undefined
   }
   for (let made = 0; ; made++) {
     if (made > MAX_DECISIONS) throw new Error(`run ${state.run} makes no end of deciding`);
-    const decisions = decide(plan, state, { nodes, windows }, nowMs);
+    const decisions = decide(plan, state, { nodes, windows, stepTimes }, nowMs);
     for (const decision of decisions) {
       if (decision.do === 'record') {
         put(decision.event);

@@ -7,6 +7,7 @@ import type {
   Plan,
   RunEvent,
   RunState,
+  StepTimes,
   Window,
 } from '@kwfleet/core';
 
@@ -39,6 +40,8 @@ export type RunSnapshot = {
   readonly nodes: ReadonlyMap<string, NodeFacts>;
   /** The windows that the run's timing names, as they are now. */
   readonly windows: ReadonlyMap<string, Window>;
+  /** How long steps take here, where that is known better than by default. */
+  readonly stepTimes?: StepTimes;
   /** The database's clock: the only one that decisions use. */
   readonly nowMs: number;
 };
