@@ -140,7 +140,10 @@ async function walk(
       seen = seq;
       say(`  ${new Date().toISOString().slice(11, 19)}  ${message}`);
     }
-    return ROLLOUT_ENDED.has((await look()).status);
+    const { status, pause } = await look();
+    // Nobody is here to resume it: more went wrong than the file allows for.
+    if (pause !== undefined) throw new Error(`the rollout paused: ${pause.message}`);
+    return ROLLOUT_ENDED.has(status);
   });
   const view = await look();
   const nameOf = (cluster: string) => view.clusters[cluster]?.name ?? cluster;

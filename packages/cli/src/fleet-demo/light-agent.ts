@@ -16,7 +16,7 @@ import { FleetError, type NodeReport } from '@kwfleet/core';
 import type { Logger } from 'pino';
 import type { LightHost } from './light-host.ts';
 
-const HEARTBEAT_MS = 2_000;
+const HEARTBEAT_MS = 5_000;
 
 const unsupported = async (): Promise<never> => {
   throw new FleetError('BACKUP_UNSUPPORTED', 'the hosts of the demo keep no data that could be copied');
