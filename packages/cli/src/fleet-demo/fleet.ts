@@ -71,7 +71,10 @@ export class Fleet {
         heartbeat_ms: HEARTBEAT_MS,
         log_level: 'error',
       }),
-    );
+    ).catch(async (error: unknown) => {
+      await rm(directory, { recursive: true, force: true });
+      throw error;
+    });
     const agents = new Map<string, LightAgent>();
     try {
       const events: HostEvent[] = [];
