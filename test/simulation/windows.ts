@@ -31,16 +31,7 @@ export class Windows {
     if (!random.chance(0.25)) return;
     const windows = { windows: ['simulated'], prefetchMs: random.pick([0, 10 * MINUTE_MS]) };
     this.timing = { ...windows, ...(startsLater && { notBeforeMs }) };
-    this.window = {
-      name: 'simulated',
-      zone: 'UTC',
-      open: Array.from({ length: DAY_MS / CYCLE_MS }, (_, i) => {
-        const minutes = ((i * CYCLE_MS + this.#offsetMs) % DAY_MS) / MINUTE_MS;
-        const [hour, minute] = [Math.floor(minutes / 60), minutes % 60].map((n) => String(n).padStart(2, '0'));
-        const weekly = ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'] as const;
-        return { weekly: [...weekly], at: `${hour}:${minute}`, for: `${OPEN_MS / MINUTE_MS}m` };
-      }),
-    };
+    this.window = windowFrom(this.#offsetMs);
   }
 
   /** Whether something may have been decided inside the window that is ordered now: reckoned without core's windows. */
@@ -48,4 +39,24 @@ export class Windows {
     const phaseMs = (((nowMs - this.#offsetMs) % CYCLE_MS) + CYCLE_MS) % CYCLE_MS;
     return this.window === undefined || phaseMs < OPEN_MS + DECIDED_WITHIN_MS;
   }
+}
+
+/** The same object for the same times: what core works out about a window once, it need not in every world. */
+const known = new Map<number, Window>();
+
+function windowFrom(offsetMs: number): Window {
+  const before = known.get(offsetMs);
+  if (before !== undefined) return before;
+  const window: Window = {
+    name: 'simulated',
+    zone: 'UTC',
+    open: Array.from({ length: DAY_MS / CYCLE_MS }, (_, i) => {
+      const minutes = ((i * CYCLE_MS + offsetMs) % DAY_MS) / MINUTE_MS;
+      const [hour, minute] = [Math.floor(minutes / 60), minutes % 60].map((n) => String(n).padStart(2, '0'));
+      const weekly = ['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun'] as const;
+      return { weekly: [...weekly], at: `${hour}:${minute}`, for: `${OPEN_MS / MINUTE_MS}m` };
+    }),
+  };
+  known.set(offsetMs, window);
+  return window;
 }
