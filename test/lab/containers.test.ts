@@ -16,12 +16,10 @@ import {
 } from './container-deploy.ts';
 import { type Deploy, Fleet } from './fleet.ts';
 import { type LabHost, labHere, until } from './host.ts';
-import { cell, renderMethods } from './methods-table.ts';
+import { cell, renderMethods, WHOLE_TABLE } from './methods-table.ts';
 
 const TOPOLOGIES: readonly Topology[] = ['standalone', 'multi-replica', 'single-replica'];
 const TIMEOUT_MS = 10 * 60_000;
-/** Without more, each method is played on one topology; with KWFLEET_LAB=full on all, which takes a quarter of an hour. */
-const FULL = process.env.KWFLEET_LAB !== undefined;
 
 type Way = {
   readonly method: Method;
@@ -127,7 +125,7 @@ describe.skipIf(!(await labHere()) || !dockerHere())('KWDB in containers', () =>
   });
 
   describe.each(WAYS)('$method', (way) => {
-    it.for(FULL ? TOPOLOGIES : [way.slice])('%s', { timeout: TIMEOUT_MS }, (topology) => play(way, topology));
+    it.for(WHOLE_TABLE ? TOPOLOGIES : [way.slice])('%s', { timeout: TIMEOUT_MS }, (topology) => play(way, topology));
   });
 });
 

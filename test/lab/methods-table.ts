@@ -7,6 +7,9 @@ import type { Method, Topology } from '@kwfleet/core';
 export const CASES = ['upgrade', 'wrong package', 'failed install', 'killed in the middle'] as const;
 export type Case = (typeof CASES)[number];
 
+/** Without KWFLEET_LAB=full each method is played on some topologies only, so that a run takes minutes. */
+export const WHOLE_TABLE = process.env.KWFLEET_LAB !== undefined;
+
 export type MethodRow = {
   readonly method: Method;
   readonly topology: Topology;

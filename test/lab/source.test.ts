@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished } 
 import { absence, overlaps } from '../e2e/order.ts';
 import { Fleet } from './fleet.ts';
 import { type LabHost, labHere } from './host.ts';
-import { cell, renderMethods } from './methods-table.ts';
+import { cell, renderMethods, WHOLE_TABLE } from './methods-table.ts';
 import {
   addBuild,
   addTree,
@@ -51,7 +51,7 @@ describe.skipIf(!(await labHere()))('KWDB built from source', () => {
     fleet = undefined;
   });
 
-  it.for(TOPOLOGIES)('%s', { timeout: TIMEOUT_MS }, async (topology) => {
+  it.for(WHOLE_TABLE ? TOPOLOGIES : (['multi-replica'] as const))('%s', { timeout: TIMEOUT_MS }, async (topology) => {
     fleet = await Fleet.create({ topology, deploy: bySource(directory) });
     const at = { method: 'source', topology } as const;
     const before = await Promise.all(fleet.hosts.map(processOf));
