@@ -1,6 +1,17 @@
 import { describe, expect, it } from 'vitest';
-import { DEFAULT_STEP_TIMES, type RunEvent, type RunTiming, type Topology, type Window } from '../src/index.ts';
-import { NOW, planFor } from './builders.ts';
+import {
+  type Cluster,
+  DEFAULT_STEP_TIMES,
+  deriveClusters,
+  initialState,
+  isWindowed,
+  makeWholePlan,
+  type RunEvent,
+  type RunTiming,
+  type Topology,
+  type Window,
+} from '../src/index.ts';
+import { fleet, NOW, OLD, planFor, planOf } from './builders.ts';
 import { HOUR, MINUTE, Model, SECOND } from './model.ts';
 
 const DAY = 24 * HOUR;
@@ -226,3 +237,14 @@ describe('a run with a start time', () => {
     expect(model.state.status).toBe('running');
   });
 });
+
+it.each<Topology>(['standalone', 'multi-replica', 'single-replica'])(
+  'a %s cluster that is stopped as a whole for its backup is stopped inside a window only',
+  (topology) => {
+    const [cluster] = deriveClusters(fleet(topology, topology === 'standalone' ? 1 : 3)) as [Cluster];
+    const plan = planOf(makeWholePlan({ kind: 'backup', cluster, to: OLD, packages: [], options: {}, nowMs: NOW }));
+    const state = initialState('r1', plan, undefined, { windows: ['nights'], prefetchMs: 0 });
+    const kinds = plan.steps.filter((step) => isWindowed(plan, state, step)).map(({ kind }) => kind);
+    expect(new Set(kinds)).toEqual(new Set(['gate', 'stop', 'back-up']));
+  },
+);

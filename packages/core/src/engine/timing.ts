@@ -1,7 +1,7 @@
 /**
  * When a run may work (I10). It is started at its time, inside a window that its estimate fits. A rolling upgrade that
- * its window closes over finishes the node in hand, and the rest waits for the next window; a single-replica cluster of
- * which a node was stopped is brought back first, whatever the window.
+ * its window closes over finishes the node in hand, and the rest waits for the next window; a cluster that is stopped as a
+ * whole is brought back first, whatever the window.
  */
 import { installedVersion, members } from '../judge.ts';
 import type { Plan, Step } from '../plan.ts';
@@ -74,8 +74,8 @@ export function waitToTouch(plan: Plan, state: RunState, facts: EngineFacts, now
 /** Steps that begin inside a window only: those that lead up to touching a node, or a whole cluster, for the first time. */
 export function isWindowed(plan: Plan, state: RunState, { kind, node }: Step): boolean {
   if (state.timing === undefined || state.timing.windows.length === 0) return false;
-  if (plan.topology === 'single-replica') return (kind === 'gate' || kind === 'stop') && !isTouched(plan, state);
-  return (kind === 'gate' || kind === 'upgrade') && (state.steps[`upgrade:${node}`]?.attempt ?? 0) === 0;
+  if (stopsAll(plan)) return ['gate', 'back-up', 'stop'].includes(kind) && !isTouched(plan, state);
+  return ['gate', 'back-up', 'upgrade'].includes(kind) && (state.steps[`upgrade:${node}`]?.attempt ?? 0) === 0;
 }
 
 /** What goes on although the window is closed, in words, the first time that it is so. */
@@ -83,15 +83,18 @@ export function findOverrun(plan: Plan, state: RunState, facts: EngineFacts, now
   if (state.overrun !== undefined || !isTouched(plan, state)) return undefined;
   const admission = admissionOf(state, facts, nowMs, 0);
   if (admission === undefined || admission.go) return undefined;
-  if (plan.topology === 'single-replica') {
+  if (stopsAll(plan)) {
     const left = plan.steps.some(({ id }) => state.steps[id]?.status !== 'succeeded');
     return left
-      ? `${admission.wait.message}. Nodes of this single-replica cluster were stopped already: it goes on until all serve again`
+      ? `${admission.wait.message}. Nodes of this cluster were stopped already: it goes on until all serve again`
       : undefined;
   }
   const inHand = plan.steps.find(({ id, kind }) => kind !== 'fetch' && state.steps[id]?.status === 'running');
   return inHand && `${admission.wait.message}. ${inHand.node} is in hand and is finished; the rest waits`;
 }
+
+/** Whether all nodes are stopped together: a single-replica upgrade, and a backup or restore of any cluster. */
+const stopsAll = (plan: Plan): boolean => plan.steps.some(({ kind }) => kind === 'stop');
 
 /** Whether the run took anything down yet. */
 const isTouched = (plan: Plan, state: RunState): boolean =>
