@@ -327,9 +327,9 @@ function findObstacle(
       return gateObstacle(state.steps[step.id], step, nowMs) ?? closedByAgent(plan, state, step, facts, nowMs);
     case 'upgrade':
       assertNoneDown(plan, state, step);
-      return staleGate(plan, state, step, nowMs) ?? unfitPeer(plan, state, step, facts, nowMs);
+      return staleGate(plan, state, step, facts, nowMs) ?? unfitPeer(plan, state, step, facts, nowMs);
     case 'stop':
-      return staleGates(plan, state, nowMs);
+      return staleGates(plan, state, facts, nowMs);
     case 'back-up':
       return plan.options.backup?.policy === 'copy' ? barrierObstacle(plan, state, step, facts, nowMs) : undefined;
     case 'install':
@@ -367,10 +367,22 @@ function assertNoneDown(plan: Plan, state: RunState, next: Step): void {
   }
 }
 
+/**
+ * When a gate was answered, by the controller's clock: an answer that waited in a journal while the link was cut is as old
+ * as its question, not as its arrival. The host's clock is corrected by its skew, and never makes an answer younger.
+ */
+function answeredAtMs(gate: StepState | undefined, facts: EngineFacts): number {
+  const arrivedAtMs = gate?.endedAtMs ?? 0;
+  const onHostMs = gate?.result?.phases.at(-1)?.endedAtMs;
+  if (onHostMs === undefined) return arrivedAtMs;
+  const skewMs = facts.nodes.get(gate?.executor ?? '')?.clockSkewMs ?? 0;
+  return Math.min(arrivedAtMs, onHostMs - skewMs);
+}
+
 /** I4: a stop acts on facts of now. A gate that passed before a pause or a hold is asked again. */
-function staleGate(plan: Plan, state: RunState, step: Step, nowMs: number): Decision | undefined {
+function staleGate(plan: Plan, state: RunState, step: Step, facts: EngineFacts, nowMs: number): Decision | undefined {
   const gate = state.steps[`gate:${step.node}`];
-  if (gate?.endedAtMs === undefined || nowMs - gate.endedAtMs <= GATE_FRESH_MS) return undefined;
+  if (gate?.endedAtMs === undefined || nowMs - answeredAtMs(gate, facts) <= GATE_FRESH_MS) return undefined;
   const gateStep = stepOf(plan, `gate:${step.node}`);
   // A retry of a node that this run took down already cannot be gated: the cluster misses it because of us.
   if ((state.steps[step.id]?.result?.disposition ?? 'untouched') === 'broken') return undefined;
@@ -420,12 +432,12 @@ function closedByAgent(
  * The same for a single-replica cluster: each gate asks about the whole cluster, so the newest answer counts. Once a
  * node was stopped there is nobody to ask: the cluster misses it because of us.
  */
-function staleGates(plan: Plan, state: RunState, nowMs: number): Decision | undefined {
+function staleGates(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision | undefined {
   const begun = plan.steps.some(({ id, kind }) => kind === 'stop' && (state.steps[id]?.attempt ?? 0) > 0);
   const gates = plan.steps.filter(({ kind }) => kind === 'gate');
-  const newest = gates.toSorted((a, b) => (state.steps[b.id]?.endedAtMs ?? 0) - (state.steps[a.id]?.endedAtMs ?? 0))[0];
-  if (begun || newest === undefined) return undefined;
-  if (nowMs - (state.steps[newest.id]?.endedAtMs ?? 0) <= GATE_FRESH_MS) return undefined;
+  const ageOf = ({ id }: Step) => nowMs - answeredAtMs(state.steps[id], facts);
+  const newest = gates.toSorted((a, b) => ageOf(a) - ageOf(b))[0];
+  if (begun || newest === undefined || ageOf(newest) <= GATE_FRESH_MS) return undefined;
   return record({ type: 'step-reset', step: newest.id, why: 'its answer is too old to act on', atMs: nowMs });
 }
 
