@@ -18,6 +18,7 @@ import { addressOf, type StartCommand, securityOf, storeOf } from '../host/start
 import {
   type Deployment,
   type Finder,
+  type FinderOptions,
   type HostedVersions,
   type Judged,
   known,
@@ -35,11 +36,9 @@ export type Intent = {
   readonly halfDone?: string;
 };
 
-export type ContainerFinderOptions = {
+export type ContainerFinderOptions = FinderOptions & {
   readonly engine: Engine;
   readonly images: Images;
-  readonly now: () => number;
-  readonly statusTimeoutMs: number;
   /** The container's name, where more than one on the host runs KWDB. */
   readonly name: string | undefined;
   readonly intent: () => Promise<Intent>;

@@ -46,6 +46,9 @@ export interface Deployment {
   startArguments(): Promise<string>;
 }
 
+/** What every finder is given: the clock, and how long one question to the database may take. */
+export type FinderOptions = { readonly now: () => number; readonly statusTimeoutMs: number };
+
 /** Looks whether this host's KWDB was deployed by the finder's method. Also finds one that is stopped or half exchanged. */
 export interface Finder {
   find(): Promise<Deployment | undefined>;

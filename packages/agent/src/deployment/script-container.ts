@@ -23,6 +23,7 @@ import { execRunner } from './container.ts';
 import {
   type Deployment,
   type Finder,
+  type FinderOptions,
   type HostedVersions,
   type Judged,
   known,
@@ -30,13 +31,11 @@ import {
   versionIn,
 } from './deployment.ts';
 
-export type ScriptContainerFinderOptions = {
+export type ScriptContainerFinderOptions = FinderOptions & {
   readonly root: string;
   readonly services: ServiceManager;
   readonly engine: Engine;
   readonly images: Images;
-  readonly now: () => number;
-  readonly statusTimeoutMs: number;
 };
 
 /** The vendor's names. Source: KWDB facts, "Files a script installation leaves on a host". */

@@ -24,6 +24,7 @@ import type { ServiceManager, UnitState } from '../host/services.ts';
 import {
   type Deployment,
   type Finder,
+  type FinderOptions,
   type HostedVersions,
   type Judged,
   known,
@@ -31,12 +32,9 @@ import {
   versionIn,
 } from './deployment.ts';
 
-export type ScriptFinderOptions = {
+export type ScriptFinderOptions = FinderOptions & {
   readonly root: string;
   readonly services: ServiceManager;
-  readonly now: () => number;
-  /** How long one question to the database may take. */
-  readonly statusTimeoutMs: number;
   /** Whether commands that need root go through `sudo -n`. */
   readonly sudo: boolean;
 };

@@ -22,6 +22,7 @@ import { addressOf, type StartCommand, securityOf, startCommand, storeOf } from 
 import {
   type Deployment,
   type Finder,
+  type FinderOptions,
   type HostedVersions,
   type Judged,
   known,
@@ -31,11 +32,9 @@ import {
 import { DEFAULT_INSTALL_DIR } from './script.ts';
 import type { NodeRecord, SourceRecords } from './source-record.ts';
 
-export type SourceFinderOptions = {
+export type SourceFinderOptions = FinderOptions & {
   readonly records: SourceRecords;
   readonly services: ServiceManager;
-  readonly now: () => number;
-  readonly statusTimeoutMs: number;
   /** The tree in use, where the host runs nodes of several, or where processes are called by another path. */
   readonly tree: string | undefined;
 };
