@@ -14,7 +14,7 @@ import type { Endpoint } from '../host/http-health.ts';
 import { Kwbase, type KwbaseRunner, securityArguments } from '../host/kwbase.ts';
 import type { Ended } from '../host/run.ts';
 import type { UnitState } from '../host/services.ts';
-import { addressOf, type StartCommand, securityOf, storeOf } from '../host/start-command.ts';
+import { addressOf, HTTP_PORT, SQL_PORT, type StartCommand, securityOf, storeOf } from '../host/start-command.ts';
 import {
   type Deployment,
   type Finder,
@@ -46,8 +46,6 @@ export type ContainerFinderOptions = FinderOptions & {
 };
 
 const LABEL_VERSION = 'org.opencontainers.image.version';
-const SQL_PORT = 26257;
-const HTTP_PORT = 8080;
 const NEVER = '0001-01-01T00:00:00Z';
 
 export class ContainerFinder implements Finder {

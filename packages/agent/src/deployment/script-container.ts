@@ -19,6 +19,7 @@ import {
   UNIT,
 } from '../host/mode.ts';
 import type { ServiceManager, UnitState } from '../host/services.ts';
+import { SQL_PORT } from '../host/start-command.ts';
 import { execRunner } from './container.ts';
 import {
   type Deployment,
@@ -42,7 +43,7 @@ export type ScriptContainerFinderOptions = FinderOptions & {
 export const CONTAINER = 'kaiwudb-container';
 export const COMPOSE_FILE = '/etc/kaiwudb/script/docker-compose.yml';
 /** Inside the container, whatever is published. */
-const SQL_ADDRESS = '127.0.0.1:26257';
+const SQL_ADDRESS = `127.0.0.1:${SQL_PORT}`;
 const CERTIFICATES = '/kaiwudb/certs';
 const PROGRAM: Program = { kwbase: '/kaiwudb/bin/kwbase', workingDir: '/kaiwudb/bin' };
 

@@ -18,7 +18,15 @@ import {
 } from '../host/node-processes.ts';
 import { isServer, packageRecords } from '../host/package-database.ts';
 import type { ServiceManager, UnitState } from '../host/services.ts';
-import { addressOf, type StartCommand, securityOf, startCommand, storeOf } from '../host/start-command.ts';
+import {
+  addressOf,
+  HTTP_PORT,
+  SQL_PORT,
+  type StartCommand,
+  securityOf,
+  startCommand,
+  storeOf,
+} from '../host/start-command.ts';
 import {
   type Deployment,
   type Finder,
@@ -39,8 +47,6 @@ export type SourceFinderOptions = FinderOptions & {
   readonly tree: string | undefined;
 };
 
-const SQL_PORT = 26257;
-const HTTP_PORT = 8080;
 /** Units of the agent's own making do not outlive the process in them. */
 const OWN_UNITS = 'kwfleet-';
 

@@ -8,6 +8,10 @@ export type StartCommand = {
   readonly flags: ReadonlyMap<string, string>;
 };
 
+/** Where a node listens whose command and MODE do not say. Source: KWDB facts, "Files a script installation leaves". */
+export const SQL_PORT = 26257;
+export const HTTP_PORT = 8080;
+
 const TOPOLOGIES: Readonly<Record<string, Topology>> = {
   'start-single-node': 'standalone',
   start: 'multi-replica',
