@@ -116,6 +116,7 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
       containers.finder,
       ...(source === undefined ? [] : [source.finder]),
     ],
+    images: containers.answers,
   });
   const shared = { root, stateDir, services, commands, observer, packages, sudo, environment: environmentOf(config) };
   const driver = new HostDriver({
@@ -173,7 +174,10 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
     inHand: () => executor.inHand(),
     onAction: (action) => executor.accept(action),
     onResultStored: (action) => executor.acknowledge(action),
-    onReportRequest: () => reporter.request(),
+    onReportRequest: (images) => {
+      containers.answers.ask(images);
+      reporter.request();
+    },
     onPrefetch: (wanted) => supply.prefetch(wanted),
     onInventoryRequest: (request) => void tellInventory(request, transfers, link, log),
   });

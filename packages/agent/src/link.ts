@@ -20,7 +20,8 @@ export type LinkOptions = {
   readonly inHand: () => string[];
   readonly onAction: (action: Action) => Promise<void>;
   readonly onResultStored: (action: string) => Promise<void>;
-  readonly onReportRequest: () => void;
+  /** Wanted now; it also tells of these images. */
+  readonly onReportRequest: (images: readonly PackageInfo[]) => void;
   readonly onPrefetch: (wanted: PackageInfo) => void;
   readonly onInventoryRequest: (request: string) => void;
 };
@@ -203,7 +204,7 @@ export class Link {
     const { onAction, onResultStored, onReportRequest, onPrefetch, onInventoryRequest } = this.#options;
     if ('action' in message) await onAction(message.action);
     else if ('resultStored' in message) await onResultStored(message.resultStored.action);
-    else if ('reportRequest' in message) onReportRequest();
+    else if ('reportRequest' in message) onReportRequest(message.reportRequest.images);
     else if ('prefetch' in message) onPrefetch(message.prefetch.package);
     else if ('inventoryRequest' in message) onInventoryRequest(message.inventoryRequest.request);
   }

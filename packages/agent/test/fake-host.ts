@@ -6,8 +6,10 @@ import {
   type Condition,
   FleetError,
   type LedgerEntry,
+  type Method,
   type NodeReport,
   type NodeRow,
+  type PackageInfo,
   type Surroundings,
 } from '@kwfleet/core';
 import type { AgentMessage } from '@kwfleet/protocol';
@@ -65,6 +67,9 @@ export class FakeHost implements Driver {
   enabled = true;
   freeBytes = 1e12;
   surroundings: Surroundings | undefined;
+  method: Method = 'script-bare';
+  /** Of whose image the last look was to tell. */
+  wanted: PackageInfo | undefined;
   settings = new Map([['server.time_until_store_dead', '30m0s']]);
   /** Every deed, in order. */
   readonly deeds: string[] = [];
@@ -76,7 +81,8 @@ export class FakeHost implements Driver {
     this.running = { pid: this.#nextPid++, version: '3.0.0', startedAtMs: clock.now() - 5000 };
   }
 
-  async observe(): Promise<NodeReport> {
+  async observe(wanted?: PackageInfo): Promise<NodeReport> {
+    this.wanted = wanted;
     const condition: Condition = this.half ? 'package-half-installed' : 'clean';
     const serving = this.running !== null;
     return {
@@ -92,7 +98,7 @@ export class FakeHost implements Driver {
         ...(this.surroundings === undefined ? {} : { surroundings: this.surroundings }),
       },
       installation: {
-        method: 'script-bare',
+        method: this.method,
         topology: 'multi-replica',
         installDir: '/usr/local/kaiwudb',
         dataDir: '/var/lib/kaiwudb',

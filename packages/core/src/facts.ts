@@ -56,11 +56,11 @@ export const Surroundings = Type.Object({
   installedBytes: Type.Optional(Type.Integer({ minimum: 0 })),
   /** Which disk each directory lies on: those on one disk share its free space. */
   disks: Type.Object({ agent: Type.String(), install: Type.String(), data: Type.String() }),
-  /** Images of packages that this host was told of: whether they are there, or cannot be brought. */
+  /** Images of packages that this host was asked about: there, to be had from their registry, or neither, and why. */
   images: Type.Array(
     Type.Object({
       digest: Type.String(),
-      state: Type.Union([Type.Literal('present'), Type.Literal('unavailable')]),
+      state: Type.Union([Type.Literal('present'), Type.Literal('pullable'), Type.Literal('unavailable')]),
       detail: Type.String(),
     }),
   ),

@@ -8,6 +8,9 @@ import {
   CLOCK_LIMIT_MS,
   ERRORS,
   type HostFacts,
+  judgeHost,
+  type Method,
+  type NodeFacts,
   RELEASE,
   type Surroundings,
 } from '../src/index.ts';
@@ -142,16 +145,57 @@ describe('agent and controller', () => {
 
 describe('images', () => {
   const sha256 = 'e'.repeat(64);
-  const known = (state: 'present' | 'unavailable') =>
-    around({ images: [{ digest: sha256, state, detail: 'no route to host' }] });
-  const image = { kind: 'image', sha256, family: 'any' } as const;
+  type State = Surroundings['images'][number]['state'];
+  const known = (state: State, digest = sha256) => ({ images: [{ digest, state, detail: 'no route to host' }] });
+  const image = pkg({ kind: 'image', sha256, family: 'any' });
+  const facts = (change: Partial<Surroundings>, method: Method = 'docker-run') => {
+    const [first] = withReport(fleet('standalone', 1), 1, ({ installation }) => ({
+      host: host(around(change)),
+      ...(installation === undefined ? {} : { installation: { ...installation, method } }),
+    }));
+    if (first === undefined) throw new Error('no node');
+    return first;
+  };
+  const untold: Partial<Surroundings> = { images: [] };
+  const answers = (change: Partial<Surroundings>, wanted = image, method?: Method) =>
+    draft([facts(change, method)], { packages: [wanted] }).checks.filter(({ code }) => code === 'IMAGE_UNAVAILABLE');
+  const lateAnswers = (change: Partial<Surroundings>) =>
+    judgeHost(facts(change), image).filter(({ code }) => code === 'IMAGE_UNAVAILABLE');
 
   it.each([
     ['present', known('present'), 'pass'],
+    ['pullable', known('pullable'), 'pass'],
     ['unavailable', known('unavailable'), 'block'],
-    ['not told of', around({}), 'pass'],
-  ] as const)('%s: %s', (_, facts, verdict) => {
-    expect(verdicts(told('IMAGE_UNAVAILABLE', facts, image))).toEqual([verdict]);
+    ['not told of', untold, 'unknown'],
+    ['told of another', known('present', 'f'.repeat(64)), 'unknown'],
+  ] as const)('%s: %s', (_, change, verdict) => expect(verdicts(answers(change))).toEqual([verdict]));
+
+  it('say why', () => expect(answers(known('unavailable'))[0]?.message).toContain('no route to host'));
+
+  it('of an agent that tells no surroundings are unknown', () => {
+    const [node] = fleet('standalone', 1);
+    const report = { ...facts({}).report, host: host({}) };
+    const checks = draft([{ ...(node as NodeFacts), report }], { packages: [image] }).checks;
+    expect(verdicts(checks.filter(({ code }) => code === 'IMAGE_UNAVAILABLE'))).toEqual(['unknown']);
+  });
+
+  it.each([
+    ['present', known('present'), 0],
+    ['only to be pulled again', known('pullable'), 1],
+    ['gone for good', known('unavailable'), 1],
+    ['not told of', untold, 1],
+  ] as const)('right before the node goes down, %s', (_, change, findings) =>
+    expect(lateAnswers(change)).toHaveLength(findings),
+  );
+
+  it('that come in their package need no registry', () => {
+    const [answer] = answers(untold, pkg({ kind: 'container', family: 'any' }));
+    expect(answer).toMatchObject({ verdict: 'pass', message: expect.stringContaining('holds the image itself') });
+  });
+
+  it('are not asked of a host that runs none', () => {
+    expect(answers(untold, image, 'script-bare')).toEqual([]);
+    expect(answers(untold, image, 'script-container')).toEqual([]);
   });
 });
 

@@ -158,6 +158,20 @@ export class Engine {
     );
   }
 
+  /**
+   * What an image's registry says of it, asked by the engine as a pull would, without pulling: for which systems it is,
+   * `linux/amd64`; empty when it does not tell. Rejects with the registry's own words.
+   */
+  async platformsInRegistry(reference: string, timeoutMs: number): Promise<string[]> {
+    const { Platforms } = await this.#call(
+      `find ${reference} in its registry`,
+      () => this.#docker.getImage(reference).distribution(),
+      { timeoutMs },
+    );
+    const told = (Platforms ?? []).filter(({ os, architecture }) => os !== '' && architecture !== '');
+    return told.map(({ os, architecture }) => `${os}/${architecture}`);
+  }
+
   async pull(reference: string, told: (text: string) => void): Promise<void> {
     await this.#progress(`pull ${reference}`, told, (abortSignal) => this.#docker.pull(reference, { abortSignal }));
   }

@@ -32,7 +32,7 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
     async ({ body, actor }, reply) => {
       refuseUnknownOptions(body);
       refuseOddKind(body);
-      await freshen(database, body.cluster);
+      await freshen(database, [body.cluster], body.to);
       const row = await database.transaction((sql) => createPlan(sql, body, actor));
       return reply.code(201).send(await wholeView(database, row, await readFleet(database)));
     },

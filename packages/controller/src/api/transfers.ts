@@ -69,7 +69,7 @@ export type Told = {
 
 /** Throws CLUSTER_UNKNOWN or CLUSTER_AMBIGUOUS. */
 export async function askBoth(database: Database, { source, into }: TransferRequest): Promise<Told> {
-  await Promise.all([freshen(database, source), freshen(database, into)]);
+  await Promise.all([freshen(database, [source]), freshen(database, [into])]);
   const [ofSource, ofTarget] = await Promise.all([inventoryOf(database, source), inventoryOf(database, into)]);
   return { source: ofSource, target: ofTarget };
 }
