@@ -3,7 +3,7 @@ import type { CheckResult, NodeReport, PlanView, Surroundings } from '@kwfleet/c
 import { afterEach, describe, expect, it } from 'vitest';
 import type { Agent } from './fake-agent.ts';
 import { BACKUP, RestRig } from './rest-rig.ts';
-import { usePostgres } from './support.ts';
+import { freshReport, usePostgres } from './support.ts';
 
 const postgres = usePostgres();
 const digest = 'd'.repeat(64);
@@ -71,6 +71,28 @@ describe('an image', () => {
     expect(about(made.checks).filter(({ verdict }) => verdict !== 'pass')).toMatchObject([
       { verdict: 'block', node: 'c-n2', message: expect.stringContaining('connection refused') },
     ]);
+  });
+
+  it('is waited for when a report that was under way comes first', async () => {
+    await opened();
+    const [first] = agents;
+    const whole = inContainer(freshReport('c', 1), 1);
+    first?.reporting(() => {
+      setTimeout(() => first.send({ report: inContainer(freshReport('c', 1), 1) }), 300);
+      return { ...whole, observedAtMs: Date.now() };
+    });
+    expect(about((await plan()).checks).map(({ verdict }) => verdict)).toEqual(['pass', 'pass', 'pass']);
+  });
+
+  it('is asked for anew as the run starts', async () => {
+    await opened();
+    const { id, hash } = await plan();
+    const started = await rig.ask('/v1/runs', { json: { plan: id, hash } });
+    expect(started.status).toBe(201);
+    for (const { received } of agents) {
+      const asked = received.flatMap((message) => ('reportRequest' in message ? [message.reportRequest.images] : []));
+      expect(asked.map((images) => images.length)).toEqual([1, 1]);
+    }
   });
 
   it('that its registry lost since the plan keeps the run from starting', async () => {
