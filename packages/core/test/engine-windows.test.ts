@@ -5,6 +5,7 @@ import {
   DEFAULT_STEP_TIMES,
   decide,
   deriveClusters,
+  hashPlan,
   initialState,
   isWindowed,
   makeWholePlan,
@@ -103,13 +104,38 @@ describe('a run with a window', () => {
     expect(model.state.status).toBe('succeeded');
   });
 
-  it('says nothing of the hours of a window before it touched anything, nor of a package that still comes', () => {
-    const model = begin('multi-replica');
+  it('goes on in the next window without being approved once more: what was agreed to has begun', () => {
+    const plan = planFor('multi-replica', 3);
+    const validForMs = 20 * HOUR;
+    const start = { policies: ['p'], approvers: 1, requesterMayApprove: false, validForMs };
+    const approval = { hash: hashPlan(plan), requester: 'ann', requestedAtMs: NOW, start, given: [] };
+    const timing = { windows: ['nights'], prefetchMs: 0 };
+    const model = new Model(plan, approval, { timing, windows: [nights], isOpen, stepTimes: times });
+    model.approve('bo');
     to(model, OPENS);
-    expect(model.running).toEqual(['fetch:n1', 'fetch:n2', 'fetch:n3']);
-    working(model, CLOSES + MINUTE);
-    expect(find(model, 'window-overrun')).toBeUndefined();
+    model.until('gate:n1');
+    model.settle();
+    working(model, CLOSES);
+    model.until('witness:n1');
+    to(model, OPENS + DAY - 1);
+    expect(model.state.status).toBe('scheduled');
+    to(model, OPENS + DAY);
+    expect(model.state.status).toBe('running');
+    expect(find(model, 'approval-lapsed')).toBeUndefined();
   });
+
+  it.each<Topology>(['multi-replica', 'single-replica'])(
+    'says of a %s cluster that something goes on outside of it only once something was touched',
+    (topology) => {
+      const model = begin(topology);
+      to(model, OPENS);
+      expect(model.running).toEqual(['fetch:n1', 'fetch:n2', 'fetch:n3']);
+      const frozen = { ...nights, freezes: [{ from: '2027-01-15', until: '2027-01-17' }] };
+      model.schedule = { timing: { windows: ['nights'], prefetchMs: 0 }, windows: [frozen], isOpen, stepTimes: times };
+      model.settle();
+      expect(find(model, 'window-overrun')).toBeUndefined();
+    },
+  );
 
   it('begins no further node that does not fit, and asks a gate again that passed before the window closed', () => {
     const model = begin('multi-replica');
