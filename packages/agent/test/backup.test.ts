@@ -23,7 +23,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Aside, exchange, undo } from '../src/backup/aside.ts';
 import { check } from '../src/backup/check.ts';
 import { makeCopy, prepare } from '../src/backup/cold-copy.ts';
-import { discard, putBack, restore } from '../src/backup/restore.ts';
+import { discard, putBack, restore, stage } from '../src/backup/restore.ts';
 import type { Identity, Root, Work } from '../src/backup/spec.ts';
 
 // It syncs and reads a good deal, and the machine may be busy.
@@ -254,6 +254,16 @@ describe('a restore', () => {
     await discard(undoWork('discard'), quiet);
     expect(live()).toEqual(then);
     expect(existsSync(`${data}.kwfleet-replaced-run-9`)).toBe(false);
+  });
+
+  test('is staged beside what is there, which is not touched before the exchange', async () => {
+    const { sha, then } = await copied();
+    const before = live();
+    await stage({ ...restoreWork(sha), work: 'stage' }, quiet);
+    expect(withoutReplaced()).toEqual(before);
+    expect(tree(`${data}.kwfleet-staged-run-9`)).toEqual(then.data);
+    await restore(restoreWork(sha), quiet);
+    expect(withoutReplaced()).toEqual(then);
   });
 
   test('can be undone, at once or later, and then done again', async () => {

@@ -388,6 +388,15 @@ describe('backups', () => {
     expect(host.running).toBeNull();
   });
 
+  test('a database that comes up while a backup is staged keeps its data', async () => {
+    const action = order({ phases: ['restore'], restore: source, from: '3.1.0', to: '3.0.0' });
+    const { result, host } = await carryOut({ startsWhileStaging: true }, action, (it) => {
+      it.running = null;
+    });
+    expect(result).toMatchObject({ failure: { code: 'DEPLOY_STILL_RUNNING' }, disposition: 'untouched' });
+    expect(host.deeds).toEqual([]);
+  });
+
   test('killed at any write of its journal, the restore is done once it is let go on', async () => {
     const action = order({ phases: ['restore'], restore: source, from: '3.1.0', to: '3.0.0' });
     for (let crashAt = 1; crashAt <= 6; crashAt++) {

@@ -55,6 +55,7 @@ export type Faults = {
   backupDiskFull?: boolean;
   backupDamaged?: boolean;
   restoreFails?: boolean;
+  startsWhileStaging?: boolean;
 };
 
 export class FakeHost implements Driver {
@@ -298,6 +299,11 @@ export class FakeBackups implements Backups {
   async check(): Promise<void> {
     this.#host.deeds.push('check-backup');
     if (this.#host.faults.backupDamaged === true) throw new FleetError('BACKUP_DAMAGED', 'a file is not as it was');
+  }
+
+  async stage(): Promise<void> {
+    if (this.#host.faults.startsWhileStaging === true)
+      this.#host.running = { pid: 99, version: '3.1.0', startedAtMs: this.#host.clock.now() };
   }
 
   async restore(): Promise<void> {

@@ -29,7 +29,9 @@ export interface Backups {
   made(action: Action): Promise<BackupReceipt | undefined>;
   /** Reads every file of the order's backup again. Throws BACKUP_MISSING, BACKUP_DAMAGED or DISK_FULL. */
   check(action: Action, report: NodeReport, watch: Watch): Promise<void>;
-  /** Puts it in place; what was there is kept beside. Throws RESTORE_FAILED, BACKUP_DAMAGED or DISK_FULL. */
+  /** Puts it beside what is there, read again, and touches nothing else. Throws BACKUP_DAMAGED, DISK_FULL or RESTORE_FAILED. */
+  stage(action: Action, report: NodeReport, watch: Watch): Promise<void>;
+  /** Exchanges the two by renames; what was there is kept beside. Throws RESTORE_FAILED. */
   restore(action: Action, report: NodeReport, watch: Watch): Promise<void>;
   /** Undoes a restore of this run, as far as it came. */
   putBack(action: Action, report: NodeReport, watch: Watch): Promise<void>;
@@ -105,13 +107,21 @@ export class HostBackups implements Backups {
     await this.#work(action, 'check', { work: 'check', directory, roots, identity, manifestSha256 }, watch);
   }
 
-  async restore(action: Action, report: NodeReport, watch: Watch): Promise<void> {
+  stage(action: Action, report: NodeReport, watch: Watch): Promise<void> {
+    return this.#restore('stage', action, report, watch);
+  }
+
+  restore(action: Action, report: NodeReport, watch: Watch): Promise<void> {
+    return this.#restore('restore', action, report, watch);
+  }
+
+  async #restore(name: 'stage' | 'restore', action: Action, report: NodeReport, watch: Watch): Promise<void> {
     const { set, version, manifestSha256 } = restoreOf(action);
     const identity = this.#identity(action, set, version);
     const { directory } = this.#options.config;
     const [run, roots, stateFile] = [action.run, this.#roots(report), this.#stateFile(action)];
-    const work: Work = { work: 'restore', directory, roots, identity, manifestSha256, run, stateFile };
-    await this.#work(action, 'restore', work, watch);
+    const work: Work = { work: name, directory, roots, identity, manifestSha256, run, stateFile };
+    await this.#work(action, name, work, watch);
   }
 
   async putBack(action: Action, report: NodeReport, watch: Watch): Promise<void> {

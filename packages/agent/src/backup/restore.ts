@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
 import { syncDirectory } from '../journal/file-storage.ts';
 import { asideOf, exchange, exists, undo } from './aside.ts';
-import { isFull, placeOf } from './cold-copy.ts';
+import { placeOf } from './cold-copy.ts';
 import { type Copied, copyTree, Meter, mebibytes, Progress } from './copy-tree.ts';
 import { copyOf, type Manifest, readManifest, requireIdentity, totals } from './manifest.ts';
 import type { Root, Say, Work } from './spec.ts';
@@ -20,19 +20,16 @@ type State = {
   readonly roots: readonly Root[];
 };
 
-export async function restore(work: Work & { work: 'restore' }, say: Say): Promise<void> {
-  const place = placeOf(work.directory, work.identity.node, work.identity.set);
-  const { manifest, sha256 } = await readManifest(place);
-  requireIdentity(manifest, sha256, work.manifestSha256, work.identity);
-  await requireSamePlaces(manifest, work.roots);
-  if ((await readState(work.stateFile)) === undefined) {
-    await stage(place, manifest, work, say);
-    const missing = await Promise.all(
-      manifest.roots.map(async (root) => ((await exists(root.path)) ? [] : [root.name])),
-    );
-    const roots = manifest.roots.map(({ name, path }) => ({ name, path }));
-    await writeState(work.stateFile, { absent: missing.flat(), roots });
-  }
+type Restore = Work & { work: 'stage' | 'restore' };
+
+/** Puts the backup beside the node's places, once; the places themselves are not touched. */
+export async function stage(work: Restore, say: Say): Promise<void> {
+  await staged(work, say);
+}
+
+/** Exchanges what is staged, and stages it first where it is not. The database must not run. */
+export async function restore(work: Restore, say: Say): Promise<void> {
+  const manifest = await staged(work, say);
   for (const root of manifest.roots) {
     const [top] = root.entries;
     if (top === undefined) throw new FleetError('BACKUP_DAMAGED', `the manifest lists nothing of ${root.path}`);
@@ -41,8 +38,24 @@ export async function restore(work: Work & { work: 'restore' }, say: Say): Promi
   }
 }
 
+async function staged(work: Restore, say: Say): Promise<Manifest> {
+  const place = placeOf(work.directory, work.identity.node, work.identity.set);
+  const { manifest, sha256 } = await readManifest(place);
+  requireIdentity(manifest, sha256, work.manifestSha256, work.identity);
+  await requireSamePlaces(manifest, work.roots);
+  if ((await readState(work.stateFile)) === undefined) {
+    await copyBeside(place, manifest, work, say);
+    const missing = await Promise.all(
+      manifest.roots.map(async (root) => ((await exists(root.path)) ? [] : [root.name])),
+    );
+    const roots = manifest.roots.map(({ name, path }) => ({ name, path }));
+    await writeState(work.stateFile, { absent: missing.flat(), roots });
+  }
+  return manifest;
+}
+
 /** Copies everything beside its place, on its own file system, each file compared with the manifest as it is read. */
-async function stage(place: string, manifest: Manifest, work: Work & { work: 'restore' }, say: Say): Promise<void> {
+async function copyBeside(place: string, manifest: Manifest, work: Restore, say: Say): Promise<void> {
   const { sizeBytes } = totals(manifest);
   const meter = new Meter(say, 'put beside', sizeBytes);
   const progress = await Progress.open(`${work.stateFile}.progress`);
@@ -54,15 +67,15 @@ async function stage(place: string, manifest: Manifest, work: Work & { work: 're
       await copyTree({ from, to: staged, entries: await toCopy(from, root), progress, meter });
     }
   } catch (error) {
-    if (isFull(error)) await unstage(manifest.roots, work);
+    await unstage(manifest.roots, work);
     throw error;
   }
   await rm(`${work.stateFile}.progress`, { force: true });
   say(`put beside and read again: ${mebibytes(sizeBytes)} MiB`);
 }
 
-/** A full disk is emptied again. */
-async function unstage(roots: readonly Root[], { run, stateFile }: Work & { work: 'restore' }): Promise<void> {
+/** What cannot be staged whole leaves nothing behind: a full disk is emptied again. */
+async function unstage(roots: readonly Root[], { run, stateFile }: Restore): Promise<void> {
   for (const root of roots) await rm((await asideOf(root, run)).staged, { recursive: true, force: true });
   await rm(`${stateFile}.progress`, { force: true });
 }

@@ -43,7 +43,8 @@ export type Work =
       readonly manifestSha256: string;
     }
   | {
-      readonly work: 'restore';
+      /** `stage` touches nothing of the node; `restore` exchanges what is staged. */
+      readonly work: 'stage' | 'restore';
       readonly directory: string;
       readonly roots: readonly Root[];
       readonly identity: Identity;

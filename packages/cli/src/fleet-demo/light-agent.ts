@@ -25,6 +25,7 @@ const NO_BACKUPS: Backups = {
   make: unsupported,
   made: async () => undefined,
   check: unsupported,
+  stage: unsupported,
   restore: unsupported,
   putBack: unsupported,
   discard: unsupported,
