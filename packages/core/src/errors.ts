@@ -262,8 +262,7 @@ export const ERRORS = {
   },
   IMAGE_UNAVAILABLE: {
     status: 422,
-    remedy:
-      'See that the host reaches the registry and may pull from it, or pull the image there by hand (docker pull, by the same digest).',
+    remedy: 'See that the host reaches the registry and may pull from it, or load the image there by hand.',
   },
   BACKUP_REQUIRED: {
     status: 422,

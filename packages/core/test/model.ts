@@ -10,7 +10,6 @@ import {
   type ActionResult,
   type ApprovalScope,
   actionFor,
-  actionId,
   apply,
   type ClusterHealth,
   type Decision,
@@ -77,8 +76,6 @@ export type Host = {
   startedAtMs: number;
   connected: boolean;
   lastSeenMs: number;
-  /** How far its clock is ahead of the controller's, as the controller hears it. */
-  skewMs: number;
   /** What its agent reported last. */
   report: NodeReport;
 };
@@ -121,8 +118,6 @@ export class Model {
   schedule: Schedule | undefined;
   readonly #ids = new Set<string>();
   readonly #touched = new Set<string>();
-  /** When an agent answered, by the controller's clock, however late the controller hears of it. */
-  readonly #answeredAtMs = new Map<string, number>();
 
   constructor(plan: Plan, approval?: RunApproval, schedule?: Schedule) {
     this.plan = frozen(plan);
@@ -140,7 +135,6 @@ export class Model {
       startedAtMs: STARTED,
       connected: true,
       lastSeenMs: NOW,
-      skewMs: 0,
       report: report(kwdbId, [plan.topology, plan.nodes.length]),
     }));
     for (const one of this.hosts) one.report = this.#reportOf(one);
@@ -172,9 +166,9 @@ export class Model {
   facts(): EngineFacts {
     return {
       nodes: new Map(
-        this.hosts.map(({ node, kwdbId, connected, lastSeenMs, skewMs, report: last }) => [
+        this.hosts.map(({ node, kwdbId, connected, lastSeenMs, report: last }) => [
           node,
-          facts(kwdbId, last, { node, connected, lastSeenMs, clockSkewMs: skewMs }),
+          facts(kwdbId, last, { node, connected, lastSeenMs }),
         ]),
       ),
       windows: new Map(this.schedule?.windows.map((window) => [window.name, window])),
@@ -303,7 +297,6 @@ export class Model {
     this.orders = this.orders.filter((one) => one !== action);
     this.nowMs += SECOND;
     const result = ending === 'as it goes' ? this.#carryOut(action) : this.#fail(action, ending);
-    this.#answeredAtMs.set(action.id, this.nowMs);
     this.heartbeat();
     if (this.host(action.node).connected) this.deliver(result);
     else this.journals.push({ node: action.node, result });
@@ -412,11 +405,7 @@ export class Model {
       ...(failure === undefined ? {} : { failure }),
       disposition,
       newVersionStarted: one.running === this.plan.to,
-      phases: action.phases.map((phase) => ({
-        phase,
-        startedAtMs: this.nowMs - SECOND + one.skewMs,
-        endedAtMs: this.nowMs + one.skewMs,
-      })),
+      phases: [],
       report: this.#reportOf(one),
       ...(seen === undefined ? {} : { health: seen }),
     };
@@ -613,8 +602,7 @@ export class Model {
 
   /** I4: one of these gates said yes not longer ago than its limit. */
   #mustBeFresh(id: string, gates: string[]): void {
-    const answeredAtMs = (gate: string) => this.#answeredAtMs.get(actionId('r1', gate, this.step(gate).attempt)) ?? 0;
-    const lastMs = Math.max(...gates.map(answeredAtMs));
+    const lastMs = Math.max(...gates.map((gate) => this.state.steps[gate]?.endedAtMs ?? 0));
     must(this.nowMs - lastMs <= GATE_FRESH_MS, `I4: ${id} on an answer ${this.nowMs - lastMs} ms old`);
   }
 }

@@ -6,7 +6,6 @@ import {
   type LedgerEntry,
   type Method,
   type NodeReport,
-  type PackageInfo,
 } from '@kwfleet/core';
 import type { LongCommands } from '../host/services.ts';
 import type { Observer } from '../observe.ts';
@@ -30,8 +29,8 @@ export class HostDriver implements Driver {
     this.#options = options;
   }
 
-  observe(wanted?: PackageInfo): Promise<NodeReport> {
-    return this.#options.observer.observe(wanted);
+  observe(): Promise<NodeReport> {
+    return this.#options.observer.observe();
   }
 
   health(questions: 'ranges' | 'all'): Promise<ClusterHealth> {

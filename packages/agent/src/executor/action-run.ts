@@ -91,7 +91,7 @@ export class ActionRun {
   }
 
   async observe(): Promise<NodeReport> {
-    this.#lastReport = await this.parts.driver.observe(this.action.package);
+    this.#lastReport = await this.parts.driver.observe();
     return this.#lastReport;
   }
 
