@@ -92,9 +92,6 @@ export class HostRecord {
 export class Chronicle {
   readonly sim: Simulation;
   readonly hosts = new Map<string, HostRecord>();
-  readonly #watch = CHECKERS.flatMap(({ invariant, see }) =>
-    see === undefined ? [] : [{ see, fails: (message: string) => this.sim.violate(invariant, message) }],
-  );
   readonly trace: { readonly atMs: number; readonly evidence: Evidence }[] = [];
 
   constructor(sim: Simulation) {
@@ -121,7 +118,9 @@ export class Chronicle {
 
   note(evidence: Evidence): void {
     this.trace.push({ atMs: this.nowMs, evidence });
-    for (const { see, fails } of this.#watch) see(evidence, this, fails);
+    for (const { invariant, see } of CHECKERS) {
+      see?.(evidence, this, (message) => this.sim.violate(invariant, message));
+    }
     this.#record(evidence);
   }
 

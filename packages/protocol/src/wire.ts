@@ -15,9 +15,6 @@ import descriptor from './generated/descriptor.json' with { type: 'json' };
 /** The version of the contract between agent and controller; both sides refuse another one. */
 export const PROTOCOL = 1;
 
-/** So many images a host is asked about at once. */
-export const IMAGES_ASKED_MAX = 4;
-
 const Hello = Type.Object({
   node: Type.String({ minLength: 1, maxLength: 253 }),
   agentVersion: Type.String(),
@@ -113,7 +110,7 @@ export type ControllerMessage =
   | { welcome: Welcome }
   | { action: Action }
   | { resultStored: { action: string } }
-  | { reportRequest: { images: readonly PackageInfo[] } }
+  | { reportRequest: Record<string, never> }
   | { prefetch: { package: PackageInfo } }
   | { inventoryRequest: { request: string } };
 
@@ -190,7 +187,7 @@ export const controllerMessage = codec<ControllerMessage>(
     welcome: Welcome,
     action: ActionSchema,
     resultStored: Type.Object({ action: Type.String() }),
-    reportRequest: Type.Object({ images: Type.Array(PackageInfoSchema, { maxItems: IMAGES_ASKED_MAX }) }),
+    reportRequest: Type.Object({}),
     prefetch: Type.Object({ package: PackageInfoSchema }),
     inventoryRequest: InventoryRequest,
   }),

@@ -1,6 +1,7 @@
 /** A real agent over a light host: its own journal on disk, its own stream to the controller. */
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
+import * as grpc from '@grpc/grpc-js';
 import {
   AGENT_VERSION,
   type Backups,
@@ -25,7 +26,6 @@ const NO_BACKUPS: Backups = {
   make: unsupported,
   made: async () => undefined,
   check: unsupported,
-  stage: unsupported,
   restore: unsupported,
   putBack: unsupported,
   discard: unsupported,
@@ -54,7 +54,7 @@ export async function startLightAgent(
   });
   const link: Link = new Link({
     address,
-    identity: undefined,
+    credentials: grpc.credentials.createInsecure(),
     node,
     agentVersion: AGENT_VERSION,
     log,
