@@ -5,7 +5,6 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import * as grpc from '@grpc/grpc-js';
 import type { NodeReport, PackageInfo, PackageView } from '@kwfleet/core';
 import { pino } from 'pino';
 import { create } from 'tar';
@@ -71,7 +70,7 @@ export async function startHost(options: HostOptions): Promise<Host> {
   });
   const link: Link = new Link({
     address: controller.grpcAddress,
-    credentials: grpc.credentials.createSsl(identity.authority, identity.key, identity.certificate),
+    identity,
     node,
     agentVersion: '0',
     log,

@@ -7,6 +7,7 @@ import type { PackageInfo } from '@kwfleet/core';
 import { agentGateway, peerName } from '@kwfleet/protocol';
 import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { controllerClient } from '../../packages/agent/src/controller-client.ts';
 import { readPackage } from '../../packages/agent/src/sources.ts';
 import { type Controller, controllerConfig, startController } from '../../packages/controller/src/index.ts';
 import { type Database, openDatabase } from '../../packages/controller/src/store/database.ts';
@@ -149,10 +150,7 @@ it('a peer must be the one that was named, and gives nothing to strangers', asyn
   );
   expect(await cost(() => fetched(two))).toBe(info.sizeBytes);
   // A peer's certificate is no controller's: nobody enrolls, or takes orders, there.
-  const fake = new grpc.Client(
-    address,
-    grpc.credentials.createSsl(two.identity.authority, two.identity.key, two.identity.certificate),
-  );
+  const fake = controllerClient(address, two.identity);
   const { path, requestSerialize, responseDeserialize } = agentGateway.fetchMetadata;
   const answered = new Promise((resolve, reject) =>
     fake.makeUnaryRequest(

@@ -3,7 +3,6 @@ import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import * as grpc from '@grpc/grpc-js';
 import type { PackageInfo, PackageView, TrustView } from '@kwfleet/core';
 import {
   Metadata,
@@ -119,7 +118,7 @@ async function fleet(): Promise<Fleet> {
     link: () =>
       new Link({
         address: controller.grpcAddress,
-        credentials: grpc.credentials.createInsecure(),
+        identity: undefined,
         node: 'n1',
         agentVersion: '0',
         log,

@@ -18,9 +18,13 @@ export const STORE = '/kaiwudb/deploy/kwdb-container';
 export const RECORD = '/var/lib/standin/standin-record.jsonl';
 const ENGINE_MS = 60_000;
 
-/** Whether this machine has an engine to run inside hosts. Throws under KWFLEET_REQUIRE_DOCKER=1 when it has not. */
-export function dockerHere(): boolean {
-  const missing = ['/usr/sbin/dockerd', '/usr/bin/docker-compose'].filter((program) => !existsSync(program));
+/**
+ * Whether this machine has an engine, and these programs, to run inside hosts. Throws under KWFLEET_REQUIRE_DOCKER=1 when
+ * it has not.
+ */
+export function dockerHere(...more: readonly string[]): boolean {
+  const programs = ['/usr/sbin/dockerd', '/usr/bin/docker-compose', ...more];
+  const missing = programs.filter((program) => !existsSync(program));
   if (missing.length === 0) return true;
   const message = `the suites on containers cannot run here: ${missing.join(' and ')} missing`;
   if (process.env.KWFLEET_REQUIRE_DOCKER === '1') throw new Error(message);
@@ -101,8 +105,7 @@ export function byDockerRun(shelf: ImageShelf): Deploy {
     const even = Number(host.address.split('.').at(-1)) % 2 === 0;
     const network = even ? ['--network', 'host'] : ['-p', '26257:26257', '-p', '8080:8080'];
     const given = ['--restart', 'always', '--ipc', 'shareable', '-w', '/kaiwudb/bin', ...GIVEN.flat()];
-    // A volume of the engine's own where there is one node, a directory of the host's where there are several.
-    const mounts = ['-v', `${node.topology === 'standalone' ? 'kwdb-data' : '/var/lib/kaiwudb'}:${STORE}`];
+    const mounts = ['-v', `/var/lib/kaiwudb:${STORE}`];
     const image = `kaiwudb:${node.version}`;
     await host.exec(
       ['docker', 'run', '-d', '--name', 'kwdb', ...network, ...given, ...mounts, image, ...startArguments(host, node)],

@@ -15,7 +15,7 @@ import { Life } from './world.ts';
 
 const REPORT_LOOK_MS = 5_000;
 const HEALTH_EVERY_MS = 60_000;
-const RESEND_MS = 10_000;
+const RESEND_BEATS = 2;
 
 export class Agent {
   readonly life: Life;
@@ -28,6 +28,7 @@ export class Agent {
   #health: ClusterHealth | undefined;
   #healthAtMs = Number.NEGATIVE_INFINITY;
   #told = '';
+  #beats = 0;
   #latest: NodeReport | undefined;
 
   constructor(sim: Simulation, host: Host, wire: Wire) {
@@ -76,7 +77,6 @@ export class Agent {
     this.#connect();
     world.every(HEARTBEAT_MS, this.life, () => this.#beat());
     world.every(REPORT_LOOK_MS, this.life, () => void this.#look());
-    world.every(RESEND_MS, this.life, () => this.#resend());
   }
 
   /** Whoever talked to it notices that the process is gone. */
@@ -186,6 +186,8 @@ export class Agent {
   }
 
   #beat(): void {
+    this.#beats++;
+    if (this.#beats % RESEND_BEATS === 0) this.#resend();
     const { process } = this.host;
     const pulse = { serving: process?.joined === true, ready: process?.ready === true };
     this.#send({ heartbeat: { clockMs: this.host.clock(), ...pulse } });

@@ -92,6 +92,9 @@ export class HostRecord {
 export class Chronicle {
   readonly sim: Simulation;
   readonly hosts = new Map<string, HostRecord>();
+  readonly #watch = CHECKERS.flatMap(({ invariant, see }) =>
+    see === undefined ? [] : [{ see, fails: (message: string) => this.sim.violate(invariant, message) }],
+  );
   readonly trace: { readonly atMs: number; readonly evidence: Evidence }[] = [];
 
   constructor(sim: Simulation) {
@@ -118,9 +121,7 @@ export class Chronicle {
 
   note(evidence: Evidence): void {
     this.trace.push({ atMs: this.nowMs, evidence });
-    for (const { invariant, see } of CHECKERS) {
-      see?.(evidence, this, (message) => this.sim.violate(invariant, message));
-    }
+    for (const { see, fails } of this.#watch) see(evidence, this, fails);
     this.#record(evidence);
   }
 

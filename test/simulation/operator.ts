@@ -87,7 +87,7 @@ export class Operator {
   #look(): void {
     const { world } = this.#sim;
     this.#act();
-    if (!this.done) world.after(this.#impatient ? LOOK_MS / 6 : LOOK_MS, () => this.#look());
+    if (!this.done) world.after(this.#impatient ? LOOK_MS / 3 : LOOK_MS, () => this.#look());
   }
 
   #act(): void {

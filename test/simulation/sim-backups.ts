@@ -73,10 +73,14 @@ export class SimBackups implements Backups {
     await this.#io(20, () => void this.#copyOf(action));
   }
 
-  async restore(action: Action, _report: NodeReport, watch: Watch): Promise<void> {
+  async stage(action: Action, _report: NodeReport, watch: Watch): Promise<void> {
+    await watch.pause(this.#host.world.random.int(100, 5_000));
+    await this.#io(20, () => void this.#copyOf(action));
+  }
+
+  async restore(action: Action): Promise<void> {
     const { world, faults } = this.#host;
     this.#deed('restore', action);
-    await watch.pause(world.random.int(100, 5_000));
     if (faults.strikes('restoreFails')) throw new FleetError('RESTORE_FAILED', 'the file system is read-only');
     await this.#io(20, () => {
       const host = this.#host;

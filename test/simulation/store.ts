@@ -117,7 +117,11 @@ export class Store {
         if (this.down) throw unavailable('the database does not answer');
         return this.activeRun === undefined ? [] : [this.activeRun.id];
       },
-      lease: (run, owner, ttlMs) => this.transaction(life, () => this.#lease(run, owner, ttlMs)),
+      // A lease that another holds is as good as seen: nothing comes of it, now or a few milliseconds later.
+      lease: async (run, owner, ttlMs) =>
+        this.#isHeldByOther(this.#run(run), owner)
+          ? null
+          : this.transaction(life, () => this.#lease(run, owner, ttlMs)),
       load: (run) => this.transaction(life, () => this.snapshot(run)),
       commit: (run, epoch, write) => this.transaction(life, () => this.#commit(run, epoch, write, life.name)),
     };
@@ -125,12 +129,15 @@ export class Store {
 
   #lease(id: string, owner: string, ttlMs: number): number | null {
     const run = this.#run(id);
-    const valid = run.leaseUntilMs > this.#world.nowMs;
-    if (valid && run.owner !== owner) return null;
-    if (!valid) run.epoch = ++this.#epoch;
+    if (this.#isHeldByOther(run, owner)) return null;
+    if (run.leaseUntilMs <= this.#world.nowMs) run.epoch = ++this.#epoch;
     run.owner = owner;
     run.leaseUntilMs = this.#world.nowMs + ttlMs;
     return run.epoch;
+  }
+
+  #isHeldByOther({ leaseUntilMs, owner: holder }: Run, owner: string): boolean {
+    return leaseUntilMs > this.#world.nowMs && holder !== owner;
   }
 
   snapshot(id: string): RunSnapshot {
@@ -139,7 +146,7 @@ export class Store {
       plan,
       state,
       inputs: inputs.filter(({ seq }) => seq > appliedSeq),
-      nodes: new Map(this.#facts()),
+      nodes: new Map(this.allNodes().map((facts) => [facts.node, facts])),
       windows: this.windows,
       stepTimes: STEP_TIMES,
       nowMs: this.#world.nowMs,
@@ -289,15 +296,13 @@ export class Store {
   }
 
   allNodes(): NodeFacts[] {
-    return [...this.#facts()].map(([, facts]) => facts).sort((a, b) => (a.node < b.node ? -1 : 1));
-  }
-
-  *#facts(): Generator<[string, NodeFacts]> {
+    const all: NodeFacts[] = [];
     for (const [node, { report, stream, connectedUntilMs, lastSeenMs, clockSkewMs }] of this.nodes) {
       if (report === undefined) continue;
       const connected = stream !== undefined && connectedUntilMs > this.#world.nowMs;
-      yield [node, { node, connected, lastSeenMs, clockSkewMs, report }];
+      all.push({ node, connected, lastSeenMs, clockSkewMs, report });
     }
+    return all.sort((a, b) => (a.node < b.node ? -1 : 1));
   }
 
   #input(run: Run, body: NewInput): void {

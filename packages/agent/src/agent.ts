@@ -3,7 +3,6 @@ import { createHash } from 'node:crypto';
 import { mkdir, realpath, stat } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
-import * as grpc from '@grpc/grpc-js';
 import { FleetError, type NodeReport } from '@kwfleet/core';
 import { type Logger, pino } from 'pino';
 import manifest from '../package.json' with { type: 'json' };
@@ -116,6 +115,7 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
       containers.finder,
       ...(source === undefined ? [] : [source.finder]),
     ],
+    images: containers.answers,
   });
   const shared = { root, stateDir, services, commands, observer, packages, sudo, environment: environmentOf(config) };
   const driver = new HostDriver({
@@ -162,7 +162,7 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
   });
   const link: Link = new Link({
     address: config.controller.address,
-    credentials: credentialsOf(identity),
+    identity,
     node: config.node,
     agentVersion: AGENT_VERSION,
     log,
@@ -173,7 +173,10 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
     inHand: () => executor.inHand(),
     onAction: (action) => executor.accept(action),
     onResultStored: (action) => executor.acknowledge(action),
-    onReportRequest: () => reporter.request(),
+    onReportRequest: (images) => {
+      containers.answers.ask(images);
+      reporter.request();
+    },
     onPrefetch: (wanted) => supply.prefetch(wanted),
     onInventoryRequest: (request) => void tellInventory(request, transfers, link, log),
   });
@@ -245,11 +248,6 @@ function environmentOf(config: AgentConfig): Record<string, string> {
   const passed = Object.entries(process.env).filter(([name]) => name.startsWith('KW_STANDIN_') || name === 'PATH');
   return { KW_STANDIN_ROOT: config.root, ...Object.fromEntries(passed.map(([name, value]) => [name, value ?? ''])) };
 }
-
-const credentialsOf = (identity: Identity | undefined): grpc.ChannelCredentials =>
-  identity === undefined
-    ? grpc.credentials.createInsecure()
-    : grpc.credentials.createSsl(identity.authority, identity.key, identity.certificate);
 
 /** Undefined on a plaintext link, or when the agent was told to end. */
 async function identityOf(config: AgentConfig, log: Logger, signal: AbortSignal): Promise<Identity | undefined> {

@@ -5,12 +5,13 @@ import type { AgentConfig } from './config.ts';
 import { ContainerFinder } from './deployment/container.ts';
 import { Engine } from './docker/engine.ts';
 import { ContainerRecords } from './docker/exchange.ts';
+import { ImageAnswers } from './docker/image-answers.ts';
 import { Images } from './docker/images.ts';
 import type { ContainerOptions } from './driver/container-run.ts';
 import type { Watch } from './driver/driver.ts';
 import type { PackageCache } from './packages.ts';
 
-export type Containers = Omit<ContainerOptions, 'observer'>;
+export type Containers = Omit<ContainerOptions, 'observer'> & { readonly answers: ImageAnswers };
 
 export function containersOf(config: AgentConfig, packages: PackageCache, sudo: boolean): Containers {
   const { stateDir, statusTimeoutMs, docker } = config;
@@ -27,7 +28,8 @@ export function containersOf(config: AgentConfig, packages: PackageCache, sudo: 
     intent: () => records.intent(),
     restrained: () => records.restrained.read(),
   });
-  return { engine, images, records, finder, removeOldImage: docker.removeOldImage };
+  const answers = new ImageAnswers({ engine, packages, now });
+  return { engine, images, records, finder, answers, removeOldImage: docker.removeOldImage };
 }
 
 /** Brings an image ahead of its order. Throws NOT_INSTALLED where no container runs KWDB. */

@@ -9,6 +9,7 @@ import { FleetError } from '@kwfleet/core';
 import { type EnrollResponse, enrollment } from '@kwfleet/protocol';
 import * as x509 from '@peculiar/x509';
 import type { LinkSecurity } from './config.ts';
+import { controllerClient, splitAddress } from './controller-client.ts';
 import { replaceFile, syncDirectory } from './journal/file-storage.ts';
 
 export type Identity = { readonly certificate: Buffer; readonly key: Buffer; readonly authority: Buffer };
@@ -78,9 +79,8 @@ function isCurrent(pem: Buffer): boolean {
  * token is shown to anybody. Without a pin it is trusted on this first use.
  */
 async function presentedAuthority(address: string, sha256: string | undefined): Promise<Buffer> {
-  const at = address.lastIndexOf(':');
-  const host = address.slice(0, at).replace(/^\[|\]$/g, '');
-  const chain = await peerChain(host, Number(address.slice(at + 1)));
+  const { host, port } = splitAddress(address);
+  const chain = await peerChain(host, port);
   const found =
     sha256 === undefined
       ? chain.at(-1)
@@ -135,7 +135,7 @@ function callEnroll(
   authority: Buffer,
   request: { token: string; node: string; signingRequest: string },
 ): Promise<EnrollResponse> {
-  const client = new grpc.Client(address, grpc.credentials.createSsl(authority));
+  const client = controllerClient(address, { authority });
   const { path, requestSerialize, responseDeserialize } = enrollment.enroll;
   return new Promise<EnrollResponse>((resolve, reject) => {
     const deadline = Date.now() + CALL_TIMEOUT_MS;

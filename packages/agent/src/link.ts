@@ -3,6 +3,8 @@ import * as grpc from '@grpc/grpc-js';
 import type { Action, PackageInfo } from '@kwfleet/core';
 import { type AgentMessage, agentGateway, type ControllerMessage, type Peer, PROTOCOL } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
+import { controllerClient } from './controller-client.ts';
+import type { Identity } from './enroll.ts';
 import { readPackage } from './sources.ts';
 import type { FileExchange } from './transfer/courier.ts';
 import { fileExchange } from './transfer/exchange.ts';
@@ -11,7 +13,8 @@ type Stream = grpc.ClientDuplexStream<AgentMessage, ControllerMessage>;
 
 export type LinkOptions = {
   readonly address: string;
-  readonly credentials: grpc.ChannelCredentials;
+  /** Undefined: plaintext. */
+  readonly identity: Identity | undefined;
   readonly node: string;
   readonly agentVersion: string;
   readonly log: Logger;
@@ -20,7 +23,8 @@ export type LinkOptions = {
   readonly inHand: () => string[];
   readonly onAction: (action: Action) => Promise<void>;
   readonly onResultStored: (action: string) => Promise<void>;
-  readonly onReportRequest: () => void;
+  /** Wanted now; it also tells of these images. */
+  readonly onReportRequest: (images: readonly PackageInfo[]) => void;
   readonly onPrefetch: (wanted: PackageInfo) => void;
   readonly onInventoryRequest: (request: string) => void;
 };
@@ -53,7 +57,7 @@ export class Link {
 
   constructor(options: LinkOptions) {
     this.#options = options;
-    this.#client = new grpc.Client(options.address, options.credentials, CHANNEL);
+    this.#client = controllerClient(options.address, options.identity, CHANNEL);
   }
 
   get connected(): boolean {
@@ -203,7 +207,7 @@ export class Link {
     const { onAction, onResultStored, onReportRequest, onPrefetch, onInventoryRequest } = this.#options;
     if ('action' in message) await onAction(message.action);
     else if ('resultStored' in message) await onResultStored(message.resultStored.action);
-    else if ('reportRequest' in message) onReportRequest();
+    else if ('reportRequest' in message) onReportRequest(message.reportRequest.images);
     else if ('prefetch' in message) onPrefetch(message.prefetch.package);
     else if ('inventoryRequest' in message) onInventoryRequest(message.inventoryRequest.request);
   }

@@ -8,10 +8,12 @@ import {
   type Installation,
   type LedgerEntry,
   type NodeReport,
+  type PackageInfo,
 } from '@kwfleet/core';
 import Type, { type Static } from 'typebox';
 import Value from 'typebox/value';
 import { CLEAN, type Deployment, type Finder, type Judged } from './deployment/deployment.ts';
+import type { ImageAnswers } from './docker/image-answers.ts';
 import { type HostOptions, hostFacts } from './host/host-facts.ts';
 import { type HttpHealth, httpHealth, isListening } from './host/http-health.ts';
 import { type Kwbase, ownId } from './host/kwbase.ts';
@@ -32,6 +34,8 @@ export type Known = Static<typeof Known>;
 export type ObserverOptions = HostOptions & {
   /** Asked in this order; the first that finds something is taken. */
   readonly finders: readonly Finder[];
+  /** Who tells of images; absent where no container engine is looked for. */
+  readonly images?: ImageAnswers;
 };
 
 const HTTP_TIMEOUT_MS = 2000;
@@ -53,8 +57,12 @@ export class Observer {
     this.#surroundings = new SurroundingsLook(options);
   }
 
-  /** Never takes longer than its bounded questions; what does not answer is absent. */
-  async observe(): Promise<NodeReport> {
+  /**
+   * Never takes longer than its bounded questions; what does not answer is absent. `wanted`: the package of the order in
+   * hand, of whose image the report tells too.
+   */
+  async observe(wanted?: PackageInfo): Promise<NodeReport> {
+    this.#options.images?.note(wanted);
     const { now } = this.#options;
     const deployment = await this.deployment();
     const host = await hostFacts(this.#options, deployment?.site ?? DEFAULT_DIRECTORIES);

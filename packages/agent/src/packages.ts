@@ -73,6 +73,11 @@ export class PackageCache {
     return this.#verify(wanted, watch);
   }
 
+  /** Asks the root of trust once, and notes nothing. Throws as PackageTrust.verify does. */
+  confirm(wanted: PackageInfo): Promise<void> {
+    return this.#options.trust.verify(wanted);
+  }
+
   /** Removes what is over the limit and not in use. */
   async tidy(): Promise<void> {
     await this.#room.make(undefined, this.#inHand, false);

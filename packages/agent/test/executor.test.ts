@@ -1,4 +1,4 @@
-import type { Action, ActionResult, Surroundings } from '@kwfleet/core';
+import { type Action, type ActionResult, packageOf, type Surroundings } from '@kwfleet/core';
 import type { AgentMessage } from '@kwfleet/protocol';
 import { describe, expect, test } from 'vitest';
 import { CrashingStorage, executorOver, FakeClock, FakeHost, type Faults, order } from './fake-host.ts';
@@ -131,6 +131,31 @@ describe('a host that would not let the node come back', () => {
       expect(result).toMatchObject({ outcome: 'failed', failure: { code }, disposition: 'untouched' });
       expect([host.deeds, host.running?.version]).toEqual([[], '3.0.0']);
     }
+  });
+
+  describe('an image', () => {
+    const image = { ...packageOf(order()), kind: 'image' as const, family: 'any' as const };
+    const knownAs = (...images: Surroundings['images']) =>
+      carryOut({}, order({ package: image }), (host) => {
+        host.method = 'docker-run';
+        host.surroundings = { ...QUIET, images };
+      });
+
+    test.each([
+      ['that is gone and would have to be pulled', [{ digest: image.sha256, state: 'pullable', detail: '' }]],
+      ['that cannot be had', [{ digest: image.sha256, state: 'unavailable', detail: 'no route' }]],
+      ['of which nothing is known', []],
+    ] as [string, Surroundings['images']][])('%s: the node is not taken down', async (_, images) => {
+      const { result, host } = await knownAs(...images);
+      expect(result).toMatchObject({ failure: { code: 'IMAGE_UNAVAILABLE' }, disposition: 'untouched' });
+      expect([host.deeds, host.running?.version]).toEqual([[], '3.0.0']);
+      expect(host.wanted).toEqual(image);
+    });
+
+    test('that is there: it is', async () => {
+      const { result } = await knownAs({ digest: image.sha256, state: 'present', detail: '' });
+      expect(result).toMatchObject({ outcome: 'succeeded' });
+    });
   });
 
   test('the way back is not barred', async () => {
@@ -361,6 +386,15 @@ describe('backups', () => {
     expect(result).toMatchObject({ failure: { code: 'RESTORE_FAILED' }, disposition: 'backed-out' });
     expect(host.deeds).toEqual(['restore', 'put-data-back']);
     expect(host.running).toBeNull();
+  });
+
+  test('a database that comes up while a backup is staged keeps its data', async () => {
+    const action = order({ phases: ['restore'], restore: source, from: '3.1.0', to: '3.0.0' });
+    const { result, host } = await carryOut({ startsWhileStaging: true }, action, (it) => {
+      it.running = null;
+    });
+    expect(result).toMatchObject({ failure: { code: 'DEPLOY_STILL_RUNNING' }, disposition: 'untouched' });
+    expect(host.deeds).toEqual([]);
   });
 
   test('killed at any write of its journal, the restore is done once it is let go on', async () => {

@@ -6,8 +6,10 @@ import {
   type Condition,
   FleetError,
   type LedgerEntry,
+  type Method,
   type NodeReport,
   type NodeRow,
+  type PackageInfo,
   type Surroundings,
 } from '@kwfleet/core';
 import type { AgentMessage } from '@kwfleet/protocol';
@@ -53,6 +55,7 @@ export type Faults = {
   backupDiskFull?: boolean;
   backupDamaged?: boolean;
   restoreFails?: boolean;
+  startsWhileStaging?: boolean;
 };
 
 export class FakeHost implements Driver {
@@ -65,6 +68,9 @@ export class FakeHost implements Driver {
   enabled = true;
   freeBytes = 1e12;
   surroundings: Surroundings | undefined;
+  method: Method = 'script-bare';
+  /** Of whose image the last look was to tell. */
+  wanted: PackageInfo | undefined;
   settings = new Map([['server.time_until_store_dead', '30m0s']]);
   /** Every deed, in order. */
   readonly deeds: string[] = [];
@@ -76,7 +82,8 @@ export class FakeHost implements Driver {
     this.running = { pid: this.#nextPid++, version: '3.0.0', startedAtMs: clock.now() - 5000 };
   }
 
-  async observe(): Promise<NodeReport> {
+  async observe(wanted?: PackageInfo): Promise<NodeReport> {
+    this.wanted = wanted;
     const condition: Condition = this.half ? 'package-half-installed' : 'clean';
     const serving = this.running !== null;
     return {
@@ -92,7 +99,7 @@ export class FakeHost implements Driver {
         ...(this.surroundings === undefined ? {} : { surroundings: this.surroundings }),
       },
       installation: {
-        method: 'script-bare',
+        method: this.method,
         topology: 'multi-replica',
         installDir: '/usr/local/kaiwudb',
         dataDir: '/var/lib/kaiwudb',
@@ -292,6 +299,11 @@ export class FakeBackups implements Backups {
   async check(): Promise<void> {
     this.#host.deeds.push('check-backup');
     if (this.#host.faults.backupDamaged === true) throw new FleetError('BACKUP_DAMAGED', 'a file is not as it was');
+  }
+
+  async stage(): Promise<void> {
+    if (this.#host.faults.startsWhileStaging === true)
+      this.#host.running = { pid: 99, version: '3.1.0', startedAtMs: this.#host.clock.now() };
   }
 
   async restore(): Promise<void> {

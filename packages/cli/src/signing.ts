@@ -3,6 +3,7 @@ import type { TrustView } from '@kwfleet/core';
 import { type SigningKey, signMetadata, writeMetadata } from '@kwfleet/protocol/tuf';
 import type { Command } from 'commander';
 import type { Client } from './client.ts';
+import { consents } from './consent.ts';
 import type { Context } from './context.ts';
 import { badInput } from './exit.ts';
 import { openKeyFile } from './key-file.ts';
@@ -49,8 +50,7 @@ export async function askToSign(context: Context, lines: readonly string[], flag
   if (!context.errors.isTTY || !process.stdin.isTTY) {
     throw badInput('Nothing is signed unseen.', 'Look at what it is, and give --yes.');
   }
-  const { confirm } = await import('@clack/prompts');
-  if ((await confirm({ message: 'Sign this?', initialValue: false })) !== true) throw badInput('Nothing was signed.');
+  if (!(await consents('Sign this?', flags))) throw badInput('Nothing was signed.');
 }
 
 /** Loud, wherever packages are shown or added while nobody's key protects them. */

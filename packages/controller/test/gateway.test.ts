@@ -1,12 +1,16 @@
 import 'reflect-metadata';
 import { createHash, randomBytes, webcrypto } from 'node:crypto';
 import { rm, writeFile } from 'node:fs/promises';
+import { type AddressInfo, connect, createServer } from 'node:net';
 import { join } from 'node:path';
+import { pipeline } from 'node:stream';
+import { createServer as createTlsServer } from 'node:tls';
 import * as grpc from '@grpc/grpc-js';
 import type { ActionResult } from '@kwfleet/core';
 import { agentGateway, type EnrollResponse, enrollment, type PackageChunk, PROTOCOL } from '@kwfleet/protocol';
 import * as x509 from '@peculiar/x509';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { controllerClient, splitAddress } from '../../agent/src/controller-client.ts';
 import { pkg } from '../../core/test/builders.ts';
 import { type Controller, controllerConfig, startController } from '../src/index.ts';
 import { type Database, openDatabase } from '../src/store/database.ts';
@@ -73,10 +77,7 @@ async function signingRequest(node: string): Promise<{ key: Buffer; request: str
 }
 
 function clientWith(keys?: Keys): grpc.Client {
-  const credentials = keys
-    ? grpc.credentials.createSsl(authority, keys.key, keys.certificate)
-    : grpc.credentials.createSsl(authority);
-  const client = new grpc.Client(controller.grpcAddress, credentials);
+  const client = controllerClient(controller.grpcAddress, { authority, ...keys });
   open.add(client);
   return client;
 }
@@ -127,6 +128,57 @@ describe('enrollment', () => {
     await expect(callEnroll(token, 'a', request.replace(/[A-Z]{4}/, 'AAAA'))).rejects.toMatchObject(refused);
     await expect(callEnroll(token, 'a/b', (await signingRequest('a/b')).request)).rejects.toMatchObject(refused);
     await expect(callEnroll(token, 'a', request)).resolves.toBeDefined();
+  });
+});
+
+describe('a controller at an IP address', () => {
+  /** Carries bytes from another address of this machine to the controller. */
+  async function relayOn(host: string): Promise<string> {
+    const server = createServer((socket) => {
+      const onward = connect(splitAddress(controller.grpcAddress));
+      pipeline(socket, onward, socket, () => {});
+    });
+    await new Promise<void>((resolve) => server.listen(0, host, resolve));
+    open.add(server);
+    return `${host}:${(server.address() as AddressInfo).port}`;
+  }
+
+  it('must have a certificate for that very address', async () => {
+    const ready = (address: string) => {
+      const client = controllerClient(address, { authority });
+      open.add(client);
+      return new Promise<string>((resolve) => {
+        client.waitForReady(Date.now() + 5_000, (error) => resolve(error?.message ?? 'ready'));
+        const { path, requestSerialize, responseDeserialize } = agentGateway.fetchMetadata;
+        client.makeUnaryRequest(path, requestSerialize, responseDeserialize, { name: 'root.json' }, (error) => {
+          if (error?.code === grpc.status.UNAVAILABLE) resolve(error.details);
+        });
+      });
+    };
+    expect(await ready(controller.grpcAddress)).toBe('ready');
+    expect(await ready(await relayOn('127.0.0.1'))).toBe('ready');
+    expect(await ready(await relayOn('127.0.0.2'))).toMatch(/127\.0\.0\.2/);
+  });
+
+  it('is not named by it in the handshake, where only DNS names may stand', async () => {
+    const names: string[] = [];
+    const SNICallback = (name: string, done: (error: null) => void) => {
+      names.push(name);
+      done(null);
+    };
+    const server = createTlsServer({ SNICallback });
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    open.add(server);
+    const told: string[] = [];
+    const warned = ({ message }: Error) => told.push(message);
+    process.on('warning', warned);
+    const client = controllerClient(`127.0.0.1:${(server.address() as AddressInfo).port}`, { authority });
+    open.add(client);
+    client.waitForReady(Date.now() + 5_000, () => {});
+    await until('the client says hello', async () => names.length > 0);
+    process.off('warning', warned);
+    expect(names[0]).toBe('controller.kwfleet.invalid');
+    expect(told).toEqual([]);
   });
 });
 

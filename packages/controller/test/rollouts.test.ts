@@ -14,12 +14,13 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { readReport, verifyReport } from '../../cli/src/verify-report.ts';
 import { pkg } from '../../core/test/builders.ts';
 import { advanceRollout } from '../src/rollouts/turn.ts';
-import type { Database, Sql } from '../src/store/database.ts';
+import type { Database } from '../src/store/database.ts';
 import { attachStream, storeReport } from '../src/store/nodes.ts';
 import { insertPackage } from '../src/store/packages.ts';
 import { activeRollouts, insertRollout, needRollout, rolloutEvents, verifyRollout } from '../src/store/rollouts.ts';
 import { openOnlineKey } from '../src/trust/online-key.ts';
 import { openRepository } from '../src/trust/repository.ts';
+import { Crash, Dying } from './dying.ts';
 import { RestRig } from './rest-rig.ts';
 import { freshReport, log, temporaryDirectory, until, usePostgres } from './support.ts';
 
@@ -213,47 +214,6 @@ describe('a rollout over REST', () => {
     expect(await look('rollout-none')).toMatchObject({ code: 'ROLLOUT_UNKNOWN' });
   });
 });
-
-class Crash extends Error {}
-
-/** A database that dies at its `at`-th statement, before it is sent, or right after a commit took effect. */
-class Dying {
-  count = 0;
-  readonly #database: Database;
-  readonly #at: number;
-
-  constructor(database: Database, at: number) {
-    this.#database = database;
-    this.#at = at;
-  }
-
-  #step(): void {
-    this.count++;
-    if (this.count === this.#at) throw new Crash();
-  }
-
-  get database(): Database {
-    const watched = (sql: Sql): Sql => ({
-      query: async (text, values) => {
-        this.#step();
-        return sql.query(text, values);
-      },
-      execute: async (text, values) => {
-        this.#step();
-        return sql.execute(text, values);
-      },
-    });
-    return {
-      ...watched(this.#database),
-      transaction: async (work, isolation) => {
-        const answer = await this.#database.transaction((sql) => work(watched(sql)), isolation);
-        this.#step();
-        return answer;
-      },
-      close: async () => {},
-    };
-  }
-}
 
 /** As a controller sees it that takes itself for the holder of every lease. */
 const believing = (database: Database): Database => ({

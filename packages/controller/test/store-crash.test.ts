@@ -11,11 +11,12 @@ import { describe, expect, it } from 'vitest';
 import { allAt, NEW, planFor } from '../../core/test/builders.ts';
 import { advance } from '../src/runner/advance.ts';
 import { pendingActions, storeResult } from '../src/store/actions.ts';
-import type { Database, Sql } from '../src/store/database.ts';
+import type { Database } from '../src/store/database.ts';
 import { attachStream, storeReport } from '../src/store/nodes.ts';
 import { insertPlan } from '../src/store/plans.ts';
 import { pgRunStore } from '../src/store/run-store.ts';
 import { eventsAfter, findRun, insertRun, verifyHistory } from '../src/store/runs.ts';
+import { Crash, Dying } from './dying.ts';
 import { freshReport, usePostgres } from './support.ts';
 
 /**
@@ -26,47 +27,6 @@ import { freshReport, usePostgres } from './support.ts';
 const postgres = usePostgres();
 const NODE = 'n1';
 const MANY_TURNS = 200;
-
-class Crash extends Error {}
-
-/** Dies at its `at`-th statement, before it is sent; or, where that is a COMMIT's turn, right after it took effect. */
-class Dying {
-  count = 0;
-  readonly #database: Database;
-  readonly #at: number;
-
-  constructor(database: Database, at: number) {
-    this.#database = database;
-    this.#at = at;
-  }
-
-  #step(): void {
-    this.count++;
-    if (this.count === this.#at) throw new Crash();
-  }
-
-  get database(): Database {
-    const watched = (sql: Sql): Sql => ({
-      query: async (text, values) => {
-        this.#step();
-        return sql.query(text, values);
-      },
-      execute: async (text, values) => {
-        this.#step();
-        return sql.execute(text, values);
-      },
-    });
-    return {
-      ...watched(this.#database),
-      transaction: async (work, isolation) => {
-        const answer = await this.#database.transaction((sql) => work(watched(sql)), isolation);
-        this.#step();
-        return answer;
-      },
-      close: async () => {},
-    };
-  }
-}
 
 function at(version: string, cluster: string): NodeReport {
   const report = freshReport(cluster, 1, 1, 'standalone');

@@ -76,7 +76,7 @@ export type Demand = Partial<Record<ApprovalScope, Requirement>>;
 /** What the policies ask of a cluster with these labels; a scope that nothing is asked of is absent. */
 export function demandOf(policies: readonly ApprovalPolicy[], labels: Readonly<Record<string, string>>): Demand {
   const selecting = policies.filter((policy) =>
-    Object.entries(policy.labels).every(([key, value]) => Object.hasOwn(labels, key) && labels[key] === value),
+    Object.entries(policy.labels).every(([key, value]) => labels[key] === value),
   );
   const start = strictest(selecting, ({ approvers }) => approvers);
   const irreversible = strictest(selecting, ({ irreversibleApprovers }) => irreversibleApprovers);

@@ -8,6 +8,7 @@ import { block, pass, result } from './check-result.ts';
 import { isCheckCode } from './checks/catalog.ts';
 import { checkClocks } from './checks/clocks.ts';
 import { checkHost } from './checks/host.ts';
+import { takesPackage } from './checks/package-kinds.ts';
 import type { Installation, Method, NodeFacts, NodeReport, Topology } from './facts.ts';
 import { type Finding, installedVersion, judgeCluster, judgeJobs, members } from './judge.ts';
 import type { CheckResult, PlanOptions } from './plan.ts';
@@ -16,17 +17,6 @@ import { formatVersion, isVersion, parseVersion, sameVersion, transition } from 
 
 /** An answer to a cluster check is too old to plan on after this long. Agents ask every minute, and when asked to. */
 export const HEALTH_MAX_AGE_MS = 120_000;
-
-/** Which kinds of packages a deployment method takes. Source: KWDB facts, "The package", "Containers by hand". */
-const PACKAGE_KINDS: Readonly<Record<Method, readonly PackageInfo['kind'][]>> = {
-  'script-bare': ['bare'],
-  'script-container': ['container'],
-  compose: ['container', 'image'],
-  'docker-run': ['container', 'image'],
-  source: ['tree', 'build'],
-};
-export const takesPackage = (method: Method, kind: PackageInfo['kind']): boolean =>
-  PACKAGE_KINDS[method].includes(kind);
 
 /** Those whose node deploy.sh can upgrade while it runs. */
 const ONLINE: ReadonlySet<Method> = new Set<Method>(['script-bare', 'script-container']);

@@ -262,7 +262,8 @@ export const ERRORS = {
   },
   IMAGE_UNAVAILABLE: {
     status: 422,
-    remedy: 'See that the host reaches the registry and may pull from it, or load the image there by hand.',
+    remedy:
+      'See that the host reaches the registry and may pull from it, or pull the image there by hand (docker pull, by the same digest).',
   },
   BACKUP_REQUIRED: {
     status: 422,

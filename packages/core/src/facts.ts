@@ -56,11 +56,11 @@ export const Surroundings = Type.Object({
   installedBytes: Type.Optional(Type.Integer({ minimum: 0 })),
   /** Which disk each directory lies on: those on one disk share its free space. */
   disks: Type.Object({ agent: Type.String(), install: Type.String(), data: Type.String() }),
-  /** Images of packages that this host was told of: whether they are there, or cannot be brought. */
+  /** Images of packages that this host was asked about: there, to be had from their registry, or neither, and why. */
   images: Type.Array(
     Type.Object({
       digest: Type.String(),
-      state: Type.Union([Type.Literal('present'), Type.Literal('unavailable')]),
+      state: Type.Union([Type.Literal('present'), Type.Literal('pullable'), Type.Literal('unavailable')]),
       detail: Type.String(),
     }),
   ),
@@ -102,15 +102,7 @@ export const Installation = Type.Object({
    * know it of the deployment method.
    */
   places: Type.Optional(
-    Type.Object({
-      certificates: Type.Optional(Type.String()),
-      /** Read at each start of the database: put back by a restore. */
-      configuration: Type.Array(Type.String()),
-      /** Names the image or tree that is installed: copied for people, and never put back under another. */
-      definition: Type.Optional(Type.Array(Type.String())),
-      /** Why a plain copy of these places would not hold the node, in words; absent when it would. */
-      obstacle: Type.Optional(Type.String()),
-    }),
+    Type.Object({ certificates: Type.Optional(Type.String()), configuration: Type.Array(Type.String()) }),
   ),
   address: Type.String(),
   port: Type.Integer(),

@@ -6,6 +6,7 @@ export * from './chain.ts';
 export * from './checks/catalog.ts';
 export * from './checks/clocks.ts';
 export * from './checks/host.ts';
+export * from './checks/package-kinds.ts';
 export * from './checks.ts';
 export * from './duration.ts';
 export * from './engine/action-for.ts';

@@ -172,6 +172,16 @@ describe('a run that a policy wants approved', () => {
     expect(model.state.status).toBe('awaiting_approval');
   });
 
+  it('does not start by what was agreed to for later, and a person may agree to both', () => {
+    const model = made({ start: needs({ approvers: 1 }), irreversible: needs({ approvers: 1 }) });
+    expect(model.approve('bo', 'irreversible')).toBe(true);
+    model.settle();
+    expect([model.state.status, model.orders]).toEqual(['awaiting_approval', []]);
+    expect(model.approve('bo')).toBe(true);
+    model.settle();
+    expect(model.state.status).toBe('running');
+  });
+
   it('ends untouched when nobody agrees in time, and can be given up before', () => {
     const late = made({ start: needs() });
     late.approve('bo');

@@ -12,6 +12,7 @@ import {
 } from '../src/index.ts';
 import {
   allAt,
+  BACKUP,
   codesOf,
   type DraftWish,
   draft,
@@ -78,6 +79,14 @@ it('rpm hosts have no way back without it', () => {
   const { checks, blocked } = draft(rpmThree, { packages: [rpmPackage()] });
   expect(codesOf(checks, 'block')).toEqual(['PREVIOUS_PACKAGE_MISSING']);
   expect(blocked).toBe(true);
+});
+
+it('a package that nobody signed is told apart from none', () => {
+  const [cluster] = deriveClusters(three);
+  if (cluster === undefined) throw new Error('no cluster');
+  const wish = { cluster, to: NEW, packages: [OLD_PACKAGE], options: { backup: BACKUP }, nowMs: NOW };
+  expect(codesOf(makePlan({ ...wish, unsigned: [pkg()] }).checks, 'block')).toEqual(['PACKAGE_UNSIGNED']);
+  expect(codesOf(makePlan(wish).checks, 'block')).toEqual(['PACKAGE_UNKNOWN']);
 });
 
 describe('blocks', () => {

@@ -1,18 +1,23 @@
 import { describe, expect, it } from 'vitest';
 import {
   type Cluster,
+  type ClusterView,
   DEFAULT_STEP_TIMES,
+  decide,
   deriveClusters,
+  hashPlan,
   initialState,
   isWindowed,
   makeWholePlan,
+  type NodeFacts,
+  type NodeReport,
   type RunEvent,
   type RunTiming,
   type Topology,
   type Window,
 } from '../src/index.ts';
-import { fleet, NOW, OLD, planFor, planOf } from './builders.ts';
-import { HOUR, MINUTE, Model, SECOND } from './model.ts';
+import { fleet, NOW, OLD, planFor, planOf, row, withReport } from './builders.ts';
+import { HOUR, MINUTE, Model } from './model.ts';
 
 const DAY = 24 * HOUR;
 /** NOW is 2027-01-15T08:00Z. */
@@ -98,6 +103,39 @@ describe('a run with a window', () => {
     model.settle();
     expect(model.state.status).toBe('succeeded');
   });
+
+  it('goes on in the next window without being approved once more: what was agreed to has begun', () => {
+    const plan = planFor('multi-replica', 3);
+    const validForMs = 20 * HOUR;
+    const start = { policies: ['p'], approvers: 1, requesterMayApprove: false, validForMs };
+    const approval = { hash: hashPlan(plan), requester: 'ann', requestedAtMs: NOW, start, given: [] };
+    const timing = { windows: ['nights'], prefetchMs: 0 };
+    const model = new Model(plan, approval, { timing, windows: [nights], isOpen, stepTimes: times });
+    model.approve('bo');
+    to(model, OPENS);
+    model.until('gate:n1');
+    model.settle();
+    working(model, CLOSES);
+    model.until('witness:n1');
+    to(model, OPENS + DAY - 1);
+    expect(model.state.status).toBe('scheduled');
+    to(model, OPENS + DAY);
+    expect(model.state.status).toBe('running');
+    expect(find(model, 'approval-lapsed')).toBeUndefined();
+  });
+
+  it.each<Topology>(['multi-replica', 'single-replica'])(
+    'says of a %s cluster that something goes on outside of it only once something was touched',
+    (topology) => {
+      const model = begin(topology);
+      to(model, OPENS);
+      expect(model.running).toEqual(['fetch:n1', 'fetch:n2', 'fetch:n3']);
+      const frozen = { ...nights, freezes: [{ from: '2027-01-15', until: '2027-01-17' }] };
+      model.schedule = { timing: { windows: ['nights'], prefetchMs: 0 }, windows: [frozen], isOpen, stepTimes: times };
+      model.settle();
+      expect(find(model, 'window-overrun')).toBeUndefined();
+    },
+  );
 
   it('begins no further node that does not fit, and asks a gate again that passed before the window closed', () => {
     const model = begin('multi-replica');
@@ -212,7 +250,11 @@ describe('a run with a start time', () => {
 
     const skips = begin('standalone', { windows: [], notBeforeMs: NOW + HOUR, skipAfterMs: 10 * MINUTE });
     skips.settle();
-    to(skips, NOW + HOUR + 10 * MINUTE + SECOND);
+    const intime = begin('standalone', { windows: [], notBeforeMs: NOW + HOUR, skipAfterMs: 10 * MINUTE });
+    intime.settle();
+    to(intime, NOW + HOUR + 10 * MINUTE);
+    expect(intime.state.status).toBe('running');
+    to(skips, NOW + HOUR + 10 * MINUTE + 1);
     expect(skips.state).toMatchObject({ status: 'aborted' });
     expect(skips.state.reason).toContain('missed');
     expect(dispatched(skips)).toEqual([]);
@@ -226,6 +268,23 @@ describe('a run with a start time', () => {
     expect(model.state).toMatchObject({ status: 'aborted' });
     expect(model.state.reason).toContain('n1 has 3.0.1, not 3.0.0');
     expect(dispatched(model)).toEqual([]);
+  });
+
+  it.each<[string, (report: NodeReport) => Partial<NodeReport>]>([
+    ['n1 is another node now', ({ identity }) => ({ identity: { clusterId: identity?.clusterId ?? '', kwdbId: 9 } })],
+    ['node 9 is not in the plan', ({ view }) => ({ view: { ...(view as ClusterView), nodes: [row(1), row(9)] } })],
+  ])('does not start when by then %s', (reason, change) => {
+    const plan = planFor('standalone', 1);
+    const timing = { windows: [], prefetchMs: 0, notBeforeMs: NOW + HOUR };
+    const state = { ...initialState('r1', plan, undefined, timing), status: 'scheduled' as const };
+    const decided = (nodes: NodeFacts[]) =>
+      decide(plan, state, { nodes: new Map(nodes.map((facts) => [facts.node, facts])) }, NOW + HOUR);
+    const nodes = fleet('standalone', 1);
+    expect(decided(nodes)).toMatchObject([{ event: { type: 'run-started' } }]);
+    const [decision] = decided(withReport(nodes, 1, change));
+    expect(decision).toMatchObject({
+      event: { type: 'run-ended', status: 'aborted', reason: expect.stringContaining(reason) },
+    });
   });
 
   it('that waits for its window meanwhile was not missed', () => {
@@ -246,5 +305,16 @@ it.each<Topology>(['standalone', 'multi-replica', 'single-replica'])(
     const state = initialState('r1', plan, undefined, { windows: ['nights'], prefetchMs: 0 });
     const kinds = plan.steps.filter((step) => isWindowed(plan, state, step)).map(({ kind }) => kind);
     expect(new Set(kinds)).toEqual(new Set(['gate', 'stop', 'back-up']));
+    // Once it is down, what brings it back asks for no window: nor does the copy, without which it would stay down.
+    const stop = plan.steps.find(({ kind }) => kind === 'stop');
+    const begun = { ...state, steps: { ...state.steps, [stop?.id ?? '']: { status: 'running' as const, attempt: 1 } } };
+    expect(plan.steps.filter((step) => isWindowed(plan, begun, step))).toEqual([]);
   },
 );
+
+it("the operator's backup command of a rolling upgrade runs inside a window only", () => {
+  const plan = planFor('multi-replica', 3, { backup: { policy: 'command' } });
+  const state = initialState('r1', plan, undefined, { windows: ['nights'], prefetchMs: 0 });
+  const kinds = new Set(plan.steps.filter((step) => isWindowed(plan, state, step)).map(({ kind }) => kind));
+  expect(kinds).toEqual(new Set(['gate', 'back-up', 'upgrade']));
+});

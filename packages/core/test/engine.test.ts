@@ -310,6 +310,52 @@ describe('a gate that passed', () => {
     expect(model.running).toEqual(['upgrade:n1']);
   });
 
+  it.each([0, HOUR, -HOUR])(
+    'is as old as its question, not as its arrival, on a host whose clock is %i ms off',
+    (skewMs) => {
+      // The controller was away meanwhile: the answer waited in the journal of n2, through which n1 is looked at.
+      const late = (awayMs: number) => {
+        const model = after(multi(), 'fetch:n1', 'fetch:n2', 'fetch:n3');
+        model.host('n2').skewMs = skewMs;
+        model.disconnect('n2');
+        model.end('gate:n1');
+        model.wait(awayMs);
+        model.reconnect('n2');
+        expect(model.step('gate:n1')).toMatchObject({ status: 'succeeded', endedAtMs: model.nowMs });
+        model.settle();
+        return model;
+      };
+      expect(late(GATE_FRESH_MS).running).toEqual(['upgrade:n1']);
+      const stale = late(GATE_FRESH_MS + 1);
+      expect(stale.running).toEqual(['gate:n1']);
+      expect(stale.step('gate:n1').attempt).toBe(2);
+      expect(stale.step('upgrade:n1').attempt).toBe(0);
+    },
+  );
+
+  it('never counts as younger than its arrival, whatever a clock that was set back says', () => {
+    const model = after(multi(), 'fetch:n1', 'fetch:n2', 'fetch:n3');
+    model.request('pause');
+    model.host('n2').skewMs = HOUR;
+    model.end('gate:n1');
+    model.host('n2').skewMs = 0;
+    model.settle();
+    model.wait(GATE_FRESH_MS + 1);
+    model.request('resume');
+    model.settle();
+    expect(model.running).toEqual(['gate:n1']);
+  });
+
+  it('that waited in a journal is asked again before the first stop of a single-replica cluster too', () => {
+    const model = after(single(), 'fetch:n1', 'fetch:n2', 'fetch:n3');
+    for (const node of ['n1', 'n2', 'n3']) model.disconnect(node);
+    for (const gate of ['gate:n1', 'gate:n2', 'gate:n3']) model.end(gate);
+    model.wait(GATE_FRESH_MS + 1);
+    for (const node of ['n1', 'n2', 'n3']) model.reconnect(node);
+    model.settle();
+    expect(model.running.map((step) => step.split(':')[0])).toEqual(['gate']);
+  });
+
   it('is still good within its limit', () => {
     const model = after(multi(), 'fetch:n1', 'fetch:n2', 'fetch:n3');
     model.request('pause');

@@ -8,6 +8,9 @@ import {
   CLOCK_LIMIT_MS,
   ERRORS,
   type HostFacts,
+  judgeHost,
+  type Method,
+  type NodeFacts,
   RELEASE,
   type Surroundings,
 } from '../src/index.ts';
@@ -68,6 +71,12 @@ describe('glibc', () => {
   });
 });
 
+describe('glibc of what is not installed from packages', () => {
+  it('is not asked: an image brings its own', () => {
+    expect(told('GLIBC_TOO_OLD', around({ glibc: '2.17' }), { kind: 'container', glibc: '2.31' })).toEqual([]);
+  });
+});
+
 describe('ports', () => {
   it('are free, or the databases own', () => expect(verdicts(told('PORT_TAKEN', around({})))).toEqual(['pass']));
 
@@ -79,6 +88,9 @@ describe('ports', () => {
     expect(first).toMatchObject({ verdict: 'block', message: expect.stringMatching(/^nginx .*8080/) });
     expect(second).toMatchObject({ verdict: 'block', message: expect.stringMatching(/^another program .*26257/) });
   });
+
+  it('block when it is one of them', () =>
+    expect(verdicts(told('PORT_TAKEN', around({ takenPorts: [{ port: 26257 }] })))).toEqual(['block']));
 });
 
 describe('certificates', () => {
@@ -97,6 +109,12 @@ describe('certificates', () => {
   it("are judged by the host's own clock", () => {
     const behind = { ...ending(1), clockMs: NOW + 2 };
     expect(verdicts(told('CERTIFICATE_EXPIRY', behind))).toEqual(['block']);
+  });
+
+  it('that the agent cannot read are not taken for good ones', () => {
+    expect(told('CERTIFICATE_EXPIRY', around({}))).toMatchObject([
+      { verdict: 'warn', message: expect.stringContaining('can read no certificate') },
+    ]);
   });
 
   it('are not asked of a node that uses none', () => {
@@ -142,16 +160,57 @@ describe('agent and controller', () => {
 
 describe('images', () => {
   const sha256 = 'e'.repeat(64);
-  const known = (state: 'present' | 'unavailable') =>
-    around({ images: [{ digest: sha256, state, detail: 'no route to host' }] });
-  const image = { kind: 'image', sha256, family: 'any' } as const;
+  type State = Surroundings['images'][number]['state'];
+  const known = (state: State, digest = sha256) => ({ images: [{ digest, state, detail: 'no route to host' }] });
+  const image = pkg({ kind: 'image', sha256, family: 'any' });
+  const facts = (change: Partial<Surroundings>, method: Method = 'docker-run') => {
+    const [first] = withReport(fleet('standalone', 1), 1, ({ installation }) => ({
+      host: host(around(change)),
+      ...(installation === undefined ? {} : { installation: { ...installation, method } }),
+    }));
+    if (first === undefined) throw new Error('no node');
+    return first;
+  };
+  const untold: Partial<Surroundings> = { images: [] };
+  const answers = (change: Partial<Surroundings>, wanted = image, method?: Method) =>
+    draft([facts(change, method)], { packages: [wanted] }).checks.filter(({ code }) => code === 'IMAGE_UNAVAILABLE');
+  const lateAnswers = (change: Partial<Surroundings>) =>
+    judgeHost(facts(change), image).filter(({ code }) => code === 'IMAGE_UNAVAILABLE');
 
   it.each([
     ['present', known('present'), 'pass'],
+    ['pullable', known('pullable'), 'pass'],
     ['unavailable', known('unavailable'), 'block'],
-    ['not told of', around({}), 'pass'],
-  ] as const)('%s: %s', (_, facts, verdict) => {
-    expect(verdicts(told('IMAGE_UNAVAILABLE', facts, image))).toEqual([verdict]);
+    ['not told of', untold, 'unknown'],
+    ['told of another', known('present', 'f'.repeat(64)), 'unknown'],
+  ] as const)('%s: %s', (_, change, verdict) => expect(verdicts(answers(change))).toEqual([verdict]));
+
+  it('say why', () => expect(answers(known('unavailable'))[0]?.message).toContain('no route to host'));
+
+  it('of an agent that tells no surroundings are unknown', () => {
+    const [node] = fleet('standalone', 1);
+    const report = { ...facts({}).report, host: host({}) };
+    const checks = draft([{ ...(node as NodeFacts), report }], { packages: [image] }).checks;
+    expect(verdicts(checks.filter(({ code }) => code === 'IMAGE_UNAVAILABLE'))).toEqual(['unknown']);
+  });
+
+  it.each([
+    ['present', known('present'), 0],
+    ['only to be pulled again', known('pullable'), 1],
+    ['gone for good', known('unavailable'), 1],
+    ['not told of', untold, 1],
+  ] as const)('right before the node goes down, %s', (_, change, findings) =>
+    expect(lateAnswers(change)).toHaveLength(findings),
+  );
+
+  it('that come in their package need no registry', () => {
+    const [answer] = answers(untold, pkg({ kind: 'container', family: 'any' }));
+    expect(answer).toMatchObject({ verdict: 'pass', message: expect.stringContaining('holds the image itself') });
+  });
+
+  it('are not asked of a host that runs none', () => {
+    expect(answers(untold, image, 'script-bare')).toEqual([]);
+    expect(answers(untold, image, 'script-container')).toEqual([]);
   });
 });
 
@@ -180,6 +239,57 @@ describe('space', () => {
       told('DISK_FULL', { ...around({ ...installed, disks }), ...free(bytes, bytes, bytes) }, sizes);
     expect(verdicts(onOne(all))).toEqual(['pass']);
     expect(verdicts(onOne(all - 1))).toEqual(['block']);
+    // What is asked of each place in turn may differ meanwhile: the least counts.
+    const grown = { ...around({ ...installed, disks }), ...free(all, all - 1, all) };
+    expect(verdicts(told('DISK_FULL', grown, sizes))).toEqual(['block']);
+  });
+
+  it.each([
+    // Unpacked files take three times the room; as much is kept of the version that is there.
+    ['bare', 100 + 110 + 330 + 256, 330 + 256],
+    ['tree', 100 + 110 + 110 + 256, 110 + 256],
+    // Images are unpacked where the engine keeps them.
+    ['container', 100 + 110 + 256, 256],
+  ] as const)('where nobody tells how large the files of a %s package are, is reckoned', (kind, agent, install) => {
+    const untold = { sizeBytes: 100 * MIB, unpackedBytes: 110 * MIB, kind };
+    const verdict = (...bytes: [number, number, number]) =>
+      verdicts(told('DISK_FULL', { ...around({}), ...free(...bytes) }, untold));
+    expect(verdict(agent, install, 512)).toEqual(['pass']);
+    expect(verdict(agent - 1, install, 512)).toEqual(['block']);
+    expect(verdict(agent, install - 1, 512)).toEqual(['block']);
+  });
+});
+
+describe('what an agent asks of its host right before it takes the node down', () => {
+  const sizes = pkg({ sizeBytes: 100 * MIB, unpackedBytes: 110 * MIB, installedBytes: 300 * MIB });
+  const judged = (change: Partial<HostFacts>, packaged: ReturnType<typeof pkg> | undefined = sizes) => {
+    const [facts] = withReport(three, 1, () => ({ host: host(change) }));
+    if (facts === undefined) throw new Error('no node');
+    return judgeHost(facts, packaged).map(({ code }) => code);
+  };
+
+  it('finds nothing on a quiet host', () => expect(judged(around({}))).toEqual([]));
+
+  it('finds a port that another program has, and a certificate that is over', () => {
+    const spoilt = around({
+      takenPorts: [{ port: 26257 }],
+      certificates: [{ file: 'node.crt', expiresAtMs: NOW - 1 }],
+    });
+    expect(judged(spoilt)).toEqual(['PORT_TAKEN', 'CERTIFICATE_EXPIRY']);
+  });
+
+  it('is not barred by a warning', () => {
+    expect(judged(around({ certificates: [{ file: 'node.crt', expiresAtMs: NOW + 1 }] }))).toEqual([]);
+  });
+
+  it('asks no room for the package itself, which lies there by then', () => {
+    const kept = { ...around({ installedBytes: 280 * MIB }) };
+    const free = (agent: number) => ({ ...kept, freeBytes: { agent, install: 1e12, data: 1e12 } });
+    expect(judged(free((280 + 256) * MIB))).toEqual([]);
+    expect(judged(free((280 + 256) * MIB - 1))).toEqual(['DISK_FULL']);
+    expect(
+      judgeHost({ node: 'n1', report: { ...(three[0] as NodeFacts).report, host: host(free(0)) } }, undefined),
+    ).toEqual([]);
   });
 });
 
@@ -197,6 +307,25 @@ describe('the clocks of the nodes', () => {
     [[-CLOCK_BLOCK_MS / 2, 0, CLOCK_BLOCK_MS / 2], 'warn'],
     [[-CLOCK_BLOCK_MS, 0, 1], 'block'],
   ])('off by %j: %s', (skews, verdict) => expect(verdicts(skewed(...skews))).toEqual([verdict]));
+
+  it('warn of the one that is off, behind or ahead', () => {
+    for (const [skewMs, verdict] of [
+      [-2_001, ['warn']],
+      [-2_000, []],
+      [2_000, []],
+      [2_001, ['warn']],
+    ] as const) {
+      const { checks } = draft(three.map((facts) => ({ ...facts, clockSkewMs: skewMs })));
+      const one = checks.filter(({ code, node }) => code === 'CLOCK_SKEW' && node === 'n2');
+      expect([skewMs, verdicts(one)]).toEqual([skewMs, verdict]);
+    }
+  });
+
+  it('of an agent that is gone is old news', () => {
+    const gone = three.map((facts, at) => ({ ...facts, connected: at > 0, clockSkewMs: at > 0 ? 0 : 60_000 }));
+    const { checks } = draft(gone);
+    expect(verdicts(checks.filter(({ code, node }) => code === 'CLOCK_SKEW' && node === undefined))).toEqual(['pass']);
+  });
 
   it('are compared where there are two', () =>
     expect(draft(fleet('standalone', 1)).checks.map(({ code }) => code)).not.toContain('CLOCK_SKEW'));

@@ -10,6 +10,7 @@ import {
   type ActionResult,
   type ApprovalScope,
   actionFor,
+  actionId,
   apply,
   type ClusterHealth,
   type Decision,
@@ -76,6 +77,8 @@ export type Host = {
   startedAtMs: number;
   connected: boolean;
   lastSeenMs: number;
+  /** How far its clock is ahead of the controller's, as the controller hears it. */
+  skewMs: number;
   /** What its agent reported last. */
   report: NodeReport;
 };
@@ -118,6 +121,8 @@ export class Model {
   schedule: Schedule | undefined;
   readonly #ids = new Set<string>();
   readonly #touched = new Set<string>();
+  /** When an agent answered, by the controller's clock, however late the controller hears of it. */
+  readonly #answeredAtMs = new Map<string, number>();
 
   constructor(plan: Plan, approval?: RunApproval, schedule?: Schedule) {
     this.plan = frozen(plan);
@@ -135,6 +140,7 @@ export class Model {
       startedAtMs: STARTED,
       connected: true,
       lastSeenMs: NOW,
+      skewMs: 0,
       report: report(kwdbId, [plan.topology, plan.nodes.length]),
     }));
     for (const one of this.hosts) one.report = this.#reportOf(one);
@@ -166,9 +172,9 @@ export class Model {
   facts(): EngineFacts {
     return {
       nodes: new Map(
-        this.hosts.map(({ node, kwdbId, connected, lastSeenMs, report: last }) => [
+        this.hosts.map(({ node, kwdbId, connected, lastSeenMs, skewMs, report: last }) => [
           node,
-          facts(kwdbId, last, { node, connected, lastSeenMs }),
+          facts(kwdbId, last, { node, connected, lastSeenMs, clockSkewMs: skewMs }),
         ]),
       ),
       windows: new Map(this.schedule?.windows.map((window) => [window.name, window])),
@@ -297,6 +303,7 @@ export class Model {
     this.orders = this.orders.filter((one) => one !== action);
     this.nowMs += SECOND;
     const result = ending === 'as it goes' ? this.#carryOut(action) : this.#fail(action, ending);
+    this.#answeredAtMs.set(action.id, this.nowMs);
     this.heartbeat();
     if (this.host(action.node).connected) this.deliver(result);
     else this.journals.push({ node: action.node, result });
@@ -405,7 +412,11 @@ export class Model {
       ...(failure === undefined ? {} : { failure }),
       disposition,
       newVersionStarted: one.running === this.plan.to,
-      phases: [],
+      phases: action.phases.map((phase) => ({
+        phase,
+        startedAtMs: this.nowMs - SECOND + one.skewMs,
+        endedAtMs: this.nowMs + one.skewMs,
+      })),
       report: this.#reportOf(one),
       ...(seen === undefined ? {} : { health: seen }),
     };
@@ -602,7 +613,8 @@ export class Model {
 
   /** I4: one of these gates said yes not longer ago than its limit. */
   #mustBeFresh(id: string, gates: string[]): void {
-    const lastMs = Math.max(...gates.map((gate) => this.state.steps[gate]?.endedAtMs ?? 0));
+    const answeredAtMs = (gate: string) => this.#answeredAtMs.get(actionId('r1', gate, this.step(gate).attempt)) ?? 0;
+    const lastMs = Math.max(...gates.map(answeredAtMs));
     must(this.nowMs - lastMs <= GATE_FRESH_MS, `I4: ${id} on an answer ${this.nowMs - lastMs} ms old`);
   }
 }

@@ -15,6 +15,9 @@ import descriptor from './generated/descriptor.json' with { type: 'json' };
 /** The version of the contract between agent and controller; both sides refuse another one. */
 export const PROTOCOL = 1;
 
+/** So many images a host is asked about at once. */
+export const IMAGES_ASKED_MAX = 4;
+
 const Hello = Type.Object({
   node: Type.String({ minLength: 1, maxLength: 253 }),
   agentVersion: Type.String(),
@@ -110,7 +113,7 @@ export type ControllerMessage =
   | { welcome: Welcome }
   | { action: Action }
   | { resultStored: { action: string } }
-  | { reportRequest: Record<string, never> }
+  | { reportRequest: { images: readonly PackageInfo[] } }
   | { prefetch: { package: PackageInfo } }
   | { inventoryRequest: { request: string } };
 
@@ -187,7 +190,7 @@ export const controllerMessage = codec<ControllerMessage>(
     welcome: Welcome,
     action: ActionSchema,
     resultStored: Type.Object({ action: Type.String() }),
-    reportRequest: Type.Object({}),
+    reportRequest: Type.Object({ images: Type.Array(PackageInfoSchema, { maxItems: IMAGES_ASKED_MAX }) }),
     prefetch: Type.Object({ package: PackageInfoSchema }),
     inventoryRequest: InventoryRequest,
   }),

@@ -17,7 +17,7 @@ import type { Watch } from '../driver/driver.ts';
 import type { LongCommands } from '../host/services.ts';
 import { syncDirectory } from '../journal/file-storage.ts';
 import { commandEnvironment, readCommandManifest, requireCommand } from './command.ts';
-import { DEFINITION, type Identity, type Outcome, type Root, type Work } from './spec.ts';
+import type { Identity, Outcome, Root, Work } from './spec.ts';
 
 /** All that the executor asks of backups. Every call is safe to repeat, and finds what an earlier agent process left running. */
 export interface Backups {
@@ -29,7 +29,9 @@ export interface Backups {
   made(action: Action): Promise<BackupReceipt | undefined>;
   /** Reads every file of the order's backup again. Throws BACKUP_MISSING, BACKUP_DAMAGED or DISK_FULL. */
   check(action: Action, report: NodeReport, watch: Watch): Promise<void>;
-  /** Puts it in place; what was there is kept beside. Throws RESTORE_FAILED, BACKUP_DAMAGED or DISK_FULL. */
+  /** Puts it beside what is there, read again, and touches nothing else. Throws BACKUP_DAMAGED, DISK_FULL or RESTORE_FAILED. */
+  stage(action: Action, report: NodeReport, watch: Watch): Promise<void>;
+  /** Exchanges the two by renames; what was there is kept beside. Throws RESTORE_FAILED. */
   restore(action: Action, report: NodeReport, watch: Watch): Promise<void>;
   /** Undoes a restore of this run, as far as it came. */
   putBack(action: Action, report: NodeReport, watch: Watch): Promise<void>;
@@ -72,7 +74,7 @@ export class HostBackups implements Backups {
     await this.#work(
       action,
       'prepare',
-      { work: 'prepare', directory: config.directory, roots: this.#copied(report) },
+      { work: 'prepare', directory: config.directory, roots: this.#roots(report) },
       watch,
     );
   }
@@ -101,17 +103,25 @@ export class HostBackups implements Backups {
     const { set, version, manifestSha256 } = restoreOf(action);
     const identity = this.#identity(action, set, version);
     const { directory } = this.#options.config;
-    const roots = this.#copied(report);
+    const roots = this.#roots(report);
     await this.#work(action, 'check', { work: 'check', directory, roots, identity, manifestSha256 }, watch);
   }
 
-  async restore(action: Action, report: NodeReport, watch: Watch): Promise<void> {
+  stage(action: Action, report: NodeReport, watch: Watch): Promise<void> {
+    return this.#restore('stage', action, report, watch);
+  }
+
+  restore(action: Action, report: NodeReport, watch: Watch): Promise<void> {
+    return this.#restore('restore', action, report, watch);
+  }
+
+  async #restore(name: 'stage' | 'restore', action: Action, report: NodeReport, watch: Watch): Promise<void> {
     const { set, version, manifestSha256 } = restoreOf(action);
     const identity = this.#identity(action, set, version);
     const { directory } = this.#options.config;
     const [run, roots, stateFile] = [action.run, this.#roots(report), this.#stateFile(action)];
-    const work: Work = { work: 'restore', directory, roots, identity, manifestSha256, run, stateFile };
-    await this.#work(action, 'restore', work, watch);
+    const work: Work = { work: name, directory, roots, identity, manifestSha256, run, stateFile };
+    await this.#work(action, name, work, watch);
   }
 
   async putBack(action: Action, report: NodeReport, watch: Watch): Promise<void> {
@@ -127,7 +137,7 @@ export class HostBackups implements Backups {
   async #copy(action: Action, report: NodeReport, watch: Watch): Promise<BackupReceipt> {
     const { directory, keep } = this.#options.config;
     const identity = this.#identity(action, action.run, action.from);
-    const roots = this.#copied(report);
+    const roots = this.#roots(report);
     const work: Work = { work: 'copy', directory, roots, identity, action: action.id, keep };
     const outcome = await this.#work(action, 'back-up', work, watch);
     if (outcome.receipt === undefined) throw new FleetError('BACKUP_FAILED', 'the copy ended without a receipt');
@@ -141,7 +151,7 @@ export class HostBackups implements Backups {
     const place = await this.#place(action);
     const manifestFile = join(place, 'command-manifest.json');
     const identity = this.#identity(action, action.run, action.from);
-    const env = { PATH, ...commandEnvironment(identity, this.#told(report), manifestFile) };
+    const env = { PATH, ...commandEnvironment(identity, this.#roots(report), manifestFile) };
     const spec = { argv: [command] as [string], cwd: place, env };
     const { exitCode, output } = await runLong({
       commands,
@@ -183,31 +193,17 @@ export class HostBackups implements Backups {
     return { set, cluster, node: this.#options.node, kwdbId, version };
   }
 
-  /** Throws BACKUP_UNSUPPORTED when a plain copy of the node's places would not hold it, or they are not known. */
-  #copied(report: NodeReport): Root[] {
-    const roots = this.#told(report);
-    const obstacle = report.installation?.places?.obstacle;
-    if (obstacle !== undefined) throw new FleetError('BACKUP_UNSUPPORTED', obstacle);
-    return roots;
-  }
-
-  /** Throws BACKUP_UNSUPPORTED when the deployment does not tell its places. */
-  #told(report: NodeReport): Root[] {
-    const roots = this.#roots(report);
-    if (roots.length > 0) return roots;
-    throw new FleetError('BACKUP_UNSUPPORTED', 'this agent does not know which places make up the node');
-  }
-
-  /** Data first. None while the node is not seen: the middle of a restore may hide it, and its own record tells then. */
+  /** Data first. Throws BACKUP_UNSUPPORTED when the deployment does not tell its places. */
   #roots({ installation }: NodeReport): Root[] {
-    if (installation?.places === undefined) return [];
+    if (installation?.places === undefined) {
+      throw new FleetError('BACKUP_UNSUPPORTED', 'this agent does not know which places make up the node');
+    }
     const { dataDir, places } = installation;
     const at = (name: string, path: string): Root => ({ name, path: join(this.#options.root, path) });
     return [
       at('data', dataDir),
       ...(places.certificates === undefined ? [] : [at('certificates', places.certificates)]),
       ...places.configuration.map((path, index) => at(`configuration-${index + 1}`, path)),
-      ...(places.definition ?? []).map((path, index) => at(`${DEFINITION}${index + 1}`, path)),
     ];
   }
 

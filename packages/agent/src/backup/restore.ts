@@ -2,15 +2,15 @@
  * Puts a backup in place of what a stopped node has: staged beside it and read again first, then exchanged by renames. What
  * was there is kept under a name with the run's id until it is discarded, or put back.
  */
-import { open, readFile, rename, rm } from 'node:fs/promises';
+import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
 import { syncDirectory } from '../journal/file-storage.ts';
 import { asideOf, exchange, exists, undo } from './aside.ts';
-import { isFull, placeOf } from './cold-copy.ts';
+import { placeOf } from './cold-copy.ts';
 import { type Copied, copyTree, Meter, mebibytes, Progress } from './copy-tree.ts';
 import { copyOf, type Manifest, readManifest, requireIdentity, totals } from './manifest.ts';
-import { isPutBack, type Root, type Say, type Work } from './spec.ts';
+import type { Root, Say, Work } from './spec.ts';
 import { resolveRoots, walkTree } from './tree.ts';
 
 /** How far a restore came: written before the first rename, removed when it is undone or the rest is discarded. */
@@ -20,19 +20,17 @@ type State = {
   readonly roots: readonly Root[];
 };
 
-export async function restore(work: Work & { work: 'restore' }, say: Say): Promise<void> {
-  const place = placeOf(work.directory, work.identity.node, work.identity.set);
-  const { manifest, sha256 } = await readManifest(place);
-  requireIdentity(manifest, sha256, work.manifestSha256, work.identity);
-  const wanted = manifest.roots.filter(isPutBack);
-  if ((await readState(work.stateFile)) === undefined) {
-    await requireSamePlaces(manifest, work.roots);
-    await stage(place, wanted, work, say);
-    const missing = await Promise.all(wanted.map(async (root) => ((await exists(root.path)) ? [] : [root.name])));
-    const roots = wanted.map(({ name, path }) => ({ name, path }));
-    await writeState(work.stateFile, { absent: missing.flat(), roots });
-  }
-  for (const root of wanted) {
+type Restore = Work & { work: 'stage' | 'restore' };
+
+/** Puts the backup beside the node's places, once; the places themselves are not touched. */
+export async function stage(work: Restore, say: Say): Promise<void> {
+  await staged(work, say);
+}
+
+/** Exchanges what is staged, and stages it first where it is not. The database must not run. */
+export async function restore(work: Restore, say: Say): Promise<void> {
+  const manifest = await staged(work, say);
+  for (const root of manifest.roots) {
     const [top] = root.entries;
     if (top === undefined) throw new FleetError('BACKUP_DAMAGED', `the manifest lists nothing of ${root.path}`);
     await exchange(await asideOf(root, work.run), top);
@@ -40,32 +38,44 @@ export async function restore(work: Work & { work: 'restore' }, say: Say): Promi
   }
 }
 
+async function staged(work: Restore, say: Say): Promise<Manifest> {
+  const place = placeOf(work.directory, work.identity.node, work.identity.set);
+  const { manifest, sha256 } = await readManifest(place);
+  requireIdentity(manifest, sha256, work.manifestSha256, work.identity);
+  await requireSamePlaces(manifest, work.roots);
+  if ((await readState(work.stateFile)) === undefined) {
+    await copyBeside(place, manifest, work, say);
+    const missing = await Promise.all(
+      manifest.roots.map(async (root) => ((await exists(root.path)) ? [] : [root.name])),
+    );
+    const roots = manifest.roots.map(({ name, path }) => ({ name, path }));
+    await writeState(work.stateFile, { absent: missing.flat(), roots });
+  }
+  return manifest;
+}
+
 /** Copies everything beside its place, on its own file system, each file compared with the manifest as it is read. */
-async function stage(
-  place: string,
-  roots: Manifest['roots'],
-  work: Work & { work: 'restore' },
-  say: Say,
-): Promise<void> {
-  const { sizeBytes } = totals({ roots });
+async function copyBeside(place: string, manifest: Manifest, work: Restore, say: Say): Promise<void> {
+  const { sizeBytes } = totals(manifest);
   const meter = new Meter(say, 'put beside', sizeBytes);
   const progress = await Progress.open(`${work.stateFile}.progress`);
   try {
-    for (const root of roots) {
-      const { staged } = await asideOf(root, work.run);
+    for (const root of manifest.roots) {
+      const { staged, directory } = await asideOf(root, work.run);
+      await mkdir(directory, { recursive: true });
       const from = copyOf(place, root.name);
       await copyTree({ from, to: staged, entries: await toCopy(from, root), progress, meter });
     }
   } catch (error) {
-    if (isFull(error)) await unstage(roots, work);
+    await unstage(manifest.roots, work);
     throw error;
   }
   await rm(`${work.stateFile}.progress`, { force: true });
   say(`put beside and read again: ${mebibytes(sizeBytes)} MiB`);
 }
 
-/** A full disk is emptied again. */
-async function unstage(roots: readonly Root[], { run, stateFile }: Work & { work: 'restore' }): Promise<void> {
+/** What cannot be staged whole leaves nothing behind: a full disk is emptied again. */
+async function unstage(roots: readonly Root[], { run, stateFile }: Restore): Promise<void> {
   for (const root of roots) await rm((await asideOf(root, run)).staged, { recursive: true, force: true });
   await rm(`${stateFile}.progress`, { force: true });
 }
@@ -79,16 +89,10 @@ async function toCopy(from: string, root: Manifest['roots'][number]): Promise<Co
   });
 }
 
-/**
- * A backup goes back to where it came from: configuration names the places of data. Throws RESTORE_FAILED when a place is
- * another now, BACKUP_UNSUPPORTED when the node does not tell where its data lie.
- */
-export async function requireSamePlaces(manifest: Manifest, roots: readonly Root[]): Promise<void> {
-  if (!roots.some(({ name }) => name === 'data')) {
-    throw new FleetError('BACKUP_UNSUPPORTED', 'this node does not tell where its data lie');
-  }
+/** A backup goes back to where it came from: configuration names the places of data. */
+async function requireSamePlaces(manifest: Manifest, roots: readonly Root[]): Promise<void> {
   const present = new Map((await resolveRoots(roots)).map(({ name, path }) => [name, path]));
-  for (const { name, path } of manifest.roots.filter(isPutBack)) {
+  for (const { name, path } of manifest.roots) {
     const now = present.get(name);
     if (now === undefined || now === path) continue;
     throw new FleetError('RESTORE_FAILED', `the backup's ${name} lay in ${path}; this node has it in ${now}`);
@@ -98,7 +102,7 @@ export async function requireSamePlaces(manifest: Manifest, roots: readonly Root
 /** Puts what was there before back in its place. Nothing when no restore of this run got so far. */
 export async function putBack({ run, roots, stateFile }: Work & { work: 'put-back' }, say: Say): Promise<void> {
   const state = await readState(stateFile);
-  for (const root of state?.roots ?? (await resolveRoots(roots)).filter(isPutBack)) {
+  for (const root of state?.roots ?? (await resolveRoots(roots))) {
     await undo(await asideOf(root, run), state?.absent.includes(root.name) === true);
     say(`${root.path} is as it was before the restore`);
   }
@@ -108,7 +112,7 @@ export async function putBack({ run, roots, stateFile }: Work & { work: 'put-bac
 /** Removes what a restore moved aside. */
 export async function discard({ run, roots, stateFile }: Work & { work: 'discard' }, say: Say): Promise<void> {
   const state = await readState(stateFile);
-  for (const root of state?.roots ?? (await resolveRoots(roots)).filter(isPutBack)) {
+  for (const root of state?.roots ?? (await resolveRoots(roots))) {
     const { replaced } = await asideOf(root, run);
     await rm(replaced, { recursive: true, force: true });
     say(`removed what was in ${root.path} before the restore`);

@@ -3,7 +3,7 @@ import { open, readFile, rename } from 'node:fs/promises';
 import { FleetError } from '@kwfleet/core';
 import { check } from './check.ts';
 import { isFull, makeCopy, prepare } from './cold-copy.ts';
-import { discard, putBack, restore } from './restore.ts';
+import { discard, putBack, restore, stage } from './restore.ts';
 import type { Outcome, Say, Work } from './spec.ts';
 
 /** Runs the work of `specFile`, leaves the outcome in `outcomeFile`, and answers the exit status. */
@@ -32,6 +32,9 @@ async function outcomeOf(work: Work, say: Say): Promise<Outcome> {
       case 'check':
         await check(work, say);
         return { ok: true };
+      case 'stage':
+        await stage(work, say);
+        return { ok: true };
       case 'restore':
         await restore(work, say);
         return { ok: true };
@@ -54,6 +57,7 @@ function failureOf(work: Work, error: unknown): { code: string; message: string 
   const message = error instanceof Error ? error.message : String(error);
   if (isFull(error)) return { code: 'DISK_FULL', message };
   if (error instanceof FleetError) return { code: error.code, message };
-  const restoring = work.work === 'restore' || work.work === 'put-back' || work.work === 'discard';
+  const restoring =
+    work.work === 'stage' || work.work === 'restore' || work.work === 'put-back' || work.work === 'discard';
   return { code: restoring ? 'RESTORE_FAILED' : 'BACKUP_FAILED', message };
 }

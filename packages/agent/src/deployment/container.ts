@@ -14,8 +14,7 @@ import type { Endpoint } from '../host/http-health.ts';
 import { Kwbase, type KwbaseRunner, securityArguments } from '../host/kwbase.ts';
 import type { Ended } from '../host/run.ts';
 import type { UnitState } from '../host/services.ts';
-import { addressOf, type StartCommand, securityOf, storeOf } from '../host/start-command.ts';
-import { containerPlaces } from './container-places.ts';
+import { addressOf, HTTP_PORT, SQL_PORT, type StartCommand, securityOf, storeOf } from '../host/start-command.ts';
 import {
   type Deployment,
   type Finder,
@@ -47,8 +46,6 @@ export type ContainerFinderOptions = FinderOptions & {
 };
 
 const LABEL_VERSION = 'org.opencontainers.image.version';
-const SQL_PORT = 26257;
-const HTTP_PORT = 8080;
 const NEVER = '0001-01-01T00:00:00Z';
 
 export class ContainerFinder implements Finder {
@@ -72,8 +69,7 @@ export class ContainerFinder implements Finder {
     const restrained = await this.#options.restrained();
     const { intent: _, ...options } = this.#options;
     const told = this.#told;
-    const places = await containerPlaces(engine, found.inspect, found.command);
-    return new ContainerDeployment({ ...found, ...options, wanted, restrained, engineRoot: root, told, places });
+    return new ContainerDeployment({ ...found, ...options, wanted, restrained, engineRoot: root, told });
   }
 
   async #found(wanted: Intent): Promise<Found | undefined> {
@@ -104,7 +100,6 @@ type Parts = Found &
     readonly restrained: Restrained | undefined;
     readonly engineRoot: string;
     readonly told: Map<string, string>;
-    readonly places: NonNullable<Deployment['site']['places']>;
   };
 
 export const nameOf = ({ Name }: Pick<ContainerInspect, 'Name'>): string => Name.replace(/^\//, '');
@@ -141,7 +136,6 @@ export class ContainerDeployment implements Deployment {
       topology: command.topology,
       installDir: parts.engineRoot,
       dataDir: data ?? parts.engineRoot,
-      places: this.unfit === undefined ? parts.places : { ...parts.places, obstacle: this.unfit },
       address: advertised.host || hostAddress(),
       port: published(inspect, listen.port)?.port ?? listen.port,
       httpPort: this.endpoint.port,

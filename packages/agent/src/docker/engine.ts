@@ -12,7 +12,6 @@ import { type Ended, runShort } from '../host/run.ts';
 
 export type ContainerInspect = Docker.ContainerInspectInfo;
 export type ImageInspect = Docker.ImageInspectInfo;
-export type VolumeInspect = Docker.VolumeInspectInfo;
 export type ContainerSummary = Docker.ContainerInfo;
 /** The body of a creation; fields that this version of the types does not know go through as they came. */
 export type ContainerSpec = Docker.ContainerCreateOptions & { readonly name: string };
@@ -87,13 +86,6 @@ export class Engine {
     );
   }
 
-  /** By name; undefined when there is none. */
-  volume(name: string): Promise<VolumeInspect | undefined> {
-    return this.#lookup(() =>
-      this.#call(`inspect volume ${name}`, (abortSignal) => this.#docker.getVolume(name).inspect({ abortSignal })),
-    );
-  }
-
   /** Returns the new container's id. */
   async create(spec: ContainerSpec): Promise<string> {
     const created = await this.#call(`create ${spec.name}`, (abortSignal) =>
@@ -164,6 +156,20 @@ export class Engine {
     return this.#progress('load the image', told, (abortSignal) =>
       this.#docker.loadImage(createReadStream(file), { quiet: false, abortSignal }),
     );
+  }
+
+  /**
+   * What an image's registry says of it, asked by the engine as a pull would, without pulling: for which systems it is,
+   * `linux/amd64`; empty when it does not tell. Rejects with the registry's own words.
+   */
+  async platformsInRegistry(reference: string, timeoutMs: number): Promise<string[]> {
+    const { Platforms } = await this.#call(
+      `find ${reference} in its registry`,
+      () => this.#docker.getImage(reference).distribution(),
+      { timeoutMs },
+    );
+    const told = (Platforms ?? []).filter(({ os, architecture }) => os !== '' && architecture !== '');
+    return told.map(({ os, architecture }) => `${os}/${architecture}`);
   }
 
   async pull(reference: string, told: (text: string) => void): Promise<void> {

@@ -30,7 +30,7 @@ export function belongsTo(id: string, action: string): boolean {
 /** Steps of a build from source. */
 export const BUILDS = ['build-1', 'build-2', 'build-3', 'build-4', 'build-5', 'build-6', 'build-7', 'build-8'] as const;
 
-/** What a command of an action can be for, in the order in which they can follow each other. */
+/** What a command of an action can be for, mostly in the order in which they follow each other; new ones at the end. */
 const WORKS = [
   'install',
   'online',
@@ -46,6 +46,7 @@ const WORKS = [
   ...BUILDS,
   'compose',
   'compose-back',
+  'stage',
 ] as const;
 export type Work = (typeof WORKS)[number];
 

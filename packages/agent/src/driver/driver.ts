@@ -1,4 +1,4 @@
-import type { Action, ClusterHealth, LedgerEntry, NodeReport } from '@kwfleet/core';
+import type { Action, ClusterHealth, LedgerEntry, NodeReport, PackageInfo } from '@kwfleet/core';
 
 /** What a driver is told about the time it has, and where it says how it goes. */
 export interface Watch {
@@ -43,8 +43,11 @@ export interface MethodDriver {
 
 /** All that the executor does to its host. */
 export interface Driver extends MethodDriver {
-  /** Everything this agent can see of its node now. Bounded; a database that does not answer is absent from it. */
-  observe(): Promise<NodeReport>;
+  /**
+   * Everything this agent can see of its node now, and of the image of the package that is wanted. Bounded; a database
+   * that does not answer is absent from it.
+   */
+  observe(wanted?: PackageInfo): Promise<NodeReport>;
   /**
    * Asks the database the questions of a cluster check, through this node, or through another it knows when this one
    * does not answer. `ranges` asks only what decides whether a node can be spared. Rejects with KWBASE_FAILED.

@@ -6,6 +6,7 @@ import {
   type LedgerEntry,
   type Method,
   type NodeReport,
+  type PackageInfo,
 } from '@kwfleet/core';
 import type { LongCommands } from '../host/services.ts';
 import type { Observer } from '../observe.ts';
@@ -29,8 +30,8 @@ export class HostDriver implements Driver {
     this.#options = options;
   }
 
-  observe(): Promise<NodeReport> {
-    return this.#options.observer.observe();
+  observe(wanted?: PackageInfo): Promise<NodeReport> {
+    return this.#options.observer.observe(wanted);
   }
 
   health(questions: 'ranges' | 'all'): Promise<ClusterHealth> {

@@ -91,7 +91,7 @@ export class ActionRun {
   }
 
   async observe(): Promise<NodeReport> {
-    this.#lastReport = await this.parts.driver.observe();
+    this.#lastReport = await this.parts.driver.observe(this.action.package);
     return this.#lastReport;
   }
 

@@ -33,10 +33,15 @@ export async function checkBackup(run: ActionRun): Promise<void> {
 
 export async function restore(run: ActionRun): Promise<void> {
   await run.parts.driver.quiesce(run.action, run.watch);
+  const before = await run.observe();
+  requireStopped(before, 'restored');
+  await run.parts.backups.stage(run.action, before, run.watch);
+  // Staging takes as long as the data are large: somebody, or something, may have started the database meanwhile.
   const report = await run.observe();
   requireStopped(report, 'restored');
   await run.deed('restore', report);
   await run.parts.backups.restore(run.action, report, run.watch);
+  requireStopped(await run.observe(), 'restored');
 }
 
 export async function putDataBack(run: ActionRun): Promise<void> {

@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FleetError, type Method, type Security, type Topology } from '@kwfleet/core';
+import { HTTP_PORT, SQL_PORT } from './start-command.ts';
 
 export type Mode = {
   readonly method: Extract<Method, 'script-bare' | 'script-container'>;
@@ -23,8 +24,6 @@ export const SCRIPT_DIR = '/etc/kaiwudb/script';
 export const ENV_FILE = `${SCRIPT_DIR}/kaiwudb_env`;
 export const UNIT_FILE = '/etc/systemd/system/kaiwudb.service';
 export const UNIT = 'kaiwudb';
-/** What a script installation is beside its data. */
-export const SCRIPT_PLACES = { certificates: CERTS_DIR, configuration: [INFO_DIR, SCRIPT_DIR, UNIT_FILE] };
 
 const TOPOLOGIES: Readonly<Record<string, Topology>> = {
   single: 'standalone',
@@ -51,8 +50,8 @@ export function parseMode(text: string, certificates: Security): Mode {
     topology,
     place,
     dataDir,
-    port: portOf(port, 26257),
-    httpPort: portOf(httpPort, 8080),
+    port: portOf(port, SQL_PORT),
+    httpPort: portOf(httpPort, HTTP_PORT),
     user: user === '' ? 'kaiwudb' : user,
     security: SECURITIES.find((name) => name === lines[7]) ?? certificates,
     encrypted: lines[8] === 'true',

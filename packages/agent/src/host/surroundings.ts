@@ -2,8 +2,9 @@
 import { X509Certificate } from 'node:crypto';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { Surroundings } from '@kwfleet/core';
+import { type Surroundings, takesPackage } from '@kwfleet/core';
 import type { Site } from '../deployment/deployment.ts';
+import type { ImageAnswers } from '../docker/image-answers.ts';
 import { inTheWay, listeners, programOf } from './listeners.ts';
 import { CERTS_DIR } from './mode.ts';
 import { findRestarters } from './restarters.ts';
@@ -22,18 +23,27 @@ type Slow = Pick<Surroundings, 'glibc' | 'certificates' | 'restarters' | 'unread
 
 export type Place = Pick<Site, 'method' | 'installDir' | 'dataDir' | 'address' | 'port' | 'httpPort' | 'security'>;
 
+export type SurroundingsOptions = {
+  readonly root: string;
+  readonly stateDir: string;
+  readonly now: () => number;
+  /** Absent where no container engine is looked for. */
+  readonly images?: Pick<ImageAnswers, 'look'>;
+};
+
 export class SurroundingsLook {
-  readonly #options: { readonly root: string; readonly stateDir: string; readonly now: () => number };
+  readonly #options: SurroundingsOptions;
   #slow: { readonly of: string; readonly atMs: number; readonly facts: Slow } | undefined;
 
-  constructor(options: { readonly root: string; readonly stateDir: string; readonly now: () => number }) {
+  constructor(options: SurroundingsOptions) {
     this.#options = options;
   }
 
   /** `isDown`: no process of the database runs, so whoever has its ports is another. */
   async look(place: Place, isDown: boolean): Promise<Surroundings> {
     const takenPorts = isDown && !IN_CONTAINERS.has(place.method) ? await this.#takenPorts(place) : [];
-    return { ...(await this.#slowly(place)), takenPorts, images: [] };
+    const images = takesPackage(place.method, 'image') ? await this.#options.images?.look() : undefined;
+    return { ...(await this.#slowly(place)), takenPorts, images: images ?? [] };
   }
 
   async #slowly(place: Place): Promise<Slow> {

@@ -2,8 +2,8 @@
 import { type ApprovalPolicy, type ApprovalScope, type ApprovalView, type RunView, writeDuration } from '@kwfleet/core';
 import type { Command } from 'commander';
 import { parseCount, parseDuration, parseLabel } from '../arguments.ts';
+import { consents, needsConsent } from '../consent.ts';
 import { type Context, examples } from '../context.ts';
-import { badInput } from '../exit.ts';
 import { columns } from '../render/columns.ts';
 import { count, dayTime, oneLine } from '../render/text.ts';
 import type { Theme } from '../render/theme.ts';
@@ -41,19 +41,13 @@ function addApprove(run: Command, context: Context): void {
     .addHelpText('after', examples('kwfleet run approve 7f3k2', 'kwfleet run approve 7f3k2 --irreversible --yes'))
     .action(async (id: string, flags: ApproveFlags, command: Command) => {
       const { terminal } = context;
-      const canAsk = terminal.isTTY && process.stdin.isTTY === true && !flags.json;
-      if (!flags.yes && !canAsk) {
-        throw badInput(
-          'There is no terminal to ask for your consent.',
-          'Look at `kwfleet run show ID`, then give --yes.',
-        );
-      }
+      needsConsent(context, flags, 'kwfleet run show ID');
       const client = context.client(command);
       const view = await client.run(id);
       const hash = flags.hash ?? view.planHash;
       const scope: ApprovalScope | undefined = flags.irreversible && 'irreversible';
       if (!flags.json) terminal.lines(whatIsApproved(view));
-      if (!flags.yes && !(await consent(view))) return terminal.line('Nothing was approved.');
+      if (!(await consents(question(view), flags))) return terminal.line('Nothing was approved.');
       const { comment } = flags;
       const approved = await client.approve(id, {
         hash,
@@ -78,11 +72,8 @@ function whatIsApproved({ plan, clusterName, createdBy, planHash, approval }: Ru
   ];
 }
 
-async function consent(view: RunView): Promise<boolean> {
-  const { confirm } = await import('@clack/prompts');
-  const message = `Approve the upgrade of ${view.clusterName} (${count(view.plan.nodes.length, 'node')}) to ${view.plan.to}?`;
-  return (await confirm({ message, initialValue: false })) === true;
-}
+const question = (view: RunView): string =>
+  `Approve the upgrade of ${view.clusterName} (${count(view.plan.nodes.length, 'node')}) to ${view.plan.to}?`;
 
 /** The lines of `kwfleet approvals`. */
 export function approvalTable(items: readonly ApprovalView[], theme: Theme, width: number | undefined): string[] {

@@ -18,6 +18,7 @@ import {
   writeBackup,
 } from '../arguments.ts';
 import type { Client } from '../client.ts';
+import { consents, needsConsent } from '../consent.ts';
 import { type Context, examples } from '../context.ts';
 import { badInput, EXIT } from '../exit.ts';
 import { nextLines, planPage } from '../render/plan-page.ts';
@@ -55,12 +56,7 @@ export function addPlan(program: Command, context: Context): void {
     .addHelpText('after', examples('kwfleet plan prod-east --to 3.1.0 --backup attested:s3://backups/prod-east/1123'))
     .action(async (cluster: string, flags: PlanFlags, command: Command) => {
       const view = await context.client(command).createPlan(requestOf(cluster, flags));
-      if (flags.json) context.terminal.json(view);
-      else {
-        const page = context.page();
-        context.terminal.lines([...planPage(view, page), '', ...nextLines(view, upgradeCommand(cluster, flags), page)]);
-      }
-      context.exitCode = view.blocked ? EXIT.refused : EXIT.done;
+      showPlan(context, view, upgradeCommand(cluster, flags), flags);
     });
   const upgrade = program
     .command('upgrade')
@@ -87,17 +83,25 @@ export function addPlan(program: Command, context: Context): void {
     );
 }
 
-/** How a run is started and followed: the same for every command that starts one. */
-export function withStartOptions(command: Command): Command {
+/** Shows a plan that was made to be looked at, and the command that starts it. Exit code 2 when a check blocks it. */
+export function showPlan(context: Context, view: PlanView, command: string, { json }: { json?: true }): void {
+  const page = context.page();
+  if (json) context.terminal.json(view);
+  else context.terminal.lines([...planPage(view, page), '', ...nextLines(view, command, page)]);
+  context.exitCode = view.blocked ? EXIT.refused : EXIT.done;
+}
+
+/** How a run is started and followed: the same for every command that starts one. `what` is how people call it. */
+export function withStartOptions(command: Command, what = 'run'): Command {
   return command
     .option('-y, --yes', 'start without asking; needed where there is no terminal to ask at')
-    .option('-w, --watch', 'follow the run to its end')
+    .option('-w, --watch', `follow the ${what} to its end`)
     .option('--json', 'print the run as the API gives it, then, with --watch, one event a line')
     .addHelpText(
       'after',
       '\nExit code: 0 succeeded (without --watch: started), 2 a check blocks it, 3 held for a person,',
     )
-    .addHelpText('after', '4 failed or aborted, 130 watching was stopped with Ctrl-C (the run goes on).');
+    .addHelpText('after', `4 failed or aborted, 130 watching was stopped with Ctrl-C (the ${what} goes on).`);
 }
 
 function withPlanOptions(command: Command): Command {
@@ -177,19 +181,39 @@ export function upgradeCommand(cluster: string, flags: PlanFlags): string {
 }
 
 /** Plans, shows the plan, asks, and starts exactly that plan. */
-export async function planAndStart(
+export const planAndStart = (
   context: Context,
   command: Command,
   request: PlanRequest,
   flags: StartFlags,
+): Promise<void> =>
+  showAndStart(context, command, flags, {
+    look: 'kwfleet plan',
+    plan: (client) => client.createPlan(request),
+    question: (view) => {
+      const nodes = count(view.plan?.nodes.length ?? 0, 'node');
+      return `${consentWords(view.plan, `${view.clusterName} (${nodes})`)} now?`;
+    },
+  });
+
+type Proposal = {
+  /** The command that shows the plan and nothing more. */
+  readonly look: string;
+  readonly plan: (client: Client) => Promise<PlanView>;
+  readonly question: (view: PlanView) => string;
+};
+
+/** Has a plan made, shows it, asks, and starts what was shown. A blocked plan is shown and ends with exit code 2. */
+export async function showAndStart(
+  context: Context,
+  command: Command,
+  flags: StartFlags,
+  { look, plan, question }: Proposal,
 ): Promise<void> {
   const { terminal } = context;
-  const canAsk = terminal.isTTY && process.stdin.isTTY === true && !flags.json;
-  if (!flags.yes && !canAsk) {
-    throw badInput('There is no terminal to ask for your consent.', 'Look at `kwfleet plan`, then give --yes.');
-  }
+  needsConsent(context, flags, look);
   const client = context.client(command);
-  const view = await client.createPlan(request);
+  const view = await plan(client);
   if (!flags.json) terminal.lines([...planPage(view, context.page()), '']);
   if (view.blocked) {
     if (flags.json) terminal.json(view);
@@ -197,7 +221,7 @@ export async function planAndStart(
     context.exitCode = EXIT.refused;
     return;
   }
-  if (!flags.yes && !(await consent(view))) {
+  if (!(await consents(question(view), flags))) {
     terminal.line('Nothing was started and nothing was touched.');
     return;
   }
@@ -214,14 +238,6 @@ function timingOf({ at, skipAfter, window, prefetch }: TimingFlags): RunRequest[
   return Object.keys(timing).length === 0 ? undefined : timing;
 }
 
-async function consent(view: PlanView): Promise<boolean> {
-  // Loaded only here: no other command asks anything.
-  const { confirm } = await import('@clack/prompts');
-  const nodes = count(view.plan?.nodes.length ?? 0, 'node');
-  const message = `${consentWords(view.plan, `${view.clusterName} (${nodes})`)} now?`;
-  return (await confirm({ message, initialValue: false })) === true;
-}
-
 function consentWords(plan: PlanView['plan'], cluster: string): string {
   switch (plan?.kind) {
     case 'backup':
@@ -235,7 +251,7 @@ function consentWords(plan: PlanView['plan'], cluster: string): string {
 }
 
 /** Starts the plan that was shown, and follows it where that is asked for. */
-export async function start(
+async function start(
   context: Context,
   client: Client,
   view: PlanView,

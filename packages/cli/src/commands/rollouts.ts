@@ -4,6 +4,7 @@ import { ROLLOUT_ENDED, type RolloutStatus, type RolloutView, readRollout } from
 import type { Command } from 'commander';
 import { createLogUpdate } from 'log-update';
 import type { Client } from '../client.ts';
+import { consents, needsConsent } from '../consent.ts';
 import { type Context, examples } from '../context.ts';
 import { badInput, EXIT, INTERRUPTED } from '../exit.ts';
 import { readWrittenFile } from '../files.ts';
@@ -153,16 +154,11 @@ function addApprove(rollout: Command, context: Context): void {
     .addHelpText('after', examples('kwfleet rollout approve rollout-20261201-220000-7f3a9c'))
     .action(async (id: string, flags: ApproveFlags, command: Command) => {
       const { terminal } = context;
-      if (!flags.yes && !(terminal.isTTY && process.stdin.isTTY === true && !flags.json)) {
-        throw badInput(
-          'There is no terminal to ask for your consent.',
-          'Look at `kwfleet rollout show ID`, then give --yes.',
-        );
-      }
+      needsConsent(context, flags, 'kwfleet rollout show ID');
       const client = context.client(command);
       const view = await client.rollout(id);
       if (!flags.json) terminal.lines([...rolloutPage(view, context.page()), '']);
-      if (!flags.yes && !(await consent(view))) return terminal.line('Nothing was approved.');
+      if (!(await consents(question(view), flags))) return terminal.line('Nothing was approved.');
       const { scope, comment } = flags;
       const approved = await client.approveRollout(id, {
         hash: flags.hash ?? view.hash ?? '',
@@ -175,11 +171,8 @@ function addApprove(rollout: Command, context: Context): void {
     });
 }
 
-async function consent({ name, clusters, to }: RolloutView): Promise<boolean> {
-  const { confirm } = await import('@clack/prompts');
-  const message = `Approve ${name}: ${count(Object.keys(clusters).length, 'cluster')} to ${to}?`;
-  return (await confirm({ message, initialValue: false })) === true;
-}
+const question = ({ name, clusters, to }: RolloutView): string =>
+  `Approve ${name}: ${count(Object.keys(clusters).length, 'cluster')} to ${to}?`;
 
 /** How a followed rollout leaves the command: undefined while it goes on. */
 export function exitOfRollout({ status }: { status: RolloutStatus }): number | undefined {

@@ -3,10 +3,8 @@ import { type TransferRequest, writeDuration } from '@kwfleet/core';
 import { type Command, InvalidArgumentError } from 'commander';
 import { parseCount, parseDuration, shellQuote } from '../arguments.ts';
 import { type Context, examples } from '../context.ts';
-import { badInput, EXIT } from '../exit.ts';
-import { nextLines, planPage } from '../render/plan-page.ts';
 import { count } from '../render/text.ts';
-import { start } from './plan.ts';
+import { type StartFlags, showAndStart, showPlan, withStartOptions } from './plan.ts';
 
 type Flags = {
   into: string;
@@ -16,7 +14,6 @@ type Flags = {
   ceiling?: number;
   json?: true;
 };
-type StartFlags = Flags & { yes?: true; watch?: true };
 
 /** Adds `transfer`. */
 export function addTransfer(program: Command, context: Context): void {
@@ -32,26 +29,16 @@ export function addTransfer(program: Command, context: Context): void {
     .addHelpText('after', examples('kwfleet transfer plan prod-east --into prod-east-new'))
     .action(async (source: string, flags: Flags, command: Command) => {
       const view = await context.client(command).createTransferPlan(requestOf(source, flags));
-      if (flags.json) context.terminal.json(view);
-      else {
-        const page = context.page();
-        context.terminal.lines([...planPage(view, page), '', ...nextLines(view, startCommand(source, flags), page)]);
-      }
-      context.exitCode = view.blocked ? EXIT.refused : EXIT.done;
+      showPlan(context, view, startCommand(source, flags), flags);
     });
-  withOptions(transfer.command('start'))
+  const started = withOptions(transfer.command('start'))
     .description('Plan a transfer, show the plan, ask, and start it')
-    .option('-y, --yes', 'start without asking; needed where there is no terminal to ask at')
-    .option('-w, --watch', 'follow the transfer to its end')
-    .option('--json', 'print the run as the API gives it, then, with --watch, one event a line')
-    .addHelpText('after', '\nThe source is only read: SELECT, SHOW and EXPORT. Let no client write to it meanwhile.')
-    .addHelpText(
-      'after',
-      'Exit code: 0 succeeded (without --watch: started), 2 a check blocks it, 3 held for a person,',
-    )
-    .addHelpText('after', '4 failed or aborted, 130 watching was stopped with Ctrl-C (the transfer goes on).')
+    .addHelpText('after', '\nThe source is only read: SELECT, SHOW and EXPORT. Let no client write to it meanwhile.');
+  withStartOptions(started, 'transfer')
     .addHelpText('after', examples('kwfleet transfer start prod-east --into prod-east-new --watch'))
-    .action((source: string, flags: StartFlags, command: Command) => startTransfer(context, command, source, flags));
+    .action((source: string, flags: Flags & StartFlags, command: Command) =>
+      startTransfer(context, command, source, flags),
+    );
 }
 
 function withOptions(command: Command): Command {
@@ -92,34 +79,12 @@ function startCommand(source: string, flags: Flags): string {
   return [...words, '--watch'].map(shellQuote).join(' ');
 }
 
-async function agreed(message: string): Promise<boolean> {
-  // Loaded only here: no other command asks anything.
-  const { confirm } = await import('@clack/prompts');
-  return (await confirm({ message, initialValue: false })) === true;
-}
-
-async function startTransfer(context: Context, command: Command, source: string, flags: StartFlags): Promise<void> {
-  const { terminal } = context;
-  const canAsk = terminal.isTTY && process.stdin.isTTY === true && !flags.json;
-  if (!flags.yes && !canAsk) {
-    throw badInput(
-      'There is no terminal to ask for your consent.',
-      'Look at `kwfleet transfer plan`, then give --yes.',
-    );
-  }
-  const client = context.client(command);
-  const view = await client.createTransferPlan(requestOf(source, flags));
-  if (!flags.json) terminal.lines([...planPage(view, context.page()), '']);
-  if (view.blocked) {
-    if (flags.json) terminal.json(view);
-    else terminal.lines(nextLines(view, '', context.page()));
-    context.exitCode = EXIT.refused;
-    return;
-  }
-  const tables = count(view.plan?.transfer?.units.length ?? 0, 'table');
-  if (!flags.yes && !(await agreed(`Carry ${tables} of ${source} into ${view.clusterName} now?`))) {
-    terminal.line('Nothing was started and nothing was touched.');
-    return;
-  }
-  await start(context, client, view, flags);
-}
+const startTransfer = (context: Context, command: Command, source: string, flags: Flags & StartFlags): Promise<void> =>
+  showAndStart(context, command, flags, {
+    look: 'kwfleet transfer plan',
+    plan: (client) => client.createTransferPlan(requestOf(source, flags)),
+    question: (view) => {
+      const tables = count(view.plan?.transfer?.units.length ?? 0, 'table');
+      return `Carry ${tables} of ${source} into ${view.clusterName} now?`;
+    },
+  });

@@ -1,7 +1,6 @@
 /** A real agent over a light host: its own journal on disk, its own stream to the controller. */
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
-import * as grpc from '@grpc/grpc-js';
 import {
   AGENT_VERSION,
   type Backups,
@@ -26,6 +25,7 @@ const NO_BACKUPS: Backups = {
   make: unsupported,
   made: async () => undefined,
   check: unsupported,
+  stage: unsupported,
   restore: unsupported,
   putBack: unsupported,
   discard: unsupported,
@@ -54,7 +54,7 @@ export async function startLightAgent(
   });
   const link: Link = new Link({
     address,
-    credentials: grpc.credentials.createInsecure(),
+    identity: undefined,
     node,
     agentVersion: AGENT_VERSION,
     log,

@@ -63,7 +63,7 @@ export function approvalRoutes(app: Api, parts: ApiParts): void {
       const run = await needRun(database, params.id);
       // Nobody agrees to a plan that the cluster has left behind.
       const awaited = run.state.status === 'awaiting_approval' ? await findPlan(database, run.planId) : undefined;
-      if (awaited !== undefined) await freshen(database, run.cluster);
+      if (awaited !== undefined) await freshen(database, [run.cluster], run.plan.to);
       const told = awaited && (await askAgain(database, awaited));
       await database.transaction((sql) => approveRun(sql, params.id, body, actor, told));
       return reply.send(runSummary(await needRun(database, params.id)));

@@ -32,7 +32,7 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
     async ({ body, actor }, reply) => {
       refuseUnknownOptions(body);
       refuseOddKind(body);
-      await freshen(database, body.cluster);
+      await freshen(database, [body.cluster], body.to);
       const row = await database.transaction((sql) => createPlan(sql, body, actor));
       return reply.code(201).send(await wholeView(database, row, await readFleet(database)));
     },
@@ -59,23 +59,26 @@ export function planRoutes(app: Api, { database }: ApiParts): void {
   );
 }
 
+/** A draft as it is kept. */
+export const planRow = (
+  draft: PlanDraft,
+  asked: Pick<PlanRow, 'cluster' | 'request' | 'createdAtMs' | 'createdBy'>,
+): PlanRow => ({
+  id: newId('plan', asked.createdAtMs),
+  hash: draft.plan === undefined ? '' : hashPlan(draft.plan),
+  plan: draft.plan ?? null,
+  checks: draft.checks,
+  blocked: draft.blocked,
+  ...asked,
+});
+
 /** Makes a plan of the cluster as it is known now, and keeps it with its checks. Throws VERSION_INVALID or CLUSTER_UNKNOWN. */
 export async function createPlan(sql: Sql, asked: PlanRequest, actor: string): Promise<PlanRow> {
   const fleet = await readFleetIn(sql);
   const cluster = fleet.cluster(asked.cluster);
   const request = attestedNow(asked, fleet.nowMs);
   const draft = await draftPlan(sql, cluster, request, fleet.nowMs);
-  const row: PlanRow = {
-    id: newId('plan', fleet.nowMs),
-    cluster: cluster.id,
-    hash: draft.plan === undefined ? '' : hashPlan(draft.plan),
-    plan: draft.plan ?? null,
-    checks: draft.checks,
-    blocked: draft.blocked,
-    request,
-    createdAtMs: fleet.nowMs,
-    createdBy: actor,
-  };
+  const row = planRow(draft, { cluster: cluster.id, request, createdAtMs: fleet.nowMs, createdBy: actor });
   await insertPlan(sql, row);
   await audit(sql, actor, 'plan.create', {
     plan: row.id,

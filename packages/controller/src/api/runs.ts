@@ -38,7 +38,7 @@ export function runRoutes(app: Api, { database }: ApiParts): void {
     { schema: { tags: ['runs'], body: RunRequest, response: { 201: RunSummary } } },
     async ({ body, actor }, reply) => {
       const plan = await findPlan(database, body.plan);
-      if (plan !== undefined && !plan.blocked) await freshen(database, plan.cluster);
+      if (plan !== undefined && !plan.blocked) await freshen(database, [plan.cluster], plan.plan?.to);
       const told = plan === undefined || plan.blocked ? undefined : await askAgain(database, plan);
       const id = await database.transaction((sql) => startRun(sql, body, actor, told));
       return reply.code(201).send(runSummary(await needRun(database, id)));
@@ -83,7 +83,7 @@ export function runRoutes(app: Api, { database }: ApiParts): void {
       async ({ params, actor }, reply) => {
         // A retry says that something was mended: the run decides on what the agents see now, not on what they said last.
         const held = request === 'retry' ? await findRun(database, params.id) : undefined;
-        if (held?.state.status === 'held') await freshen(database, held.cluster);
+        if (held?.state.status === 'held') await freshen(database, [held.cluster], held.plan.to);
         const row = await database.transaction((sql) => askOfRun(sql, params.id, request, actor));
         return reply.code(202).send(runSummary(row));
       },

@@ -1,7 +1,6 @@
 /** `/v1/transfers/plans`: what a transfer would carry from one cluster into another; nothing is touched. */
 import { randomInt } from 'node:crypto';
 import {
-  hashPlan,
   type Inventory,
   makeTransferPlan,
   type PlanDraft,
@@ -12,13 +11,12 @@ import {
 import { eventually } from '../deadline.ts';
 import { audit } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
-import { newId } from '../store/ids.ts';
 import { askForInventory, findInventory } from '../store/inventories.ts';
 import { insertPlan, type PlanRow } from '../store/plans.ts';
 import type { Api, ApiParts } from './api.ts';
 import { type Fleet, readFleet, readFleetIn } from './fleet.ts';
 import { freshen } from './freshen.ts';
-import { planView } from './plans.ts';
+import { planRow, planView } from './plans.ts';
 
 /** A large cluster has many databases, and each is asked several questions. */
 const PATIENCE_MS = 90_000;
@@ -45,17 +43,8 @@ export function transferRoutes(app: Api, { database }: ApiParts): void {
       const view = await database.transaction(async (sql) => {
         const fleet = await readFleetIn(sql);
         const draft = draftTransfer(fleet, request, told);
-        const row: PlanRow = {
-          id: newId('plan', fleet.nowMs),
-          cluster: fleet.cluster(request.into).id,
-          hash: draft.plan === undefined ? '' : hashPlan(draft.plan),
-          plan: draft.plan ?? null,
-          checks: draft.checks,
-          blocked: draft.blocked,
-          request,
-          createdAtMs: fleet.nowMs,
-          createdBy: actor,
-        };
+        const { id: cluster } = fleet.cluster(request.into);
+        const row = planRow(draft, { cluster, request, createdAtMs: fleet.nowMs, createdBy: actor });
         await insertPlan(sql, row);
         const { source, into } = request;
         await audit(sql, actor, 'plan.create', { plan: row.id, source, into, blocked: row.blocked });
@@ -80,7 +69,7 @@ export type Told = {
 
 /** Throws CLUSTER_UNKNOWN or CLUSTER_AMBIGUOUS. */
 export async function askBoth(database: Database, { source, into }: TransferRequest): Promise<Told> {
-  await Promise.all([freshen(database, source), freshen(database, into)]);
+  await Promise.all([freshen(database, [source]), freshen(database, [into])]);
   const [ofSource, ofTarget] = await Promise.all([inventoryOf(database, source), inventoryOf(database, into)]);
   return { source: ofSource, target: ofTarget };
 }

@@ -19,6 +19,7 @@ import { pendingActions } from '../store/actions.ts';
 import type { Database } from '../store/database.ts';
 import { currentStreams } from '../store/nodes.ts';
 import type { Notices } from '../store/notices.ts';
+import { somePackages } from '../store/packages.ts';
 import { pendingPrefetches } from '../store/prefetches.ts';
 import type { TransferFiles } from '../transfers/files.ts';
 import type { Repository } from '../trust/repository.ts';
@@ -104,7 +105,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   const stopListening = [
     notices.on('action', () => sessions.look()),
     notices.on('stream', sessions.attachedSomewhere),
-    notices.on('ask', sessions.ask),
+    notices.on('ask', (payload) => void sessions.ask(payload)),
     notices.on('inventory', sessions.askForInventory),
   ];
   const ticker = setInterval(() => sessions.look(), TICK_MS);
@@ -190,8 +191,16 @@ function openSessions({ database, log }: GatewayParts, shared: Omit<SessionConte
       // The notice may be late, and the stream it names older than ours: the database is asked.
       if (session !== undefined && session.stream !== stream) look();
     },
-    ask(node: string): void {
-      byNode.get(node)?.ask();
+    /** `NODE SHA256...`: a report is wanted, and what it is to tell of. */
+    async ask(payload: string): Promise<void> {
+      const [node = '', ...sha256s] = payload.split(' ');
+      if (!byNode.has(node)) return;
+      try {
+        const images = sha256s.length === 0 ? [] : await somePackages(database, sha256s);
+        byNode.get(node)?.ask(images);
+      } catch (error) {
+        log.warn({ err: error, node }, 'what a report is to tell of could not be read');
+      }
     },
     /** `NODE REQUEST`. */
     askForInventory(payload: string): void {

@@ -1,7 +1,7 @@
 /** One agent's stream: what comes is stored in the order it came, what is due for the node is sent. */
 import { randomUUID } from 'node:crypto';
 import * as grpc from '@grpc/grpc-js';
-import { type Action, FleetError } from '@kwfleet/core';
+import { type Action, FleetError, type PackageInfo } from '@kwfleet/core';
 import { type AgentMessage, type ControllerMessage, type Hello, PROTOCOL } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
 import { storeOutput, storeProgress, storeResult } from '../store/actions.ts';
@@ -80,9 +80,9 @@ export class Session {
     }
   }
 
-  /** A full report, now. */
-  ask(): void {
-    if (!this.#over) this.#call.write({ reportRequest: {} });
+  /** A full report, now, that also tells of these images. */
+  ask(images: readonly PackageInfo[]): void {
+    if (!this.#over) this.#call.write({ reportRequest: { images } });
   }
 
   /** Everything that the node's cluster holds. */

@@ -6,7 +6,7 @@ import { historyRows } from './markdown.ts';
 import { html, type Markup, raw } from './markup.ts';
 import type { RunReport } from './run-report.ts';
 import { STYLE } from './style.ts';
-import { lasted, time, titleOf, versionWords } from './words.ts';
+import { CLIENTS_HEAD, lasted, time, titleOf, versionWords } from './words.ts';
 
 /** By this a report's data is found in its page again. */
 export const DATA_ID = 'kwfleet-report';
@@ -191,16 +191,7 @@ function clientsTable({ clients }: RunReport): Markup {
     mark(String(view.lostAcknowledged), view.lostAcknowledged === 0 ? 'good' : 'bad'),
     `${(view.maxStallMs / 1000).toFixed(1)} s`,
   ]);
-  const head = [
-    'Told by',
-    'Requests',
-    'Acknowledged writes',
-    'Needed another try',
-    'Failed',
-    'Acknowledged and lost',
-    'Longest stall',
-  ];
-  return table(head, rows);
+  return table(CLIENTS_HEAD, rows);
 }
 
 const VERDICT: Record<CheckResult['verdict'], string> = { pass: 'good', warn: 'warn', block: 'bad', unknown: 'bad' };

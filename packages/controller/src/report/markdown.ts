@@ -3,7 +3,7 @@ import { describeEvent } from '../api/event-words.ts';
 import { TABLE_HEAD } from '../api/transfer-report.ts';
 import type { RunEventRow } from '../store/runs.ts';
 import type { RunReport } from './run-report.ts';
-import { lasted, time, titleOf, versionWords } from './words.ts';
+import { CLIENTS_HEAD, lasted, time, titleOf, versionWords } from './words.ts';
 
 export function runToMarkdown(report: RunReport): string {
   const { run, plan } = report;
@@ -128,18 +128,9 @@ function clients({ clients: views }: RunReport): string[] {
     view.lostAcknowledged,
     `${(view.maxStallMs / 1000).toFixed(1)} s`,
   ]);
-  const head = [
-    'Told by',
-    'Requests',
-    'Acknowledged writes',
-    'Needed another try',
-    'Failed',
-    'Acknowledged and lost',
-    'Longest stall',
-  ];
   return [
     table(
-      head,
+      CLIENTS_HEAD,
       rows.map((row) => row.map(String)),
     ),
   ];

@@ -21,6 +21,17 @@ export function lasted(fromMs: number | undefined, toMs: number | undefined): st
   return `${Math.floor(seconds / 86_400)} d ${Math.floor(seconds / 3_600) % 24} h`;
 }
 
+/** The columns of what clients saw. */
+export const CLIENTS_HEAD = [
+  'Told by',
+  'Requests',
+  'Acknowledged writes',
+  'Needed another try',
+  'Failed',
+  'Acknowledged and lost',
+  'Longest stall',
+];
+
 /** `Upgrade of prod-east to 3.1.0`. */
 export function titleOf(plan: Plan, clusterName: string): string {
   const kind = kindOf(plan);

@@ -123,7 +123,7 @@ export async function comeAgain(sql: Sql, row: RolloutRow): Promise<void> {
 async function check(database: Database, row: RolloutRow): Promise<void> {
   const fleet = await readFleet(database);
   const picked = chosen(row.spec, fleet.clusters().map(selectable)).map(({ id }) => id);
-  await freshen(database, ...picked);
+  await freshen(database, picked, row.spec.to);
   const checked = await database.transaction((sql) => checkFleet(sql, row.spec, row.createdAtMs), 'REPEATABLE READ');
   await database.transaction(async (sql) => {
     const atMs = await databaseNow(sql);
@@ -182,7 +182,7 @@ async function startClusters(database: Database, row: RolloutRow, clusters: read
   let current = row;
   for (let from = 0; from < clusters.length; from += PLANNED_AT_ONCE) {
     const batch = clusters.slice(from, from + PLANNED_AT_ONCE);
-    await freshen(database, ...batch);
+    await freshen(database, batch, row.spec.to);
     for (const cluster of batch) current = await startCluster(database, current, cluster);
   }
 }

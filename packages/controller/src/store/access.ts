@@ -4,7 +4,7 @@ import { FleetError, type Page } from '@kwfleet/core';
 import type { Sql } from './database.ts';
 import { newId } from './ids.ts';
 import { knowsNode } from './nodes.ts';
-import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
+import { type PageRequest, pageOfRows, positionOf, rowsFor } from './page.ts';
 
 export const ROLES = ['viewer', 'operator', 'approver', 'admin'] as const;
 export type Role = (typeof ROLES)[number];
@@ -69,12 +69,7 @@ export async function listTokens(sql: Sql, request: PageRequest): Promise<Page<T
      ORDER BY created_at_ms DESC, id DESC LIMIT $3`,
     [...positionOf(request.cursor), rowsFor(request)],
   );
-  return pageOf(
-    rows,
-    request,
-    (row) => [row.createdAtMs, row.id],
-    (row) => row,
-  );
+  return pageOfRows(rows, request);
 }
 
 /** Whether there was such a token that still opened something. */
@@ -106,12 +101,7 @@ export async function listEnrollments(sql: Sql, request: PageRequest): Promise<P
      ORDER BY created_at_ms DESC, id DESC LIMIT $3`,
     [...positionOf(request.cursor), rowsFor(request)],
   );
-  return pageOf(
-    rows,
-    request,
-    (row) => [row.createdAtMs, row.id],
-    (row) => row,
-  );
+  return pageOfRows(rows, request);
 }
 
 /**

@@ -115,9 +115,11 @@ export async function knowsNode(sql: Sql, node: string): Promise<boolean> {
   return (await sql.query('SELECT 1 FROM nodes WHERE node = $1', [node])).length > 0;
 }
 
-/** Asks the agents of these nodes, wherever their streams are, for a report. */
-export async function askForReports(sql: Sql, nodes: readonly string[]): Promise<void> {
-  for (const node of nodes) await sql.execute('SELECT pg_notify($1, $2)', [CHANNELS.ask, node]);
+/** Asks the agents of these nodes, wherever their streams are, for a report that also tells of these images. */
+export async function askForReports(sql: Sql, nodes: readonly string[], images: readonly string[]): Promise<void> {
+  for (const node of nodes) {
+    await sql.execute('SELECT pg_notify($1, $2)', [CHANNELS.ask, [node, ...images].join(' ')]);
+  }
 }
 
 /** Facts changed: whoever runs runs looks again. */

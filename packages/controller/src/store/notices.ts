@@ -5,7 +5,7 @@ import pg from 'pg';
 import type { Logger } from 'pino';
 import { type ConnectionSettings, clientConfig } from './database.ts';
 
-/** Payloads: a run's id; a node's name; a run's id; `NODE STREAM`; a node's name; `NODE REQUEST`. */
+/** Payloads: a run's id; a node's name; a run's id; `NODE STREAM`; `NODE SHA256...`; `NODE REQUEST`. */
 export const CHANNELS = {
   /** A run was made, or got an input, or facts changed (empty payload). */
   run: 'kwfleet_run',
@@ -17,7 +17,7 @@ export const CHANNELS = {
   stream: 'kwfleet_stream',
   /** There is something to tell people. */
   notification: 'kwfleet_notification',
-  /** A node is to report now. */
+  /** A node is to report now, also of the images of these packages. */
   ask: 'kwfleet_ask',
   /** A node is to tell what its cluster holds. */
   inventory: 'kwfleet_inventory',

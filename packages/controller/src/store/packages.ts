@@ -31,6 +31,11 @@ export async function allPackages(sql: Sql): Promise<PackageInfo[]> {
   return (await sql.query<Row>(`${SELECT} ORDER BY sha256`)).map(({ info }) => info);
 }
 
+/** Those of these that the registry still has. */
+export async function somePackages(sql: Sql, sha256s: readonly string[]): Promise<PackageInfo[]> {
+  return (await sql.query<Row>(`${SELECT} WHERE sha256 = ANY ($1)`, [sha256s])).map(({ info }) => info);
+}
+
 export async function listPackages(sql: Sql, request: PageRequest): Promise<Page<StoredPackage>> {
   const rows = await sql.query<Row>(
     `${SELECT} WHERE (added_at_ms, sha256) < ($1, $2) ORDER BY added_at_ms DESC, sha256 DESC LIMIT $3`,

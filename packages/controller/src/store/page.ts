@@ -36,6 +36,18 @@ export function pageOf<Row, Item>(
   return { items: shown.map(item), cursor: Buffer.from(JSON.stringify(position(last))).toString('base64url') };
 }
 
+/** A page of rows as they are, listed by when they were made. */
+export const pageOfRows = <Row extends { readonly createdAtMs: number; readonly id: string }>(
+  rows: readonly Row[],
+  request: PageRequest,
+): Page<Row> =>
+  pageOf(
+    rows,
+    request,
+    (row) => [row.createdAtMs, row.id],
+    (row) => row,
+  );
+
 /** A page of what is in memory already, sorted by its id. */
 export function pageOfSorted<Item extends { id: string }>(items: readonly Item[], request: PageRequest): Page<Item> {
   const after = request.cursor === undefined ? '' : positionOf(request.cursor)[1];

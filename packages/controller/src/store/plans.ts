@@ -1,7 +1,7 @@
 /** Plans: made once, never changed. */
 import type { CheckResult, Page, Plan, PlanRequest, TransferRequest } from '@kwfleet/core';
 import type { Sql } from './database.ts';
-import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
+import { type PageRequest, pageOfRows, positionOf, rowsFor } from './page.ts';
 
 export type PlanRow = {
   readonly id: string;
@@ -47,10 +47,5 @@ export async function listPlans(sql: Sql, request: PageRequest): Promise<Page<Pl
     `${SELECT} WHERE (created_at_ms, id) < ($1, $2) ORDER BY created_at_ms DESC, id DESC LIMIT $3`,
     [...positionOf(request.cursor), rowsFor(request)],
   );
-  return pageOf(
-    rows,
-    request,
-    (row) => [row.createdAtMs, row.id],
-    (row) => row,
-  );
+  return pageOfRows(rows, request);
 }

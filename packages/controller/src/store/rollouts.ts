@@ -19,7 +19,7 @@ import {
 import { standingOf } from './approvals.ts';
 import type { Sql } from './database.ts';
 import { databaseNow } from './nodes.ts';
-import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
+import { type PageRequest, pageOfRows, positionOf, rowsFor } from './page.ts';
 import { someWindows } from './windows.ts';
 
 export type RolloutRow = {
@@ -60,12 +60,7 @@ export async function listRollouts(sql: Sql, request: PageRequest): Promise<Page
     `${SELECT} WHERE (created_at_ms, id) < ($1, $2) ORDER BY created_at_ms DESC, id DESC LIMIT $3`,
     [...positionOf(request.cursor), rowsFor(request)],
   );
-  return pageOf(
-    rows,
-    request,
-    (row) => [row.createdAtMs, row.id],
-    (row) => row,
-  );
+  return pageOfRows(rows, request);
 }
 
 export async function activeRollouts(sql: Sql): Promise<string[]> {

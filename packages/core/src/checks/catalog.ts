@@ -61,7 +61,7 @@ export const CHECKS = {
     group: 'package',
     asks: 'Is the image of a container on the host, or can it be pulled?',
     blocks:
-      'The host knows that it can do neither. What it was not told of is pulled before anything is stopped, and a failure of that leaves all as it was.',
+      'It is not in the engine, and the registry does not give it: the host asked it, without pulling, and tells why. Asked for a plan, as a run is started, and of the engine alone right before the node goes down. A package that holds its image needs no registry.',
   },
   VERSION_UNKNOWN: {
     group: 'package',
@@ -174,8 +174,7 @@ export const CHECKS = {
   BACKUP_UNSUPPORTED: {
     group: 'backup',
     asks: 'Can the backup that was asked for be made on each node?',
-    blocks:
-      'Its agent lacks what it needs for that, a copy of its places would not hold the node, or the route never stops the database.',
+    blocks: 'Its agent lacks what it needs for that, or the route never stops the database.',
   },
   BACKUP_INCONSISTENT: {
     group: 'backup',

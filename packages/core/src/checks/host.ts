@@ -9,7 +9,8 @@ import type { Finding } from '../judge.ts';
 import type { CheckResult } from '../plan.ts';
 import { RELEASE } from '../release.ts';
 import { isCheckCode } from './catalog.ts';
-import { checkSpace } from './space.ts';
+import { takesPackage } from './package-kinds.ts';
+import { checkSpace, type Stage } from './space.ts';
 
 /** KWDB, like CockroachDB, wants clocks within half a second; beyond this, times on hosts cannot be compared at all. */
 const CLOCK_SKEW_WARN_MS = 2_000;
@@ -29,21 +30,21 @@ export function checkHost(facts: NodeFacts, pkg: PackageInfo | undefined): Check
     ...checkPorts(facts),
     ...checkCertificates(facts),
     ...checkRestarters(facts),
-    ...(pkg === undefined ? [] : [...checkImage(facts, pkg), ...checkSpace(facts, pkg)]),
+    ...(pkg === undefined ? [] : [...checkImage(facts, pkg, 'planned'), ...checkSpace(facts, pkg)]),
   ];
 }
 
 /**
  * What of this speaks against taking the node down now. The agent asks it of a fresh look, right before it does: between
- * a plan and its last node there may be days. The package lies on the host by then.
+ * a plan and its last node there may be days. The package lies on the host by then. Unknown blocks, as in a plan.
  */
 export function judgeHost(facts: Reported, pkg: PackageInfo | undefined): Finding[] {
   return [
     ...checkPorts(facts),
     ...checkCertificates(facts),
-    ...(pkg === undefined ? [] : checkSpace(facts, pkg, 'fetched')),
+    ...(pkg === undefined ? [] : [...checkImage(facts, pkg, 'fetched'), ...checkSpace(facts, pkg, 'fetched')]),
   ].flatMap(({ verdict, code, message }) =>
-    verdict === 'block' && isCheckCode(code) ? [{ code, severity: 'block', message }] : [],
+    (verdict === 'block' || verdict === 'unknown') && isCheckCode(code) ? [{ code, severity: 'block', message }] : [],
   );
 }
 
@@ -133,13 +134,32 @@ function checkRestarters({ node, report: { host } }: Reported): CheckResult[] {
   return [pass('RESTARTER_FOUND', `no cron job, timer or configuration management minds the service${blind}`, node)];
 }
 
-/** An image that is not there yet is pulled by the fetch step, before anything is stopped; what the host knows better is told. */
-function checkImage({ node, report: { host } }: Reported, pkg: PackageInfo): CheckResult[] {
-  if (pkg.kind !== 'image') return [];
-  const known = host.surroundings?.images.find(({ digest }) => digest === pkg.sha256);
-  if (known?.state === 'unavailable') {
-    return [block('IMAGE_UNAVAILABLE', `${pkg.fileName} is not there and cannot be pulled: ${known.detail}`, node)];
+/**
+ * An image by digest must be on the host, or its registry must have said that it gives it. Once it was fetched it must be
+ * there: one that somebody removed since would be pulled while the node is down.
+ */
+function checkImage({ node, report }: Reported, pkg: PackageInfo, stage: Stage): CheckResult[] {
+  const method = report.installation?.method;
+  if (method === undefined || !takesPackage(method, pkg.kind)) return [];
+  if (pkg.kind === 'container') {
+    return [pass('IMAGE_UNAVAILABLE', `${pkg.fileName} holds the image itself: nothing is pulled`, node)];
   }
-  const where = known?.state === 'present' ? 'is on the host' : 'is pulled before anything is stopped';
-  return [pass('IMAGE_UNAVAILABLE', `${pkg.fileName} ${where}`, node)];
+  if (pkg.kind !== 'image') return [];
+  const known = report.host.surroundings?.images.find(({ digest }) => digest === pkg.sha256);
+  if (known === undefined) {
+    return [result('unknown', 'IMAGE_UNAVAILABLE', `its agent does not tell whether ${pkg.fileName} can be had`, node)];
+  }
+  const { state, detail } = known;
+  switch (state) {
+    case 'present':
+      return [pass('IMAGE_UNAVAILABLE', `${pkg.fileName} is on the host`, node)];
+    case 'pullable':
+      return stage === 'planned'
+        ? [pass('IMAGE_UNAVAILABLE', `${pkg.fileName} is pulled before anything is stopped: ${detail}`, node)]
+        : [block('IMAGE_UNAVAILABLE', `${pkg.fileName} was fetched, and is gone from the host`, node)];
+    case 'unavailable':
+      return [block('IMAGE_UNAVAILABLE', `${pkg.fileName} is not there and cannot be pulled: ${detail}`, node)];
+    default:
+      return state satisfies never;
+  }
 }

@@ -20,6 +20,9 @@ const UNPACK_FACTOR: Readonly<Record<PackageInfo['kind'], number>> = {
   image: 0,
 };
 
+/** When a check is asked: as a plan is made, or once the package lies on the host. */
+export type Stage = 'planned' | 'fetched';
+
 /**
  * - In the agent's directory: the package as it is fetched, the same unpacked, and the installed version, which is kept
  *   until the run ends.
@@ -31,7 +34,7 @@ const UNPACK_FACTOR: Readonly<Record<PackageInfo['kind'], number>> = {
 export function checkSpace(
   { node, report: { host } }: Pick<NodeFacts, 'node' | 'report'>,
   pkg: PackageInfo,
-  stage: 'planned' | 'fetched' = 'planned',
+  stage: Stage = 'planned',
 ): CheckResult[] {
   const { freeBytes, surroundings } = host;
   const unpacked = pkg.installedBytes ?? UNPACK_FACTOR[pkg.kind] * pkg.unpackedBytes;

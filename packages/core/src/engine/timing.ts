@@ -89,7 +89,7 @@ export function findOverrun(plan: Plan, state: RunState, facts: EngineFacts, now
       ? `${admission.wait.message}. Nodes of this cluster were stopped already: it goes on until all serve again`
       : undefined;
   }
-  const inHand = plan.steps.find(({ id, kind }) => kind !== 'fetch' && state.steps[id]?.status === 'running');
+  const inHand = plan.steps.find(({ id }) => state.steps[id]?.status === 'running');
   return inHand && `${admission.wait.message}. ${inHand.node} is in hand and is finished; the rest waits`;
 }
 

@@ -1,6 +1,7 @@
 /** From a wish to a plan: choose the package, ask the checks, and lay out the procedure of the topology. */
 import type { PackageInfo } from '../action.ts';
-import { runChecks, takesPackage } from '../checks.ts';
+import { takesPackage } from '../checks/package-kinds.ts';
+import { runChecks } from '../checks.ts';
 import type { Topology } from '../facts.ts';
 import { installedVersion } from '../judge.ts';
 import { type CheckResult, DEFAULT_OPTIONS, type Plan, type PlanNode, type PlanOptions, type Step } from '../plan.ts';

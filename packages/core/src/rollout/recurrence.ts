@@ -1,6 +1,6 @@
 /** When a rollout begins, and when the one after it does. */
 import { Temporal } from 'temporal-polyfill';
-import { openSpans } from '../windows/spans.ts';
+import { firstOpen } from '../windows/spans.ts';
 import { normalMoment } from '../windows/window.ts';
 import { EVERY_FOR, type Start } from './file.ts';
 
@@ -13,7 +13,7 @@ const LOOK_AHEAD_DAYS = [8, 40, 800] as const;
  */
 export function nextStart(start: Start, afterMs: number): number | undefined {
   if (start.at !== undefined) {
-    // The instant at which a freeze from this moment begins is computed the same way; `openSpans` of a date does it.
+    // The instant at which a freeze from this moment begins is computed the same way; `firstOpen` of a date does it.
     const [date = '', time = '00:00:00'] = normalMoment(start.at).split('T');
     const at = Temporal.PlainDateTime.from(`${date}T12:00`).toZonedDateTime(start.zone).epochMilliseconds;
     return firstOf({ dates: [date], at: time }, start.zone, at - 2 * DAY_MS, 4);
@@ -28,5 +28,5 @@ export function nextStart(start: Start, afterMs: number): number | undefined {
 
 function firstOf(every: NonNullable<Start['every']>, zone: string, afterMs: number, days: number): number | undefined {
   const window = { name: 'start', zone, open: [{ ...every, for: EVERY_FOR }] };
-  return openSpans([window], afterMs, afterMs + days * DAY_MS).find(({ startMs }) => startMs > afterMs)?.startMs;
+  return firstOpen([window], afterMs, afterMs + days * DAY_MS, ({ startMs }) => startMs > afterMs)?.startMs;
 }

@@ -2,7 +2,7 @@
 import { Temporal } from 'temporal-polyfill';
 import { writeDuration } from '../duration.ts';
 import { type Selectable, selects } from '../selector.ts';
-import { freezeAt, openSpans } from './spans.ts';
+import { firstOpen, freezeAt, type Span } from './spans.ts';
 import type { Window } from './window.ts';
 
 const DAY_MS = 86_400_000;
@@ -33,7 +33,7 @@ export const windowsOf = (windows: readonly Window[], cluster: Selectable): Wind
  */
 export function admit(windows: readonly Window[], nowMs: number, needMs: number): Admission {
   const zone = windows.find(({ open }) => open.length > 0)?.zone ?? 'UTC';
-  const [now] = openSpans(windows, nowMs, nowMs + OPEN_AHEAD_MS);
+  const now = firstOpen(windows, nowMs, nowMs + OPEN_AHEAD_MS);
   const isOpen = now !== undefined && now.startMs <= nowMs;
   if (isOpen && now.endMs - nowMs >= needMs) return { go: true, closesAtMs: now.endMs };
   const next = nextFit(windows, nowMs, needMs);
@@ -59,9 +59,8 @@ export function admit(windows: readonly Window[], nowMs: number, needMs: number)
 /** The next moment from `nowMs` on at which work of `needMs` may begin; undefined when there is none within two years. */
 export function nextFit(windows: readonly Window[], nowMs: number, needMs: number): number | undefined {
   for (const days of LOOK_AHEAD_DAYS) {
-    const span = openSpans(windows, nowMs, nowMs + days * DAY_MS).find(
-      ({ startMs, endMs }) => endMs - Math.max(startMs, nowMs) >= needMs,
-    );
+    const fits = ({ startMs, endMs }: Span) => endMs - Math.max(startMs, nowMs) >= needMs;
+    const span = firstOpen(windows, nowMs, nowMs + days * DAY_MS, fits);
     if (span !== undefined) return Math.max(span.startMs, nowMs);
   }
   return undefined;

@@ -23,8 +23,34 @@ const DAY_MS = 86_400_000;
  * the windows opens is open; what one of them freezes is not. A span may begin before `fromMs` and end after `untilMs`.
  */
 export function openSpans(windows: readonly Window[], fromMs: number, untilMs: number): Span[] {
-  const [firstDay, lastDay] = [Math.floor(fromMs / DAY_MS), Math.ceil(untilMs / DAY_MS)];
-  return spansOfDays(windows, firstDay, lastDay).filter(({ startMs, endMs }) => endMs > fromMs && startMs < untilMs);
+  return spansOfDays(windows, fromMs, untilMs).filter(({ startMs, endMs }) => endMs > fromMs && startMs < untilMs);
+}
+
+/** The first of `openSpans` that `suits`; asked at every decision of every run, so it looks at no more than it must. */
+export function firstOpen(
+  windows: readonly Window[],
+  fromMs: number,
+  untilMs: number,
+  suits: (span: Span) => boolean = () => true,
+): Span | undefined {
+  const spans = spansOfDays(windows, fromMs, untilMs);
+  for (let at = firstIndex(spans, ({ endMs }) => endMs > fromMs); at < spans.length; at++) {
+    const span = spans[at] as Span;
+    if (span.startMs >= untilMs) return undefined;
+    if (suits(span)) return span;
+  }
+  return undefined;
+}
+
+/** Of spans in order, the first of which `isPast` is true, as it is of all after it; their number when it is of none. */
+function firstIndex(spans: readonly Span[], isPast: (span: Span) => boolean): number {
+  let [low, high] = [0, spans.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (isPast(spans[middle] as Span)) high = middle;
+    else low = middle + 1;
+  }
+  return low;
 }
 
 /** The freeze that is in force at a moment, where there is one. */
@@ -40,11 +66,13 @@ export function freezeAt(windows: readonly Window[], nowMs: number): { freeze: F
 
 type Days = { readonly windows: readonly Window[]; readonly firstDay: number; readonly lastDay: number };
 
-/** Asked at every decision of every run, and the same for a whole day: kept by the first window, for as long as it lives. */
+/** The same for a whole day: kept by the first window, for as long as it lives. */
 const remembered = new WeakMap<Window, (Days & { readonly spans: readonly Span[] })[]>();
 const REMEMBERED_MAX = 16;
 
-function spansOfDays(windows: readonly Window[], firstDay: number, lastDay: number): readonly Span[] {
+/** The spans of the whole days around a time, and possibly more. */
+function spansOfDays(windows: readonly Window[], fromMs: number, untilMs: number): readonly Span[] {
+  const [firstDay, lastDay] = [Math.floor(fromMs / DAY_MS), Math.ceil(untilMs / DAY_MS)];
   const [first] = windows;
   if (first === undefined) return [];
   const known = remembered.get(first) ?? [];
