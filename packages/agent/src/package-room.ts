@@ -29,7 +29,7 @@ export class PackageRoom {
   }
 
   /**
-   * Removes those used longest ago until `wanted` fits within the limit too. Throws CACHE_FULL when it does not even
+   * Removes those used longest ago until `wanted`, which is in hand, fits within the limit too. Throws CACHE_FULL when it does not even
    * then, for a package that can wait; one that an order needs is brought all the same.
    */
   async make(wanted: PackageInfo | undefined, inHand: ReadonlySet<string>, needed: boolean): Promise<void> {
@@ -39,7 +39,7 @@ export class PackageRoom {
     let bytes = kept.reduce((sum, one) => sum + (one.sha256 === wanted?.sha256 ? 0 : one.bytes), wantedBytes);
     for (const { sha256, bytes: own } of kept) {
       if (bytes <= this.#limitBytes) return;
-      if (sha256 === wanted?.sha256 || inHand.has(sha256) || held.includes(sha256)) continue;
+      if (inHand.has(sha256) || held.includes(sha256)) continue;
       await rm(join(this.#directory, sha256), { recursive: true, force: true });
       bytes -= own;
     }

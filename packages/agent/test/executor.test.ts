@@ -1,7 +1,15 @@
-import { type Action, type ActionResult, packageOf, type Surroundings } from '@kwfleet/core';
-import type { AgentMessage } from '@kwfleet/protocol';
+import { type Action, packageOf, type Surroundings } from '@kwfleet/core';
 import { describe, expect, test } from 'vitest';
-import { CrashingStorage, executorOver, FakeClock, FakeHost, type Faults, order } from './fake-host.ts';
+import {
+  CrashingStorage,
+  carryOut,
+  executorOver,
+  FakeClock,
+  FakeHost,
+  type Faults,
+  order,
+  resultsIn,
+} from './fake-host.ts';
 
 const QUIET: Surroundings = {
   takenPorts: [],
@@ -11,21 +19,6 @@ const QUIET: Surroundings = {
   disks: { agent: '1', install: '2', data: '3' },
   images: [],
 };
-
-const resultsIn = (sent: readonly AgentMessage[]): ActionResult[] =>
-  sent.flatMap((message) => ('result' in message ? [message.result] : []));
-
-async function carryOut(faults: Faults, action: Action, prepare: (host: FakeHost) => void = () => {}) {
-  const host = new FakeHost(new FakeClock(), faults);
-  prepare(host);
-  const storage = new CrashingStorage();
-  const { executor, sent, journal } = await executorOver(host, storage);
-  await executor.accept(action);
-  await executor.idle();
-  const [result] = resultsIn(sent);
-  if (result === undefined) throw new Error('no result');
-  return { host, storage, executor, sent, journal, result };
-}
 
 describe('one order', () => {
   test('takes a node from one version to the next', async () => {
@@ -76,42 +69,51 @@ describe('one order', () => {
     expect(host.deeds).toEqual([]);
   });
 
+  test('a newer epoch lets what only looks come to its end', async () => {
+    const host = new FakeHost(new FakeClock(), { unhealthyLooks: 3 });
+    const { executor, sent } = await executorOver(host, new CrashingStorage());
+    await executor.accept(order({ phases: ['interlock', 'check'] }));
+    await executor.accept(order({ id: 'run2/check/1', epoch: 6, phases: ['check'] }));
+    await executor.idle();
+    expect(resultsIn(sent).map(({ outcome }) => outcome)).toEqual(['succeeded', 'succeeded']);
+  });
+
+  test('a newer epoch that is journalled just before a deed stops it', async () => {
+    const host = new FakeHost(new FakeClock());
+    let accept: (action: Action) => Promise<void> = async () => {};
+    // The order comes while the journal is busy: the deed is written behind it.
+    class Busy extends CrashingStorage {
+      override append(bytes: Uint8Array): Promise<void> {
+        if (Buffer.from(bytes).includes('"mark"'))
+          void accept(order({ id: 'run2/check/1', epoch: 6, phases: ['check'] }));
+        return super.append(bytes);
+      }
+    }
+    const { executor, sent } = await executorOver(host, new Busy());
+    accept = (action) => executor.accept(action);
+    await executor.accept(order());
+    await executor.idle();
+    expect(resultsIn(sent)[0]).toMatchObject({ failure: { code: 'EPOCH_STALE' } });
+    expect(host.deeds).toEqual([]);
+    expect(host.running?.version).toBe('3.0.0');
+  });
+
+  test('more orders than any controller would give are refused, and those in hand go on', async () => {
+    const host = new FakeHost(new FakeClock(), { mute: true });
+    const { executor, sent } = await executorOver(host, new CrashingStorage());
+    const patient = { idleMs: 600_000, ceilingMs: 600_000 };
+    const ids = Array.from({ length: 17 }, (_, at) => `run/check:n1/${at + 1}`);
+    for (const id of ids) await executor.accept(order({ id, phases: ['check'], deadline: patient }));
+    expect(resultsIn(sent)).toMatchObject([{ action: ids[16], failure: { code: 'ACTION_INVALID' } }]);
+    host.faults.mute = false;
+    await executor.idle();
+    expect(resultsIn(sent).filter(({ outcome }) => outcome === 'succeeded')).toHaveLength(16);
+  });
+
   test('an order for another node is refused', async () => {
     const { result, host } = await carryOut({}, order({ node: 'n2' }));
     expect(result).toMatchObject({ failure: { code: 'ACTION_INVALID' }, disposition: 'untouched' });
     expect(host.deeds).toEqual([]);
-  });
-});
-
-describe('interlock', () => {
-  test('waits until the cluster can spare the node', async () => {
-    const { result, sent } = await carryOut({ unhealthyLooks: 4 }, order());
-    expect(result.outcome).toBe('succeeded');
-    expect(JSON.stringify(sent)).toContain('under-replicated');
-  });
-
-  test.each([['unhealthy', { unhealthyLooks: 1000 }] as const, ['silent', { mute: true }] as const])(
-    'a cluster that stays %s is left alone',
-    async (_name, faults) => {
-      const { result, host } = await carryOut(faults, order());
-      expect(result).toMatchObject({ failure: { code: 'INTERLOCK_REFUSED' }, disposition: 'untouched' });
-      expect(host.deeds).toEqual([]);
-    },
-  );
-
-  test('a node that an earlier attempt left down is brought up by going on', async () => {
-    const { result, host } = await carryOut({}, order({ attempt: 2 }), (it) => {
-      it.running = null;
-    });
-    expect(result).toMatchObject({ outcome: 'succeeded' });
-    expect(host.running?.version).toBe('3.1.0');
-  });
-
-  test('a node that is down for another reason is not taken for spared', async () => {
-    const { result } = await carryOut({}, order(), (it) => {
-      it.running = null;
-    });
-    expect(result).toMatchObject({ failure: { code: 'INTERLOCK_REFUSED' }, disposition: 'untouched' });
   });
 });
 
@@ -164,6 +166,26 @@ describe('a host that would not let the node come back', () => {
     });
     expect(result).toMatchObject({ outcome: 'succeeded' });
     expect(host.deeds).toContain('stop');
+  });
+
+  test('nor is an order that has begun: it goes on, so that the node comes back', async () => {
+    for (let crashAt = 1; ; crashAt++) {
+      const host = new FakeHost(new FakeClock());
+      const storage = new CrashingStorage(undefined, crashAt, 1);
+      const first = await executorOver(host, storage);
+      void first.executor.accept(order());
+      const ended = first.executor.idle().then(() => 'ended' as const);
+      if ((await Promise.race([storage.crashed, ended])) === 'ended') break;
+      host.freeBytes = 1;
+      const second = await executorOver(host, new CrashingStorage(storage.bytes));
+      const entry = second.journal.state.inHand.get(order().id);
+      if (entry === undefined) break;
+      const refused = entry.deeds.length === 0;
+      second.executor.resume();
+      await second.executor.idle();
+      const [result] = second.executor.unacknowledged();
+      expect([crashAt, result?.failure?.code]).toEqual([crashAt, refused ? 'DISK_FULL' : undefined]);
+    }
   });
 
   test('a node that is down already is brought up', async () => {

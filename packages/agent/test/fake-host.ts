@@ -1,6 +1,7 @@
 /** A host small enough to reason about: the driver over it, a clock that only sleeping moves, storage that crashes. */
 import {
   type Action,
+  type ActionResult,
   type BackupReceipt,
   type ClusterHealth,
   type Condition,
@@ -72,6 +73,10 @@ export class FakeHost implements Driver {
   /** Of whose image the last look was to tell. */
   wanted: PackageInfo | undefined;
   settings = new Map([['server.time_until_store_dead', '30m0s']]);
+  /** Another node fell: the database lists it as not live. */
+  peerDown = false;
+  /** What happens around the host before it is drained, or upgraded while it runs. */
+  meanwhile: () => void = () => {};
   /** Every deed, in order. */
   readonly deeds: string[] = [];
   #nextPid = 100;
@@ -154,7 +159,7 @@ export class FakeHost implements Driver {
         clusterId: CLUSTER,
         kwdbId: own ? 1 : 2,
         observedAtMs: this.clock.now(),
-        nodes: [row(1, own), row(2, true), row(3, true)],
+        nodes: [row(1, own), row(2, !this.peerDown), row(3, true)],
       },
       rangesUnavailable: 0,
       rangesUnderreplicated: left > 0 ? 1 : 0,
@@ -170,6 +175,7 @@ export class FakeHost implements Driver {
   async drain(): Promise<void> {
     this.deeds.push('drain');
     this.draining = true;
+    this.meanwhile();
     if (this.faults.drainFails === true) throw new FleetError('DRAIN_FAILED', 'told to fail');
   }
 
@@ -192,7 +198,9 @@ export class FakeHost implements Driver {
     this.installed = action.to;
   }
 
-  async installOnline(action: Action): Promise<void> {
+  async installOnline(action: Action, watch: Watch): Promise<void> {
+    this.meanwhile();
+    await watch.fence();
     this.deeds.push('install-online');
     if (this.faults.installFails === true) throw new FleetError('DEPLOY_MARK_FAILED', 'told to fail');
     this.installed = action.to;
@@ -335,6 +343,26 @@ export async function executorOver(host: FakeHost, storage: JournalStorage) {
     send,
   });
   return { executor, journal, sent };
+}
+
+export const resultsIn = (sent: readonly AgentMessage[]): ActionResult[] =>
+  sent.flatMap((message) => ('result' in message ? [message.result] : []));
+
+/** One order, from its acceptance to its result. */
+export async function carryOut(
+  faults: Faults,
+  action: Action,
+  prepare: (host: FakeHost) => void = () => {},
+  storage = new CrashingStorage(),
+) {
+  const host = new FakeHost(new FakeClock(), faults);
+  prepare(host);
+  const { executor, sent, journal } = await executorOver(host, storage);
+  await executor.accept(action);
+  await executor.idle();
+  const [result] = resultsIn(sent);
+  if (result === undefined) throw new Error('no result');
+  return { host, storage, executor, sent, journal, result };
 }
 
 export function order(change: Partial<Action> = {}): Action {

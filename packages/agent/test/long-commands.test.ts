@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -53,6 +54,9 @@ test('the end is known although something holds the output open, and that is end
   await made.start('bar', sh('sleep 60 & echo done'));
   expect(await until(made, 'bar', 'exited')).toEqual({ status: 'exited', exitCode: 0 });
   const group = Number(await readFile(join(directory, 'commands/bar/pid'), 'utf8'));
+  // The leader of the group is gone by then, and only what it left is there.
+  for (const endMs = Date.now() + 10_000; (await commandLine(group)) !== '' && Date.now() < endMs; )
+    await setImmediate();
   expect(isThere(group)).toBe(true);
   await made.kill('bar');
   for (const endMs = Date.now() + 10_000; isThere(group) && Date.now() < endMs; ) await setImmediate();
@@ -67,6 +71,8 @@ function isThere(group: number): boolean {
     return false;
   }
 }
+
+const commandLine = (pid: number): Promise<string> => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
 
 test('a command that was started is not started again', async () => {
   const { made, directory } = await commands();
@@ -90,9 +96,32 @@ test('a pid that is another process by now is left alone', async () => {
   await made.start('old', sh('exit 0'));
   await until(made, 'old', 'exited');
   await rm(join(directory, 'commands/old/exit'));
-  await writeFile(join(directory, 'commands/old/pid'), `${process.pid}\n`);
+  const other = spawn('/bin/sleep', ['60'], { detached: true, stdio: 'ignore' });
+  onTestFinished(() => void other.kill('SIGKILL'));
+  await writeFile(join(directory, 'commands/old/pid'), `${other.pid}\n`);
   expect(await made.state('old')).toEqual({ status: 'lost' });
   await made.kill('old');
+  expect(isThere(other.pid as number)).toBe(true);
+});
+
+test('after a reboot no number of before is believed', async () => {
+  const { made, directory } = await commands();
+  await made.start('before', sh('sleep 60'));
+  await until(made, 'before', 'running');
+  const boot = join(directory, 'commands/before/boot');
+  const now = await readFile(boot, 'utf8');
+  await writeFile(boot, 'another');
+  expect(await made.state('before')).toEqual({ status: 'lost' });
+  await made.kill('before');
+  await writeFile(boot, now);
+  expect(await made.state('before')).toEqual({ status: 'running' });
+});
+
+test('a command that could not be launched leaves nothing behind', async () => {
+  const { made } = await commands();
+  await expect(made.start('nowhere', { ...sh('true'), cwd: '/no/such/place' })).rejects.toThrow();
+  expect(await made.state('nowhere')).toEqual({ status: 'absent' });
+  expect(await made.list()).toEqual([]);
 });
 
 test('ids leave no directory', async () => {

@@ -2,9 +2,9 @@ import { createHash } from 'node:crypto';
 import { mkdir, mkdtemp, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { PackageInfo } from '@kwfleet/core';
+import { FleetError, type PackageInfo } from '@kwfleet/core';
 import * as tar from 'tar';
-import { expect, onTestFinished, test } from 'vitest';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import type { Watch } from '../src/driver/driver.ts';
 import { unsafeEntry } from '../src/package-archive.ts';
 import { PackageCache } from '../src/packages.ts';
@@ -147,6 +147,66 @@ test('those used longest ago go first, and none that an order needs', async () =
   // An order takes the room it needs.
   await next.ensure(huge, WATCH);
   expect(new Set(await next.holdings())).toEqual(new Set([a.sha256, d.sha256]));
+});
+
+describe('where several packages could go', () => {
+  async function fleetOf(count: number) {
+    const made: Awaited<ReturnType<typeof packed>>[] = [];
+    for (let at = 0; at < count; at++) made.push(await packed(`${at}\n`));
+    const directory = made[0]?.directory as string;
+    const sizeBytes = made[0]?.bytes.length as number;
+    const bytesOf = (sha256: string) => made.find(({ info }) => info.sha256 === sha256)?.bytes ?? Buffer.alloc(0);
+    const usedAt = (info: PackageInfo, seconds: number) =>
+      utimes(join(directory, 'state/packages', info.sha256), seconds, seconds);
+    return { directory, infos: made.map(({ info }) => info) as PackageInfo[], sizeBytes, bytesOf, usedAt };
+  }
+
+  test('as many go as must, the one used longest ago first, and what came of a broken transfer is not counted twice', async () => {
+    const { directory, infos, sizeBytes, bytesOf, usedAt } = await fleetOf(4);
+    let broken = true;
+    const source = async function* (sha256: string, offset: number): AsyncGenerator<Uint8Array> {
+      if (sha256 !== infos[3]?.sha256 || !broken) return yield bytesOf(sha256).subarray(offset);
+      yield bytesOf(sha256).subarray(offset, offset + 100);
+      throw new FleetError('FETCH_FAILED', 'gone');
+    };
+    const cache = cacheOf(directory, source, sizeBytes * 3 + 60);
+    const [a, b, c, d] = infos as [PackageInfo, PackageInfo, PackageInfo, PackageInfo];
+    for (const [info, at] of [
+      [a, 1000],
+      [b, 3000],
+      [c, 2000],
+    ] as const) {
+      await cache.prefetch(info, WATCH);
+      await usedAt(info, at);
+    }
+    await expect(cache.prefetch(d, WATCH)).rejects.toMatchObject({ code: 'FETCH_FAILED' });
+    expect(new Set(await cache.holdings())).toEqual(new Set([b.sha256, c.sha256]));
+    broken = false;
+    await cache.prefetch(d, WATCH);
+    expect(new Set(await cache.holdings())).toEqual(new Set([b.sha256, c.sha256, d.sha256]));
+  });
+
+  test('one that is on its way does not go', async () => {
+    const { directory, infos, sizeBytes, bytesOf, usedAt } = await fleetOf(2);
+    const [slow, other] = infos as [PackageInfo, PackageInfo];
+    const begun = Promise.withResolvers<void>();
+    const goOn = Promise.withResolvers<void>();
+    const source = async function* (sha256: string, offset: number): AsyncGenerator<Uint8Array> {
+      if (sha256 !== slow.sha256) return yield bytesOf(sha256).subarray(offset);
+      yield bytesOf(sha256).subarray(offset, offset + 100);
+      begun.resolve();
+      await goOn.promise;
+      yield bytesOf(sha256).subarray(offset + 100);
+    };
+    const cache = cacheOf(directory, source, sizeBytes + 60);
+    const coming = cache.prefetch(slow, WATCH);
+    await begun.promise;
+    await usedAt(slow, 1);
+    await expect(cache.prefetch(other, WATCH)).rejects.toMatchObject({ code: 'CACHE_FULL' });
+    goOn.resolve();
+    await coming;
+    expect(await cache.holdings()).toEqual([slow.sha256]);
+  });
 });
 
 test.each([

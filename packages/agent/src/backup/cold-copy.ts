@@ -157,7 +157,7 @@ async function retain(directory: string, node: string, set: string, keep: number
     if (madeAtMs !== undefined) others.push({ name, madeAtMs });
   }
   others.sort((a, b) => b.madeAtMs - a.madeAtMs);
-  const old = others.slice(Math.max(0, keep - 1));
+  const old = others.slice(keep - 1);
   for (const { name } of old) await rm(join(home, name), { recursive: true, force: true });
   return old.map(({ name }) => name);
 }
