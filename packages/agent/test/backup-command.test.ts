@@ -141,4 +141,15 @@ describe('a copy by the agent', () => {
       code: 'BACKUP_UNSUPPORTED',
     });
   });
+
+  test('is refused with the reason where a copy would not hold the node; a command of its own may', async () => {
+    const places = { configuration: ['/etc/kaiwudb/info'], obstacle: 'the node has 2 stores' };
+    const seen = { ...report, ...(report.installation && { installation: { ...report.installation, places } }) };
+    const refused = { code: 'BACKUP_UNSUPPORTED', message: 'the node has 2 stores' };
+    await expect(backups().prepare(asked({ backup: 'copy' }), seen, watch)).rejects.toMatchObject(refused);
+    await expect(backups().make(asked({ backup: 'copy' }), seen, watch)).rejects.toMatchObject(refused);
+    script(manifest());
+    await backups().make(asked(), seen, watch);
+    expect(await backups().made(asked())).toMatchObject({ policy: 'command', files: 1 });
+  });
 });

@@ -1,5 +1,5 @@
 /** The work on files: copies that are whole or not there, backups that are read again, restores that can be undone. */
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   cpSync,
@@ -159,6 +159,13 @@ describe('a copy', () => {
     await expect(copy()).rejects.toMatchObject({ code: 'BACKUP_UNSUPPORTED' });
   });
 
+  test('refuses a data directory that holds no file: its disk is not mounted, or its volume only while the node runs', async () => {
+    rmSync(data, { recursive: true });
+    mkdirSync(join(data, 'lost+found'), { recursive: true });
+    await expect(copy()).rejects.toMatchObject({ code: 'BACKUP_UNSUPPORTED' });
+    await expect(prepare({ work: 'prepare', directory: directory(), roots }, quiet)).rejects.toThrow('holds no file');
+  });
+
   test('keeps the newest, never removes its own, and leaves alone what is no backup', async () => {
     mkdirSync(join(directory(), 'n1/stranger'), { recursive: true });
     for (const [at, set] of ['run-1', 'run-2', 'run-3'].entries()) {
@@ -287,11 +294,47 @@ describe('a restore', () => {
     expect(existsSync(data)).toBe(false);
   });
 
-  test('refuses when the data lie elsewhere by now', async () => {
+  test('refuses when the data lie elsewhere by now, and so does the check before anything is stopped', async () => {
     const { sha } = await copied();
     renameSync(data, join(home, 'var/elsewhere'));
     roots = roots.map((root) => (root.name === 'data' ? { ...root, path: join(home, 'var/elsewhere') } : root));
     await expect(restore(restoreWork(sha), quiet)).rejects.toMatchObject({ code: 'RESTORE_FAILED' });
+    await expect(check(checkWork(sha), quiet)).rejects.toMatchObject({ code: 'RESTORE_FAILED' });
+  });
+
+  test('leaves alone what names the installed version: it is in the copy for people, and read again like all of it', async () => {
+    const compose = join(home, 'etc/compose.yml');
+    roots = [...roots, { name: 'definition-1', path: compose }];
+    writeFileSync(compose, 'image: kaiwudb:3.0.0');
+    const { sha, then } = await copied();
+    writeFileSync(compose, 'image: registry/kaiwudb:3.0.0');
+    await check(checkWork(sha), quiet);
+    await restore(restoreWork(sha), quiet);
+    expect(withoutReplaced()).toEqual({
+      ...then,
+      etc: { ...then.etc, 'compose.yml': expect.stringContaining('registry/') },
+    });
+    await putBack(undoWork('put-back'), quiet);
+    expect(readFileSync(compose, 'utf8')).toContain('registry/');
+    // Moved by somebody since: it would not be put back anyway.
+    rmSync(compose);
+    await check(checkWork(sha), quiet);
+    rmSync(join(directory(), 'n1/run-1/files/definition-1'));
+    await expect(check(checkWork(sha), quiet)).rejects.toMatchObject({ code: 'BACKUP_DAMAGED' });
+  });
+
+  test('goes on without being told of places: in its middle the node may not be found', async () => {
+    const { sha, then } = await copied();
+    const before = live();
+    const unseen = { ...restoreWork(sha), roots: [] };
+    await expect(restore(unseen, quiet)).rejects.toMatchObject({ code: 'BACKUP_UNSUPPORTED' });
+    expect(live()).toEqual(before);
+    await restore(restoreWork(sha), quiet);
+    renameSync(join(home, 'etc/info'), join(home, 'etc/info.kwfleet-staged-run-9'));
+    await restore(unseen, quiet);
+    expect(withoutReplaced()).toEqual(then);
+    await putBack({ ...undoWork('put-back'), roots: [] }, quiet);
+    expect(live()).toEqual(before);
   });
 });
 
@@ -489,4 +532,79 @@ test('hard links within the data become files of their own', async () => {
   linkSync(join(data, 'FORMAT'), join(data, 'FORMAT-2'));
   const { place } = await copy();
   expect(statSync(join(place, 'files/data/FORMAT-2')).nlink).toBe(1);
+});
+
+/** With mounts of its own, which go with its last process. */
+describe.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)('where something is mounted', () => {
+  const SPEC = () => join(home, 'spec.json');
+  const OUTCOME = () => join(home, 'outcome.json');
+
+  /** Runs the real program on each piece of work in turn, behind `mounts`; what the last one answered. */
+  function behind(mounts: string, ...works: Work[]): { ok: boolean; code?: string; message?: string } {
+    const steps = works.map((work, at) => {
+      writeFileSync(`${SPEC()}.${at}`, JSON.stringify(work));
+      return `'${process.execPath}' '${PROGRAM}' '${SPEC()}.${at}' '${OUTCOME()}' >&2 || exit 0`;
+    });
+    // What the mounts hide is gone with them: what was restored is shown as a tree beside.
+    const script = `set -e; ${mounts}\n${steps.join('\n')}\ncp -a '${data}' '${home}/shown'`;
+    const ended = spawnSync('unshare', ['--mount', '--propagation', 'private', 'sh', '-c', script], {
+      encoding: 'utf8',
+    });
+    expect(ended.status, ended.stderr).toBe(0);
+    return JSON.parse(readFileSync(OUTCOME(), 'utf8'));
+  }
+  const shown = () => Object.fromEntries(Object.entries(tree(join(home, 'shown'))).filter(([name]) => !OWN.test(name)));
+  const OWN = /^\.kwfleet-/;
+
+  test.each([
+    ['of another file system', () => `mount -t tmpfs tmpfs '${data}'; cp -a '${home}/now/.' '${data}'`],
+    ['of the same file system', () => `mount --bind '${home}/now' '${data}'`],
+  ])('a data directory that is a mount point %s is restored, and put back', async (_, mount) => {
+    const { manifestSha256 } = await copy();
+    const then = tree(data);
+    cpSync(data, join(home, 'now'), { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+    writeFileSync(join(home, 'now/FORMAT'), '3.1.0');
+    writeFileSync(join(home, 'now/new'), 'written since');
+    const since = tree(join(home, 'now'));
+    const [checked, work] = [checkWork(manifestSha256), restoreWork(manifestSha256)];
+    expect(behind(mount(), checked, work)).toMatchObject({ ok: true });
+    expect(shown()).toEqual(then);
+    rmSync(join(home, 'shown'), { recursive: true });
+    rmSync(work.stateFile);
+    rmSync(join(home, 'now'), { recursive: true });
+    cpSync(join(home, 'var/data'), join(home, 'now'), { recursive: true, verbatimSymlinks: true });
+    writeFileSync(join(home, 'now/FORMAT'), '3.1.0');
+    writeFileSync(join(home, 'now/new'), 'written since');
+    for (const root of roots.slice(1)) rmSync(`${root.path}.kwfleet-replaced-run-9`, { recursive: true, force: true });
+    expect(behind(mount(), work, undoWork('put-back'))).toMatchObject({ ok: true });
+    expect(shown()).toEqual(since);
+  });
+
+  test('a copy leaves nothing out that is mounted within the data: it is refused', () => {
+    mkdirSync(join(home, 'disk 2'));
+    writeFileSync(join(home, 'disk 2/log'), 'x');
+    const mount = `mount --bind '${home}/disk 2' '${data}/sub/deep'`;
+    expect(behind(mount, copyWork())).toMatchObject({ ok: false, code: 'BACKUP_UNSUPPORTED' });
+    expect(behind(`mount --bind '${home}/disk 2/log' '${data}/FORMAT'`, copyWork())).toMatchObject({ ok: false });
+  });
+
+  test('a file that is mounted in its place is refused by the check, before anything is stopped', async () => {
+    const { manifestSha256 } = await copy();
+    const unit = join(home, 'etc/db.service');
+    writeFileSync(join(home, 'other'), '[Unit]');
+    const answer = behind(`mount --bind '${home}/other' '${unit}'`, checkWork(manifestSha256));
+    expect(answer).toMatchObject({ ok: false, code: 'BACKUP_UNSUPPORTED', message: expect.stringContaining(unit) });
+  });
+
+  test('what is mounted within the data by now would move away with them: the check refuses it', async () => {
+    const { manifestSha256 } = await copy();
+    const answer = behind(`mount -t tmpfs tmpfs '${data}/sub/deep'`, checkWork(manifestSha256));
+    expect(answer).toMatchObject({ ok: false, code: 'BACKUP_UNSUPPORTED' });
+  });
+
+  test('a place on a file system that is read-only is refused by the check, before anything is stopped', async () => {
+    const { manifestSha256 } = await copy();
+    const mount = `mount --bind '${home}/etc' '${home}/etc'; mount -o remount,bind,ro '${home}/etc'`;
+    expect(behind(mount, checkWork(manifestSha256))).toMatchObject({ ok: false, code: 'RESTORE_FAILED' });
+  });
 });

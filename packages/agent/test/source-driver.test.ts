@@ -57,14 +57,14 @@ const orderOf = (from: string, to: string, pkg = packageOfVersion(to)): Action =
   ({ id: 'r/s/1', from, to, phases: ['stop', 'install', 'start'], package: pkg }) as unknown as Action;
 
 /** A host with a stopped 3.0.0 under `install`, and packages of `versions`; `alive` says that the node runs. */
-async function host(options: { told?: string | undefined; alive?: boolean } = {}) {
+async function host(options: { told?: string | undefined; alive?: boolean; store?: string } = {}) {
   const root = await realpath(await mkdtemp(join(tmpdir(), 'kwfleet-trees-')));
   onTestFinished(() => rm(root, { recursive: true, force: true }));
   const tree = await layTree(join(root, 'install'), '3.0.0');
   const record: NodeRecord = {
     tree,
     binary: join(tree, 'bin/kwbase'),
-    args: ['start-single-node', '--insecure'],
+    args: ['start-single-node', '--insecure', ...(options.store === undefined ? [] : [`--store=${options.store}`])],
     cwd: root,
     environment: [],
     uid: process.getuid?.() ?? 0,
@@ -84,6 +84,7 @@ async function host(options: { told?: string | undefined; alive?: boolean } = {}
     record,
     command,
     running,
+    places: { configuration: [] },
     told: { stamp: '', version: undefined },
   });
   const bring = ({ version }: PackageInfo) =>
@@ -119,6 +120,29 @@ describe('the tree in use', () => {
     await driver.putBack(order, WATCH);
     await driver.install(order, WATCH);
     expect([await told(), await names()]).toEqual(['3.1.0', ['install', 'install-3.0.0', 'install-3.1.0']]);
+  });
+
+  test("goes back to a package of the version before, beside people's own tree of that version, which stays", async () => {
+    const { root, tree, driver, told, names } = await host();
+    const up = orderOf('3.0.0', '3.1.0');
+    await driver.fetch(up, WATCH);
+    await driver.install(up, WATCH);
+    await writeFile(join(root, 'install-3.0.0/theirs'), '');
+    const down = orderOf('3.1.0', '3.0.0');
+    await driver.fetch(down, WATCH);
+    await driver.install(down, WATCH);
+    await driver.release({ ...down, id: 'r/s/2' });
+    expect([await told(), await readlink(tree)]).toEqual(['3.0.0', `install-3.0.0-${'0'.repeat(12)}`]);
+    expect(await readdir(join(root, 'install-3.0.0'))).toContain('theirs');
+    await driver.putBack(down, WATCH);
+    expect([await told(), await readlink(tree)]).toEqual(['3.1.0', 'install-3.1.0']);
+    expect(await names()).toEqual(['install', 'install-3.0.0', `install-3.0.0-${'0'.repeat(12)}`, 'install-3.1.0']);
+  });
+
+  test('is not exchanged when the data lie in it: the new version would begin with none', async () => {
+    const { driver, names } = await host({ store: 'install/bin/kwbase-data' });
+    await expect(driver.fetch(orderOf('3.0.0', '3.1.0'), WATCH)).rejects.toMatchObject({ code: 'METHOD_UNSUPPORTED' });
+    expect(await names()).toEqual(['install']);
   });
 
   test('is found again by an attempt that follows one which died between moving it away and the link', async () => {

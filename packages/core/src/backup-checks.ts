@@ -55,13 +55,17 @@ function checkCopy({ cluster, options }: BackupInput): CheckResult[] {
   return [...checks, result('warn', 'BACKUP_INCONSISTENT', message)];
 }
 
-/** Whether each agent knows which places make up its node. */
+/** Whether each agent knows which places make up its node, and a plain copy of them would hold it. */
 export function checkPlaces(cluster: Cluster): CheckResult[] {
-  return cluster.nodes.map(({ node, report: { host, installation } }) =>
-    host.backup === undefined || installation?.places === undefined
-      ? block('BACKUP_UNSUPPORTED', 'its agent does not tell which places make up the node', node)
-      : pass('BACKUP_UNSUPPORTED', `a copy goes to ${host.backup.directory}`, node),
-  );
+  return cluster.nodes.map(({ node, report: { host, installation } }) => {
+    if (host.backup === undefined || installation?.places === undefined) {
+      return block('BACKUP_UNSUPPORTED', 'its agent does not tell which places make up the node', node);
+    }
+    const { obstacle } = installation.places;
+    return obstacle === undefined
+      ? pass('BACKUP_UNSUPPORTED', `a copy goes to ${host.backup.directory}`, node)
+      : block('BACKUP_UNSUPPORTED', obstacle, node);
+  });
 }
 
 /** The backup that is put back: whole, of one moment, of exactly these nodes, and of the version they will have. */

@@ -102,7 +102,15 @@ export const Installation = Type.Object({
    * know it of the deployment method.
    */
   places: Type.Optional(
-    Type.Object({ certificates: Type.Optional(Type.String()), configuration: Type.Array(Type.String()) }),
+    Type.Object({
+      certificates: Type.Optional(Type.String()),
+      /** Read at each start of the database: put back by a restore. */
+      configuration: Type.Array(Type.String()),
+      /** Names the image or tree that is installed: copied for people, and never put back under another. */
+      definition: Type.Optional(Type.Array(Type.String())),
+      /** Why a plain copy of these places would not hold the node, in words; absent when it would. */
+      obstacle: Type.Optional(Type.String()),
+    }),
   ),
   address: Type.String(),
   port: Type.Integer(),

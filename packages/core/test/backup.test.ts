@@ -118,6 +118,12 @@ describe('the backup before an upgrade', () => {
     expect(codes('single-replica', { backup: { policy: 'copy' } }, other).block).toEqual(['BACKUP_UNSUPPORTED']);
     const nowhere = withReport(fleet('single-replica', 3), 2, ({ host: { backup: __, ...host } }) => ({ host }));
     expect(codes('single-replica', { backup: { policy: 'copy' } }, nowhere).block).toEqual(['BACKUP_UNSUPPORTED']);
+    const places = { configuration: [], obstacle: 'the node has 2 stores' };
+    const odd = withReport(fleet('single-replica', 3), 2, ({ installation: known }) => ({
+      ...(known && { installation: { ...known, places } }),
+    }));
+    expect(codes('single-replica', { backup: { policy: 'copy' } }, odd).block).toEqual(['BACKUP_UNSUPPORTED']);
+    expect(codes('single-replica', { backup: { policy: 'none', reason: 'x' } }, odd).block).toEqual([]);
   });
 
   it('is made between the stop and the install, and prepared before any stop', () => {

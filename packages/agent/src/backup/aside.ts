@@ -6,6 +6,7 @@ import { chmod, chown, lstat, mkdir, readdir, rename, rm, rmdir } from 'node:fs/
 import { basename, dirname, join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
 import { syncDirectory } from '../journal/file-storage.ts';
+import { mountPoints } from './mounts.ts';
 import type { Entry } from './tree.ts';
 
 export type Aside = {
@@ -25,11 +26,16 @@ export type Aside = {
 
 const OURS = /^\.kwfleet-(staged|replaced|placing|undoing|undone)-/;
 
+/** Throws BACKUP_UNSUPPORTED for a file that is a mount point: nothing can take its place. */
 export async function asideOf({ path }: { readonly path: string }, run: string): Promise<Aside> {
   const own = await lstat(path).catch(absent);
   const parent = await lstat(dirname(path));
   // What is not there any more was renamed away: a mount point cannot be.
-  const contents = own?.isDirectory() === true && own.dev !== parent.dev;
+  const mounted = own !== null && (own.dev !== parent.dev || (await mountPoints()).has(path));
+  const contents = mounted && own.isDirectory();
+  if (mounted && own.isFile()) {
+    throw new FleetError('BACKUP_UNSUPPORTED', `${path} is a file that is mounted there: it cannot be exchanged`);
+  }
   const directory = contents ? path : dirname(path);
   const at = (state: string) =>
     join(directory, contents ? `.kwfleet-${state}-${run}` : `${basename(path)}.kwfleet-${state}-${run}`);

@@ -17,7 +17,7 @@ import type { Watch } from '../driver/driver.ts';
 import type { LongCommands } from '../host/services.ts';
 import { syncDirectory } from '../journal/file-storage.ts';
 import { commandEnvironment, readCommandManifest, requireCommand } from './command.ts';
-import type { Identity, Outcome, Root, Work } from './spec.ts';
+import { DEFINITION, type Identity, type Outcome, type Root, type Work } from './spec.ts';
 
 /** All that the executor asks of backups. Every call is safe to repeat, and finds what an earlier agent process left running. */
 export interface Backups {
@@ -74,7 +74,7 @@ export class HostBackups implements Backups {
     await this.#work(
       action,
       'prepare',
-      { work: 'prepare', directory: config.directory, roots: this.#roots(report) },
+      { work: 'prepare', directory: config.directory, roots: this.#copied(report) },
       watch,
     );
   }
@@ -103,7 +103,7 @@ export class HostBackups implements Backups {
     const { set, version, manifestSha256 } = restoreOf(action);
     const identity = this.#identity(action, set, version);
     const { directory } = this.#options.config;
-    const roots = this.#roots(report);
+    const roots = this.#copied(report);
     await this.#work(action, 'check', { work: 'check', directory, roots, identity, manifestSha256 }, watch);
   }
 
@@ -137,7 +137,7 @@ export class HostBackups implements Backups {
   async #copy(action: Action, report: NodeReport, watch: Watch): Promise<BackupReceipt> {
     const { directory, keep } = this.#options.config;
     const identity = this.#identity(action, action.run, action.from);
-    const roots = this.#roots(report);
+    const roots = this.#copied(report);
     const work: Work = { work: 'copy', directory, roots, identity, action: action.id, keep };
     const outcome = await this.#work(action, 'back-up', work, watch);
     if (outcome.receipt === undefined) throw new FleetError('BACKUP_FAILED', 'the copy ended without a receipt');
@@ -151,7 +151,7 @@ export class HostBackups implements Backups {
     const place = await this.#place(action);
     const manifestFile = join(place, 'command-manifest.json');
     const identity = this.#identity(action, action.run, action.from);
-    const env = { PATH, ...commandEnvironment(identity, this.#roots(report), manifestFile) };
+    const env = { PATH, ...commandEnvironment(identity, this.#told(report), manifestFile) };
     const spec = { argv: [command] as [string], cwd: place, env };
     const { exitCode, output } = await runLong({
       commands,
@@ -193,17 +193,31 @@ export class HostBackups implements Backups {
     return { set, cluster, node: this.#options.node, kwdbId, version };
   }
 
-  /** Data first. Throws BACKUP_UNSUPPORTED when the deployment does not tell its places. */
+  /** Throws BACKUP_UNSUPPORTED when a plain copy of the node's places would not hold it, or they are not known. */
+  #copied(report: NodeReport): Root[] {
+    const roots = this.#told(report);
+    const obstacle = report.installation?.places?.obstacle;
+    if (obstacle !== undefined) throw new FleetError('BACKUP_UNSUPPORTED', obstacle);
+    return roots;
+  }
+
+  /** Throws BACKUP_UNSUPPORTED when the deployment does not tell its places. */
+  #told(report: NodeReport): Root[] {
+    const roots = this.#roots(report);
+    if (roots.length > 0) return roots;
+    throw new FleetError('BACKUP_UNSUPPORTED', 'this agent does not know which places make up the node');
+  }
+
+  /** Data first. None while the node is not seen: the middle of a restore may hide it, and its own record tells then. */
   #roots({ installation }: NodeReport): Root[] {
-    if (installation?.places === undefined) {
-      throw new FleetError('BACKUP_UNSUPPORTED', 'this agent does not know which places make up the node');
-    }
+    if (installation?.places === undefined) return [];
     const { dataDir, places } = installation;
     const at = (name: string, path: string): Root => ({ name, path: join(this.#options.root, path) });
     return [
       at('data', dataDir),
       ...(places.certificates === undefined ? [] : [at('certificates', places.certificates)]),
       ...places.configuration.map((path, index) => at(`configuration-${index + 1}`, path)),
+      ...(places.definition ?? []).map((path, index) => at(`${DEFINITION}${index + 1}`, path)),
     ];
   }
 

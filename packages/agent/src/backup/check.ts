@@ -1,15 +1,20 @@
 /** Whether a backup is what it was when it was made: every file read again, none missing, none more. */
-import { rm, statfs } from 'node:fs/promises';
-import { join } from 'node:path';
+import { access, constants, rm, statfs } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
-import { asideOf } from './aside.ts';
+import { asideOf, exists } from './aside.ts';
 import { placeOf } from './cold-copy.ts';
 import { clone, Meter, mebibytes, SPARE_BYTES, sha256OfFile } from './copy-tree.ts';
 import { copyOf, type Manifest, readManifest, requireIdentity, totals } from './manifest.ts';
-import type { Say, Work } from './spec.ts';
-import { walkTree } from './tree.ts';
+import { mountPoints } from './mounts.ts';
+import { requireSamePlaces } from './restore.ts';
+import { isPutBack, type Say, type Work } from './spec.ts';
+import { isWithin, walkTree } from './tree.ts';
 
-/** Throws BACKUP_MISSING, BACKUP_DAMAGED, or DISK_FULL when it could not be put beside what is there. */
+/**
+ * Throws BACKUP_MISSING or BACKUP_DAMAGED; and when it could not be put in place: DISK_FULL, or RESTORE_FAILED and
+ * BACKUP_UNSUPPORTED with the reason.
+ */
 export async function check(work: Work & { work: 'check' }, say: Say): Promise<void> {
   const place = placeOf(work.directory, work.identity.node, work.identity.set);
   const { manifest, sha256 } = await readManifest(place);
@@ -17,6 +22,8 @@ export async function check(work: Work & { work: 'check' }, say: Say): Promise<v
   const { files, sizeBytes } = totals(manifest);
   const meter = new Meter(say, 'read', sizeBytes);
   for (const root of manifest.roots) await checkRoot(place, root, meter);
+  await requireSamePlaces(manifest, work.roots);
+  for (const root of manifest.roots.filter(isPutBack)) await requireExchangeable(root);
   await requireRoom(place, manifest, work);
   say(`${files} files, ${mebibytes(sizeBytes)} MiB, are as they were when the backup was made`);
 }
@@ -38,6 +45,25 @@ async function checkRoot(place: string, root: Manifest['roots'][number], meter: 
     meter.moved(entry.sizeBytes);
   }
   if (found.size !== root.entries.length) throw damaged(`${copy} holds files that are not in its manifest`);
+}
+
+/** What lies there can be renamed, or what lies in it. */
+async function requireExchangeable(root: Manifest['roots'][number]): Promise<void> {
+  const [top] = root.entries;
+  if (top === undefined) throw damaged(`the manifest lists nothing of ${root.path}`);
+  if (!(await exists(dirname(root.path)))) {
+    throw new FleetError('RESTORE_FAILED', `${dirname(root.path)} is missing: make it, with its owner and mode`);
+  }
+  const { directory } = await asideOf(root, 'trial');
+  const within = [...(await mountPoints())].find((point) => point !== root.path && isWithin(point, root.path));
+  if (within !== undefined) {
+    throw new FleetError('BACKUP_UNSUPPORTED', `${within} is mounted within ${root.path}: it would move away with it`);
+  }
+  try {
+    await access(directory, constants.W_OK);
+  } catch (error) {
+    throw new FleetError('RESTORE_FAILED', `nothing can be renamed in ${directory}: ${(error as Error).message}`);
+  }
 }
 
 /** The present data stay where they are until all is well: both must fit. */

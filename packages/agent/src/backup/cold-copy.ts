@@ -99,6 +99,10 @@ async function walkAll(directory: string, roots: readonly Root[]): Promise<Tree[
   }
   const trees: Tree[] = [];
   for (const root of real) trees.push({ root, found: await walkTree(root) });
+  // A disk or a volume that is mounted only while the database runs leaves an empty directory.
+  if (trees[0]?.found.some(({ type }) => type === 'file') !== true) {
+    throw new FleetError('BACKUP_UNSUPPORTED', `${data.path} holds no file: the data of the node are not there`);
+  }
   return trees;
 }
 

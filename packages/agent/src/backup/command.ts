@@ -46,7 +46,7 @@ export function commandEnvironment(
   manifestFile: string,
 ): Record<string, string> {
   const path = (name: string) => roots.find((root) => root.name === name)?.path ?? '';
-  const configuration = roots.filter(({ name }) => name.startsWith('configuration-')).map(({ path: at }) => at);
+  const configuration = roots.filter(({ name }) => /^(configuration|definition)-/.test(name)).map(({ path: at }) => at);
   return {
     KWFLEET_RUN: set,
     KWFLEET_CLUSTER: cluster,

@@ -2,7 +2,7 @@
  * Puts a backup in place of what a stopped node has: staged beside it and read again first, then exchanged by renames. What
  * was there is kept under a name with the run's id until it is discarded, or put back.
  */
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { open, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
 import { syncDirectory } from '../journal/file-storage.ts';
@@ -10,7 +10,7 @@ import { asideOf, exchange, exists, undo } from './aside.ts';
 import { placeOf } from './cold-copy.ts';
 import { type Copied, copyTree, Meter, mebibytes, Progress } from './copy-tree.ts';
 import { copyOf, type Manifest, readManifest, requireIdentity, totals } from './manifest.ts';
-import type { Root, Say, Work } from './spec.ts';
+import { isPutBack, type Root, type Say, type Work } from './spec.ts';
 import { resolveRoots, walkTree } from './tree.ts';
 
 /** How far a restore came: written before the first rename, removed when it is undone or the rest is discarded. */
@@ -29,8 +29,7 @@ export async function stage(work: Restore, say: Say): Promise<void> {
 
 /** Exchanges what is staged, and stages it first where it is not. The database must not run. */
 export async function restore(work: Restore, say: Say): Promise<void> {
-  const manifest = await staged(work, say);
-  for (const root of manifest.roots) {
+  for (const root of await staged(work, say)) {
     const [top] = root.entries;
     if (top === undefined) throw new FleetError('BACKUP_DAMAGED', `the manifest lists nothing of ${root.path}`);
     await exchange(await asideOf(root, work.run), top);
@@ -38,36 +37,35 @@ export async function restore(work: Restore, say: Say): Promise<void> {
   }
 }
 
-async function staged(work: Restore, say: Say): Promise<Manifest> {
+/** The roots that are put back, with what lies beside each of them. */
+async function staged(work: Restore, say: Say): Promise<Manifest['roots']> {
   const place = placeOf(work.directory, work.identity.node, work.identity.set);
   const { manifest, sha256 } = await readManifest(place);
   requireIdentity(manifest, sha256, work.manifestSha256, work.identity);
-  await requireSamePlaces(manifest, work.roots);
+  const wanted = manifest.roots.filter(isPutBack);
   if ((await readState(work.stateFile)) === undefined) {
-    await copyBeside(place, manifest, work, say);
-    const missing = await Promise.all(
-      manifest.roots.map(async (root) => ((await exists(root.path)) ? [] : [root.name])),
-    );
-    const roots = manifest.roots.map(({ name, path }) => ({ name, path }));
+    await requireSamePlaces(manifest, work.roots);
+    await copyBeside(place, wanted, work, say);
+    const missing = await Promise.all(wanted.map(async (root) => ((await exists(root.path)) ? [] : [root.name])));
+    const roots = wanted.map(({ name, path }) => ({ name, path }));
     await writeState(work.stateFile, { absent: missing.flat(), roots });
   }
-  return manifest;
+  return wanted;
 }
 
 /** Copies everything beside its place, on its own file system, each file compared with the manifest as it is read. */
-async function copyBeside(place: string, manifest: Manifest, work: Restore, say: Say): Promise<void> {
-  const { sizeBytes } = totals(manifest);
+async function copyBeside(place: string, roots: Manifest['roots'], work: Restore, say: Say): Promise<void> {
+  const { sizeBytes } = totals({ roots });
   const meter = new Meter(say, 'put beside', sizeBytes);
   const progress = await Progress.open(`${work.stateFile}.progress`);
   try {
-    for (const root of manifest.roots) {
-      const { staged, directory } = await asideOf(root, work.run);
-      await mkdir(directory, { recursive: true });
+    for (const root of roots) {
+      const { staged } = await asideOf(root, work.run);
       const from = copyOf(place, root.name);
       await copyTree({ from, to: staged, entries: await toCopy(from, root), progress, meter });
     }
   } catch (error) {
-    await unstage(manifest.roots, work);
+    await unstage(roots, work);
     throw error;
   }
   await rm(`${work.stateFile}.progress`, { force: true });
@@ -89,10 +87,16 @@ async function toCopy(from: string, root: Manifest['roots'][number]): Promise<Co
   });
 }
 
-/** A backup goes back to where it came from: configuration names the places of data. */
-async function requireSamePlaces(manifest: Manifest, roots: readonly Root[]): Promise<void> {
+/**
+ * A backup goes back to where it came from: configuration names the places of data. Throws RESTORE_FAILED when a place is
+ * another now, BACKUP_UNSUPPORTED when the node does not tell where its data lie.
+ */
+export async function requireSamePlaces(manifest: Manifest, roots: readonly Root[]): Promise<void> {
+  if (!roots.some(({ name }) => name === 'data')) {
+    throw new FleetError('BACKUP_UNSUPPORTED', 'this node does not tell where its data lie');
+  }
   const present = new Map((await resolveRoots(roots)).map(({ name, path }) => [name, path]));
-  for (const { name, path } of manifest.roots) {
+  for (const { name, path } of manifest.roots.filter(isPutBack)) {
     const now = present.get(name);
     if (now === undefined || now === path) continue;
     throw new FleetError('RESTORE_FAILED', `the backup's ${name} lay in ${path}; this node has it in ${now}`);
@@ -102,7 +106,7 @@ async function requireSamePlaces(manifest: Manifest, roots: readonly Root[]): Pr
 /** Puts what was there before back in its place. Nothing when no restore of this run got so far. */
 export async function putBack({ run, roots, stateFile }: Work & { work: 'put-back' }, say: Say): Promise<void> {
   const state = await readState(stateFile);
-  for (const root of state?.roots ?? (await resolveRoots(roots))) {
+  for (const root of state?.roots ?? (await resolveRoots(roots)).filter(isPutBack)) {
     await undo(await asideOf(root, run), state?.absent.includes(root.name) === true);
     say(`${root.path} is as it was before the restore`);
   }
@@ -112,7 +116,7 @@ export async function putBack({ run, roots, stateFile }: Work & { work: 'put-bac
 /** Removes what a restore moved aside. */
 export async function discard({ run, roots, stateFile }: Work & { work: 'discard' }, say: Say): Promise<void> {
   const state = await readState(stateFile);
-  for (const root of state?.roots ?? (await resolveRoots(roots))) {
+  for (const root of state?.roots ?? (await resolveRoots(roots)).filter(isPutBack)) {
     const { replaced } = await asideOf(root, run);
     await rm(replaced, { recursive: true, force: true });
     say(`removed what was in ${root.path} before the restore`);

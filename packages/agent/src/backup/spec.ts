@@ -6,10 +6,15 @@ import type { BackupReceipt } from '@kwfleet/core';
 
 /** One of the places that make up a node. `path` is where it lies on this host, links in it resolved. */
 export type Root = {
-  /** `data`, `certificates`, `configuration-1`, ...: its name inside a backup. */
+  /** `data`, `certificates`, `configuration-1`, `definition-1`, ...: its name inside a backup. */
   readonly name: string;
   readonly path: string;
 };
+
+/** Begins the name of a root that is copied for people and never put back: it names the version that was installed then. */
+export const DEFINITION = 'definition-';
+
+export const isPutBack = ({ name }: { readonly name: string }): boolean => !name.startsWith(DEFINITION);
 
 /** Whose copy it is: all of it is in the manifest, and compared again before a restore. */
 export type Identity = {

@@ -3,6 +3,7 @@ import type { BigIntStats } from 'node:fs';
 import { lstat, readdir, readlink, realpath } from 'node:fs/promises';
 import { dirname, join, relative, resolve } from 'node:path';
 import { FleetError } from '@kwfleet/core';
+import { mountPoints } from './mounts.ts';
 import type { Root } from './spec.ts';
 
 /** More files than this are not copied one by one. */
@@ -31,11 +32,12 @@ export type Found = Entry & {
 
 /**
  * Everything under the root, parents first. Throws BACKUP_UNSUPPORTED for what a plain copy cannot bring back: devices,
- * another file system below the root, or (in data) a link out of it.
+ * something mounted below the root, or (in data) a link out of it.
  */
 export async function walkTree(root: Root): Promise<Found[]> {
   const found: Found[] = [];
   const top = await lstat(root.path, { bigint: true });
+  const mounts = await mountPoints();
   const waiting = [''];
   while (waiting.length > 0) {
     const path = waiting.pop() as string;
@@ -45,6 +47,7 @@ export async function walkTree(root: Root): Promise<Found[]> {
     // Files of an overlay may tell the device of the layer they come from; a mount is seen at its directory.
     if (stats.isDirectory() && stats.dev !== top.dev)
       throw unsupported(`${full} is on another file system than ${root.path}`);
+    if (path !== '' && mounts.has(full)) throw unsupported(`${full} is mounted within ${root.path}`);
     found.push(await entryOf(root, path, full, stats));
     if (found.length > ENTRIES_LIMIT) throw unsupported(`${root.path} holds more than ${ENTRIES_LIMIT} files`);
     if (!stats.isDirectory()) continue;

@@ -15,6 +15,7 @@ import { Kwbase, type KwbaseRunner, securityArguments } from '../host/kwbase.ts'
 import type { Ended } from '../host/run.ts';
 import type { UnitState } from '../host/services.ts';
 import { addressOf, HTTP_PORT, SQL_PORT, type StartCommand, securityOf, storeOf } from '../host/start-command.ts';
+import { containerPlaces } from './container-places.ts';
 import {
   type Deployment,
   type Finder,
@@ -69,7 +70,8 @@ export class ContainerFinder implements Finder {
     const restrained = await this.#options.restrained();
     const { intent: _, ...options } = this.#options;
     const told = this.#told;
-    return new ContainerDeployment({ ...found, ...options, wanted, restrained, engineRoot: root, told });
+    const places = await containerPlaces(engine, found.inspect, found.command);
+    return new ContainerDeployment({ ...found, ...options, wanted, restrained, engineRoot: root, told, places });
   }
 
   async #found(wanted: Intent): Promise<Found | undefined> {
@@ -100,6 +102,7 @@ type Parts = Found &
     readonly restrained: Restrained | undefined;
     readonly engineRoot: string;
     readonly told: Map<string, string>;
+    readonly places: NonNullable<Deployment['site']['places']>;
   };
 
 export const nameOf = ({ Name }: Pick<ContainerInspect, 'Name'>): string => Name.replace(/^\//, '');
@@ -136,6 +139,7 @@ export class ContainerDeployment implements Deployment {
       topology: command.topology,
       installDir: parts.engineRoot,
       dataDir: data ?? parts.engineRoot,
+      places: this.unfit === undefined ? parts.places : { ...parts.places, obstacle: this.unfit },
       address: advertised.host || hostAddress(),
       port: published(inspect, listen.port)?.port ?? listen.port,
       httpPort: this.endpoint.port,

@@ -1,7 +1,10 @@
 /** KWDB in a container that the vendor's scripts made: one compose file of their own, run by the unit. */
+import { realpath } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Installation, tellsVersion } from '@kwfleet/core';
 import { parse } from 'yaml';
+import { isWithin } from '../backup/tree.ts';
+import { containerCommand, onHost } from '../docker/command.ts';
 import type { ContainerInspect, Engine } from '../docker/engine.ts';
 import type { Images, Program } from '../docker/images.ts';
 import type { Endpoint } from '../host/http-health.ts';
@@ -16,11 +19,13 @@ import {
   parsePeers,
   parseVersionFile,
   readText,
+  SCRIPT_PLACES,
   UNIT,
 } from '../host/mode.ts';
 import type { ServiceManager, UnitState } from '../host/services.ts';
-import { SQL_PORT } from '../host/start-command.ts';
+import { SQL_PORT, storeOf } from '../host/start-command.ts';
 import { execRunner } from './container.ts';
+import { containerObstacle } from './container-places.ts';
 import {
   type Deployment,
   type Finder,
@@ -68,7 +73,22 @@ export class ScriptContainerFinder implements Finder {
   async #describe(mode: Mode, peers: string[]): Promise<ScriptContainerDeployment> {
     const { engine } = this.#options;
     const [{ root: installDir }, container] = await Promise.all([engine.info(), engine.container(CONTAINER)]);
-    return new ScriptContainerDeployment(this.#options, { mode, peers, installDir, container });
+    const obstacle = await this.#obstacle(mode, container);
+    return new ScriptContainerDeployment(this.#options, { mode, peers, installDir, container, obstacle });
+  }
+
+  /** The compose file can have been changed: what the container itself says counts, while there is one. */
+  async #obstacle({ dataDir }: Mode, container: ContainerInspect | undefined): Promise<string | undefined> {
+    const command = container && containerCommand(container);
+    if (container === undefined || command === undefined) return undefined;
+    const store = storeOf(command, container.Config.WorkingDir);
+    const data = onHost(container, store);
+    if (data === undefined) return `the data of ${CONTAINER} lie in the container itself`;
+    const [real = data, told = dataDir] = await Promise.all(
+      [data, dataDir].map((path) => realpath(path).catch(() => path)),
+    );
+    if (!isWithin(real, told)) return `${CONTAINER} keeps its data in ${data}, while MODE says ${dataDir}`;
+    return containerObstacle(this.#options.engine, container, command);
   }
 }
 
@@ -77,6 +97,7 @@ type Found = {
   readonly peers: string[];
   readonly installDir: string;
   readonly container: ContainerInspect | undefined;
+  readonly obstacle: string | undefined;
 };
 
 export class ScriptContainerDeployment implements Deployment {
@@ -89,10 +110,12 @@ export class ScriptContainerDeployment implements Deployment {
   readonly #options: ScriptContainerFinderOptions;
   readonly #container: ContainerInspect | undefined;
 
-  constructor(options: ScriptContainerFinderOptions, { mode, peers, installDir, container }: Found) {
+  constructor(options: ScriptContainerFinderOptions, { mode, peers, installDir, container, obstacle }: Found) {
     const { root, engine, now, statusTimeoutMs } = options;
     const { place, ...rest } = mode;
-    this.site = { ...rest, installDir, peers };
+    // The compose file among them: the unit makes the container of it at each start.
+    const places = { ...SCRIPT_PLACES, ...(obstacle === undefined ? {} : { obstacle }) };
+    this.site = { ...rest, installDir, peers, places };
     this.image = place;
     this.#options = options;
     this.#container = container;

@@ -1,7 +1,8 @@
 /** KWDB deployed by the vendor's scripts on bare metal: found by what deploy.sh wrote under /etc/kaiwudb. */
-import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { realpath, stat } from 'node:fs/promises';
+import { basename, join } from 'node:path';
 import { FleetError, type Installation, tellsVersion } from '@kwfleet/core';
+import { isWithin } from '../backup/tree.ts';
 import { packageFamily } from '../host/host-facts.ts';
 import type { Endpoint } from '../host/http-health.ts';
 import { Kwbase, localRunner, securityArguments } from '../host/kwbase.ts';
@@ -15,12 +16,13 @@ import {
   parsePeers,
   parseVersionFile,
   readText,
-  SCRIPT_DIR,
+  SCRIPT_PLACES,
   UNIT,
   UNIT_FILE,
 } from '../host/mode.ts';
 import { isServer, type PackageRecord, packageRecords } from '../host/package-database.ts';
 import type { ServiceManager, UnitState } from '../host/services.ts';
+import { type StartCommand, startCommand, storeObstacle, storeOf } from '../host/start-command.ts';
 import {
   type Deployment,
   type Finder,
@@ -60,9 +62,40 @@ export class ScriptFinder implements Finder {
     const mode = parseMode(text, await certificateSecurity(root));
     if (mode.method !== 'script-bare') return undefined;
     const peers = parsePeers((await readText(root, `${INFO_DIR}/NODE`)) ?? '');
-    return new ScriptDeployment(this.#options, mode, peers, this.#told);
+    const obstacle = await this.#obstacle(mode);
+    return new ScriptDeployment(this.#options, { mode, peers, obstacle }, this.#told);
+  }
+
+  /** The unit can have been changed: the stores are those that it starts the database with. */
+  async #obstacle({ dataDir }: Mode): Promise<string | undefined> {
+    const { root } = this.#options;
+    const [unit, environment] = await Promise.all([readText(root, UNIT_FILE), readText(root, ENV_FILE)]);
+    const command = unitCommand(unit ?? '', environment ?? '');
+    if (command === undefined || command.stores.length === 0) return undefined;
+    const store = storeOf(command, '/');
+    const [real, ...told] = await Promise.all(
+      [store, dataDir, join(root, dataDir)].map((path) => realpath(path).catch(() => path)),
+    );
+    if (!told.some((path) => isWithin(real ?? store, path)))
+      return `${UNIT_FILE} keeps the data in ${store}, while MODE says ${dataDir}`;
+    return storeObstacle(command);
   }
 }
+
+/** The start command in a unit's text, with what its environment file adds; undefined when it starts something else. */
+export function unitCommand(unit: string, environment: string): StartCommand | undefined {
+  const [, line = ''] = /^ExecStart=((?:\\\n|.)*)/m.exec(unit) ?? [];
+  const [, added = ''] = /^KAIWUDB_START_ARG=(.*)$/m.exec(environment) ?? [];
+  const words = line
+    .replace(/\$\{?KAIWUDB_START_ARG\}?/g, () => added)
+    .replace(/["'\\]/g, ' ')
+    .split(/\s+/)
+    .filter((word) => word !== '');
+  const at = words.findIndex((word) => basename(word) === 'kwbase');
+  return at === -1 ? undefined : startCommand(words.slice(at + 1));
+}
+
+type Found = { readonly mode: Mode; readonly peers: string[]; readonly obstacle: string | undefined };
 
 class ScriptDeployment implements Deployment {
   readonly site: Deployment['site'];
@@ -72,14 +105,18 @@ class ScriptDeployment implements Deployment {
   readonly #told: { binary: ToldBinary | undefined };
   readonly #binary: string;
 
-  constructor(options: ScriptFinderOptions, mode: Mode, peers: string[], told: { binary: ToldBinary | undefined }) {
+  constructor(
+    options: ScriptFinderOptions,
+    { mode, peers, obstacle }: Found,
+    told: { binary: ToldBinary | undefined },
+  ) {
     const { root, now, statusTimeoutMs, sudo } = options;
     const { place: _, ...rest } = mode;
     const installDir = mode.place === '' ? DEFAULT_INSTALL_DIR : mode.place;
     // Several nodes that share a machine have an address each; a real host listens on all of its own.
     const host = root === '/' ? '127.0.0.1' : mode.address;
     const certificates = join(root, CERTS_DIR);
-    const places = { certificates: CERTS_DIR, configuration: [INFO_DIR, SCRIPT_DIR, UNIT_FILE] };
+    const places = { ...SCRIPT_PLACES, ...(obstacle === undefined ? {} : { obstacle }) };
     this.site = { ...rest, installDir, peers, places };
     this.#options = options;
     this.#told = told;

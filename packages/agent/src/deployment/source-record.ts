@@ -44,6 +44,8 @@ const KeptTree = Type.Object({
 export type KeptTree = Static<typeof KeptTree>;
 const KeptTrees = Type.Array(KeptTree);
 
+const NODE = 'node.json';
+
 export class SourceRecords {
   readonly directory: string;
 
@@ -51,13 +53,18 @@ export class SourceRecords {
     this.directory = join(stateDir, 'source');
   }
 
+  /** Where the record of the node lies. */
+  get nodeFile(): string {
+    return join(this.directory, NODE);
+  }
+
   async node(): Promise<NodeRecord | undefined> {
-    const kept = await this.#read('node.json');
+    const kept = await this.#read(NODE);
     return Value.Check(NodeRecord, kept) ? kept : undefined;
   }
 
   keepNode(record: NodeRecord): Promise<void> {
-    return this.#write('node.json', record);
+    return this.#write(NODE, record);
   }
 
   /** The oldest first. */

@@ -3,6 +3,7 @@ import { readFile, realpath, stat } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import { FleetError, type Installation, tellsVersion } from '@kwfleet/core';
+import { isWithin } from '../backup/tree.ts';
 import { bootId, packageFamily } from '../host/host-facts.ts';
 import type { Endpoint } from '../host/http-health.ts';
 import { Kwbase, localRunner, securityArguments } from '../host/kwbase.ts';
@@ -25,6 +26,7 @@ import {
   type StartCommand,
   securityOf,
   startCommand,
+  storeObstacle,
   storeOf,
 } from '../host/start-command.ts';
 import {
@@ -79,7 +81,23 @@ export class SourceFinder implements Finder {
     const command = record && startCommand(record.args);
     if (record === undefined || command === undefined || (await isPackaged(record.tree))) return undefined;
     const user = await userName(record.uid);
-    return new SourceDeployment({ ...this.#options, record, command, running, user, told: this.#told });
+    const places = await this.#places(record, command);
+    return new SourceDeployment({ ...this.#options, record, command, running, user, places, told: this.#told });
+  }
+
+  /** The record of how it was started is not put back: it is of the tree, or the unit, that is in use now. */
+  async #places({ cwd, tree, unit }: NodeRecord, command: StartCommand): Promise<Places> {
+    const { records, services } = this.#options;
+    const [named, data] = [command.flags.get('certs-dir'), storeOf(command, cwd)];
+    const certificates = securityOf(command) === 'insecure' || named === undefined ? undefined : resolve(cwd, named);
+    const obstacle =
+      storeObstacle(command) ?? (await inTree(tree, [data, ...(certificates === undefined ? [] : [certificates])]));
+    return {
+      ...(certificates === undefined || isWithin(certificates, data) ? {} : { certificates }),
+      configuration: unit === undefined ? [] : [...((await services.files?.(unit)) ?? [])],
+      definition: [records.nodeFile],
+      ...(obstacle === undefined ? {} : { obstacle }),
+    };
   }
 
   async #chosen(): Promise<Running | undefined> {
@@ -132,6 +150,15 @@ export class SourceFinder implements Finder {
   }
 }
 
+/** What lies in the tree goes out of sight with it, when another takes its place. */
+export async function inTree(tree: string, paths: readonly string[]): Promise<string | undefined> {
+  const [top = tree, ...real] = await Promise.all([tree, ...paths].map((path) => realpath(path).catch(() => path)));
+  const at = real.findIndex((path) => isWithin(path, top));
+  const inside = paths.find((path, index) => index === at || isWithin(path, tree));
+  return inside === undefined ? undefined : `${inside} lies within ${tree}, which an upgrade exchanges`;
+}
+
+type Places = NonNullable<Deployment['site']['places']>;
 type Running = NodeProcess & { readonly tree: string };
 
 async function isSame(a: string, b: string): Promise<boolean> {
@@ -162,6 +189,7 @@ type Parts = SourceFinderOptions & {
   readonly command: StartCommand;
   readonly running: NodeProcess | undefined;
   readonly user: string;
+  readonly places: Places;
   readonly told: Told;
 };
 
@@ -174,7 +202,7 @@ export class SourceDeployment implements Deployment {
   readonly #services: ServiceManager;
   readonly #told: Told;
 
-  constructor({ record, command, running, user, told, services, now, statusTimeoutMs }: Parts) {
+  constructor({ record, command, running, user, places, told, services, now, statusTimeoutMs }: Parts) {
     this.record = record;
     this.running = running;
     this.#services = services;
@@ -191,6 +219,7 @@ export class SourceDeployment implements Deployment {
       topology: command.topology,
       installDir: record.tree,
       dataDir: storeOf(command, record.cwd),
+      places,
       address,
       port: advertised.port,
       httpPort: http.port,

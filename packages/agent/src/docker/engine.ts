@@ -12,6 +12,7 @@ import { type Ended, runShort } from '../host/run.ts';
 
 export type ContainerInspect = Docker.ContainerInspectInfo;
 export type ImageInspect = Docker.ImageInspectInfo;
+export type VolumeInspect = Docker.VolumeInspectInfo;
 export type ContainerSummary = Docker.ContainerInfo;
 /** The body of a creation; fields that this version of the types does not know go through as they came. */
 export type ContainerSpec = Docker.ContainerCreateOptions & { readonly name: string };
@@ -83,6 +84,13 @@ export class Engine {
   image(reference: string): Promise<ImageInspect | undefined> {
     return this.#lookup(() =>
       this.#call(`inspect image ${reference}`, () => this.#docker.getImage(reference).inspect()),
+    );
+  }
+
+  /** By name; undefined when there is none. */
+  volume(name: string): Promise<VolumeInspect | undefined> {
+    return this.#lookup(() =>
+      this.#call(`inspect volume ${name}`, (abortSignal) => this.#docker.getVolume(name).inspect({ abortSignal })),
     );
   }
 

@@ -5,7 +5,7 @@
 import { lstat, mkdir, readFile, readlink, realpath, rename, rm, stat, symlink } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { type Action, FleetError, isVersion, type PackageInfo, packageOf, tellsVersion } from '@kwfleet/core';
-import { runnerOf, SourceDeployment } from '../deployment/source.ts';
+import { inTree, runnerOf, SourceDeployment } from '../deployment/source.ts';
 import type { NodeRecord, SourceRecords } from '../deployment/source-record.ts';
 import { kwbaseVersion } from '../host/kwbase.ts';
 import { launchNode } from '../host/launch.ts';
@@ -45,8 +45,11 @@ export class SourceDriver implements MethodDriver {
 
   /** The new tree lies beside the old one afterwards, and its `kwbase` runs on this host, while the old one serves. */
   async fetch(action: Action, watch: Watch): Promise<void> {
-    const { record } = await this.#deployment();
+    const { record, site } = await this.#deployment();
     requireRights(record);
+    const inside = await inTree(record.tree, [site.dataDir]);
+    // The new version would find none, and begin with an empty store.
+    if (inside !== undefined) throw new FleetError('METHOD_UNSUPPORTED', inside);
     const wanted = packageOf(action);
     await this.#stage(record, wanted, watch, async () => {
       const unpacked = await this.#options.packages.ensure(wanted, watch);
@@ -98,6 +101,8 @@ export class SourceDriver implements MethodDriver {
     }
     watch.detail(`starting ${record.unit}`);
     try {
+      // A restore may have put another unit file in its place.
+      await services.reload();
       await services.start(record.unit, START_TIMEOUT_MS);
     } catch (error) {
       throw new FleetError('START_FAILED', `the service manager could not start ${record.unit}`, {
@@ -158,7 +163,7 @@ export class SourceDriver implements MethodDriver {
 
   /** Lays the package's tree beside the one in use, unless it is there already, and makes sure that it runs here. */
   async #stage(record: NodeRecord, wanted: PackageInfo, watch: Watch, bring: () => Promise<string>): Promise<string> {
-    const place = `${record.tree}-${wanted.version}`;
+    const place = await this.#placeOf(record.tree, wanted);
     if ((await markOf(place)) !== wanted.sha256) {
       await this.#clear(record.tree, place);
       const unpacked = await bring();
@@ -168,6 +173,13 @@ export class SourceDriver implements MethodDriver {
     await this.#options.records.keepTree({ version: wanted.version, path: place, made: true });
     await requireVersion(record, place, wanted.version);
     return place;
+  }
+
+  /** Where people's own tree has the name, as after an upgrade from its version, the digest tells the package's apart. */
+  async #placeOf(tree: string, { version, sha256 }: PackageInfo): Promise<string> {
+    const place = `${tree}-${version}`;
+    const isTheirs = (await this.#options.records.trees()).some(({ path, made }) => path === place && !made);
+    return isTheirs ? `${place}-${sha256.slice(0, 12)}` : place;
   }
 
   /** It gets its name and its mark only once it has told the right version: a build that is mended is built anew. */

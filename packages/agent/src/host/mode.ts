@@ -24,6 +24,8 @@ export const SCRIPT_DIR = '/etc/kaiwudb/script';
 export const ENV_FILE = `${SCRIPT_DIR}/kaiwudb_env`;
 export const UNIT_FILE = '/etc/systemd/system/kaiwudb.service';
 export const UNIT = 'kaiwudb';
+/** What a script installation is beside its data. */
+export const SCRIPT_PLACES = { certificates: CERTS_DIR, configuration: [INFO_DIR, SCRIPT_DIR, UNIT_FILE] };
 
 const TOPOLOGIES: Readonly<Record<string, Topology>> = {
   single: 'standalone',

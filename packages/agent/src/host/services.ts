@@ -22,6 +22,8 @@ export interface ServiceManager {
   stop(unit: string, timeoutMs: number): Promise<void>;
   /** Makes the manager read changed unit files (deploy.sh edits the unit). */
   reload(): Promise<void>;
+  /** What people wrote of the unit: its file, and the directory of what adds to it. Absent for plain processes. */
+  files?(unit: string): Promise<readonly string[]>;
   /** Whether the unit starts with the host; absent where there is no such thing (plain processes). */
   setEnabled?(unit: string, enabled: boolean): Promise<void>;
 }

@@ -1,3 +1,4 @@
+import { basename, dirname } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { FleetError } from '@kwfleet/core';
 import { runShort, wordsOf } from './run.ts';
@@ -29,6 +30,15 @@ export function parseUnit(text: string): UnitState {
   };
 }
 
+/** Of `systemctl show`: what lies in /run goes with the host's next start, and what adds to every service is not this one's. */
+export function unitFiles(unit: string, text: string): string[] {
+  const told = (name: string) => new RegExp(`^${name}=(.*)$`, 'm').exec(text)?.[1]?.split(' ') ?? [];
+  const own = told('DropInPaths')
+    .map(dirname)
+    .filter((directory) => basename(directory) === `${unit}.service.d`);
+  return [...new Set([...told('FragmentPath'), ...own])].filter((path) => path !== '' && !path.startsWith('/run/'));
+}
+
 /** `Mon 2026-11-23 06:42:19 UTC`; asked for in UTC. */
 function isoOf(stamp: string): string {
   const match = /(\d{4}-\d{2}-\d{2}) (\d{2}:\d{2}:\d{2})/.exec(stamp);
@@ -45,7 +55,14 @@ export class Systemd implements ServiceManager {
   }
 
   async state(unit: string): Promise<UnitState> {
-    const properties = 'LoadState,ActiveState,UnitFileState,MainPID,ExecMainStartTimestamp';
+    return parseUnit(await this.#show(unit, 'LoadState,ActiveState,UnitFileState,MainPID,ExecMainStartTimestamp'));
+  }
+
+  async files(unit: string): Promise<readonly string[]> {
+    return unitFiles(unit, await this.#show(unit, 'FragmentPath,DropInPaths'));
+  }
+
+  async #show(unit: string, properties: string): Promise<string> {
     let words = '';
     for (let tries = 0; tries < QUERY_TRIES; tries++) {
       // Silent for a moment while it re-executes itself, and for good while the host goes down with this agent.
@@ -54,7 +71,7 @@ export class Systemd implements ServiceManager {
         timeoutMs: QUERY_TIMEOUT_MS,
         env: { TZ: 'UTC' },
       });
-      if (ended.exitCode === 0) return parseUnit(ended.stdout);
+      if (ended.exitCode === 0) return ended.stdout;
       words = wordsOf(ended);
     }
     throw new FleetError('SERVICE_MANAGER_SILENT', `systemd does not tell the state of ${unit}`, { words });

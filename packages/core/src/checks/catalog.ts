@@ -174,7 +174,8 @@ export const CHECKS = {
   BACKUP_UNSUPPORTED: {
     group: 'backup',
     asks: 'Can the backup that was asked for be made on each node?',
-    blocks: 'Its agent lacks what it needs for that, or the route never stops the database.',
+    blocks:
+      'Its agent lacks what it needs for that, a copy of its places would not hold the node, or the route never stops the database.',
   },
   BACKUP_INCONSISTENT: {
     group: 'backup',
