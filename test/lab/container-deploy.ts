@@ -105,7 +105,8 @@ export function byDockerRun(shelf: ImageShelf): Deploy {
     const even = Number(host.address.split('.').at(-1)) % 2 === 0;
     const network = even ? ['--network', 'host'] : ['-p', '26257:26257', '-p', '8080:8080'];
     const given = ['--restart', 'always', '--ipc', 'shareable', '-w', '/kaiwudb/bin', ...GIVEN.flat()];
-    const mounts = ['-v', `/var/lib/kaiwudb:${STORE}`];
+    // A volume of the engine's own where there is one node, a directory of the host's where there are several.
+    const mounts = ['-v', `${node.topology === 'standalone' ? 'kwdb-data' : '/var/lib/kaiwudb'}:${STORE}`];
     const image = `kaiwudb:${node.version}`;
     await host.exec(
       ['docker', 'run', '-d', '--name', 'kwdb', ...network, ...given, ...mounts, image, ...startArguments(host, node)],

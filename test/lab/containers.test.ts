@@ -17,6 +17,7 @@ import {
 import { type Deploy, Fleet } from './fleet.ts';
 import { type LabHost, labHere, until } from './host.ts';
 import { cell, renderMethods, WHOLE_TABLE } from './methods-table.ts';
+import { askBy, copyFirst, goBack, type Sql, sameFiles } from './way-back.ts';
 
 const TOPOLOGIES: readonly Topology[] = ['standalone', 'multi-replica', 'single-replica'];
 const TIMEOUT_MS = 10 * 60_000;
@@ -32,6 +33,8 @@ type Way = {
   readonly spoil: (host: LabHost) => Promise<() => Promise<void>>;
   /** The image that the node's container runs. */
   readonly image: (host: LabHost) => Promise<string | undefined>;
+  /** The name of the node's container. */
+  readonly container: (host: LabHost) => Promise<string>;
   /** What must not be left on a host after an upgrade. */
   readonly leftovers: (host: LabHost) => Promise<string[]>;
 };
@@ -53,6 +56,7 @@ const WAYS: readonly Way[] = [
       };
     },
     image: async (host) => (await inspect(host, 'kwdb'))?.Config.Image,
+    container: async () => 'kwdb',
     leftovers: async (host) => (await containersOn(host)).filter((name) => name !== 'kwdb'),
   },
   {
@@ -70,6 +74,7 @@ exec /usr/bin/docker-compose "$@"
       return async () => void (await host.exec(['rm', '/usr/local/sbin/docker-compose']));
     },
     image: async (host) => (await inspect(host, await composeContainer(host)))?.Config.Image,
+    container: composeContainer,
     leftovers: async (host) => {
       const files = (await host.exec(['ls', '-A', PROJECT])).stdout
         .split('\n')
@@ -89,6 +94,7 @@ exec /usr/bin/docker-compose "$@"
       return async () => void (await host.exec(['rm', '/usr/local/sbin/sudo']));
     },
     image: async (host) => (await inspect(host, 'kaiwudb-container'))?.Config.Image,
+    container: async () => 'kaiwudb-container',
     leftovers: async (host) => {
       const images = (await host.exec(['docker', 'images', '--format', '{{.Repository}}'])).stdout.split('\n');
       const containers = (await containersOn(host)).filter((name) => name !== 'kaiwudb-container');
@@ -138,7 +144,14 @@ async function play(way: Way, topology: Topology): Promise<void> {
     await cell({ ...at, case: 'wrong package' }, () => wrongPackage(fleet));
     await cell({ ...at, case: 'failed install' }, () => failedInstall(fleet, way));
     expect(await imagesOf(fleet, way)).toEqual(before);
-    await cell({ ...at, case: 'upgrade' }, () => upgrade(fleet, way));
+    // The way back is a cluster that stops twice: in a short run on the smallest alone.
+    const goesBack = WHOLE_TABLE || topology === 'standalone';
+    let backup = '';
+    await cell({ ...at, case: 'upgrade' }, async () => {
+      backup = await upgrade(fleet, way, goesBack);
+      return 'succeeded';
+    });
+    if (goesBack) await cell({ ...at, case: 'downgrade' }, () => downgrade(fleet, way, backup));
     await cell({ ...at, case: 'killed in the middle' }, () => killed(fleet, way));
     for (const host of fleet.hosts) await tidied(host, way);
   } catch (error) {
@@ -202,11 +215,28 @@ async function refuseDamaged(fleet: Fleet): Promise<void> {
   expect(await Promise.all(fleet.hosts.map(eventsOf))).toEqual(events);
 }
 
-async function upgrade(fleet: Fleet, way: Way): Promise<string> {
-  succeeded(await fleet.settled(await fleet.begin('3.1.0')));
+const sqlOf =
+  (way: Way): Sql =>
+  async (host, statement) =>
+    askBy(host, ['docker', 'exec', await way.container(host), '/kaiwudb/bin/kwbase'], statement);
+
+/** Answers the backup's id, where one is made. */
+async function upgrade(fleet: Fleet, way: Way, copied: boolean): Promise<string> {
+  const copy = copied ? await copyFirst(fleet, sqlOf(way)) : undefined;
+  const run = await fleet.begin('3.1.0', copy?.options);
+  succeeded(await fleet.settled(run));
   expect(new Set(await imagesOf(fleet, way))).toEqual(new Set(['kaiwudb:3.1.0']));
   expect((await fleet.healthy()).versions).toEqual(['3.1.0']);
-  return 'succeeded';
+  return copy?.backupOf(run) ?? '';
+}
+
+/** The data are those of the copy, the container is of the older image, and so says whatever it is made from. */
+async function downgrade(fleet: Fleet, way: Way, backup: string): Promise<string> {
+  await fleet.addPackageFile(await shelf.package('3.0.0'));
+  await goBack(fleet, backup, '3.0.0', sqlOf(way));
+  expect(new Set(await imagesOf(fleet, way))).toEqual(new Set(['kaiwudb:3.0.0']));
+  for (const host of fleet.hosts) await sameFiles(host, backup);
+  return 'the data of the copy are back';
 }
 
 async function killed(fleet: Fleet, way: Way): Promise<string> {

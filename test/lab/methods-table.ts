@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Method, Topology } from '@kwfleet/core';
 
 /** What is asked of every method on every topology that it can have. */
-export const CASES = ['upgrade', 'wrong package', 'failed install', 'killed in the middle'] as const;
+export const CASES = ['upgrade', 'wrong package', 'failed install', 'downgrade', 'killed in the middle'] as const;
 export type Case = (typeof CASES)[number];
 
 /** Without KWFLEET_LAB=full each method is played on some topologies only, so that a run takes minutes. */

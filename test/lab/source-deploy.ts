@@ -129,5 +129,5 @@ export async function processOf(host: LabHost): Promise<string> {
      grep 'open files' limits; readlink fd/1 | grep -v socket || :`,
   );
   // The kernel tells the place that the link leads to.
-  return stdout.replaceAll(/install-[0-9.]+/g, 'install');
+  return stdout.replaceAll(/install-[0-9.]+(-[0-9a-f]{12})?/g, 'install');
 }

@@ -20,6 +20,7 @@ import {
   TREE,
   UNIT,
 } from './source-deploy.ts';
+import { askBy, copyFirst, goBack, type Sql } from './way-back.ts';
 
 const TOPOLOGIES: readonly Topology[] = ['standalone', 'multi-replica', 'single-replica'];
 const TIMEOUT_MS = 6 * 60_000;
@@ -30,6 +31,9 @@ let directory: string;
 const succeeded = (view: RunView) => expect(view.status, JSON.stringify(view.hold)).toBe('succeeded');
 const records = (fleet: Fleet) => Promise.all(fleet.hosts.map((host) => fleet.record(host)));
 const link = async (host: LabHost) => (await host.exec(['readlink', TREE], { allowFailure: true })).stdout.trim();
+
+const sql: Sql = (host, statement) =>
+  askBy(host, ['env', `LD_LIBRARY_PATH=${TREE}/lib`, `${TREE}/bin/kwbase`], statement);
 
 function first(fleet: Fleet): LabHost {
   const [host] = fleet.hosts;
@@ -58,19 +62,28 @@ describe.skipIf(!(await labHere()))('KWDB built from source', () => {
     await cell({ ...at, case: 'wrong package' }, () => wrongPackage(fleet as Fleet));
     await cell({ ...at, case: 'failed install' }, () => failedInstall(fleet as Fleet));
     expect(await Promise.all(fleet.hosts.map(processOf))).toEqual(before);
-    await cell({ ...at, case: 'upgrade' }, () => upgrade(fleet as Fleet, topology));
+    let backup = '';
+    await cell({ ...at, case: 'upgrade' }, async () => {
+      backup = await upgrade(fleet as Fleet, topology);
+      return 'succeeded';
+    });
     expect(await Promise.all(fleet.hosts.map(processOf))).toEqual(before);
+    if (WHOLE_TABLE) {
+      await cell({ ...at, case: 'downgrade' }, () => downgrade(fleet as Fleet, backup));
+      expect(await Promise.all(fleet.hosts.map(processOf))).toEqual(before);
+    }
     await cell({ ...at, case: 'killed in the middle' }, () => killed(fleet as Fleet));
     expect(await Promise.all(fleet.hosts.map(processOf))).toEqual(before);
     for (const host of fleet.hosts) {
       const { stdout } = await host.exec(['ls', '/opt/kwdb']);
       // The tree that people made is never removed; of the agent's own the one in use and the one before it stay.
+      const before = WHOLE_TABLE ? expect.stringMatching(/^install-3\.0\.0-[0-9a-f]{12}$/) : 'install-3.1.0';
       expect(
         stdout
           .split('\n')
           .filter((name) => name.startsWith('install'))
           .sort(),
-      ).toEqual(['install', 'install-3.0.0', 'install-3.1.0', 'install-3.2.0']);
+      ).toEqual(['install', 'install-3.0.0', before, 'install-3.2.0']);
     }
   });
 });
@@ -97,7 +110,11 @@ describe.skipIf(!(await labHere()))('KWDB built from source on its own host', ()
     }
     expect(await records(fleet)).toEqual(before);
     await laySource(host, scratch, '3.1.0', 0);
-    const run = await fleet.begin('3.1.0');
+    const owner = ['stat', '-c', '%U %a', '/var/lib/kaiwudb', '/var/lib/kaiwudb/FORMAT.json'];
+    const owned = await host.exec(owner);
+    const { options } = await copyFirst(fleet, sql);
+    const started = await processOf(host);
+    const run = await fleet.begin('3.1.0', options);
     const watched = fleet.kwfleet('run', 'watch', run, '--plain');
     await host.shell(
       `until pgrep -f 'bash build[.]sh' >/dev/null; do sleep 0.05; done; systemctl kill -s KILL kwfleet-agent`,
@@ -108,6 +125,11 @@ describe.skipIf(!(await labHere()))('KWDB built from source on its own host', ()
     // Its output came as it was made, and was made by the owner of the source.
     expect(stdout).toContain('compiling part 4 of 4');
     expect(stdout).toMatch(/\bkwdb$/m);
+    await addTree(fleet, { version: '3.0.0' });
+    await goBack(fleet, run, '3.0.0', sql);
+    expect(await processOf(host)).toEqual(started);
+    expect(await host.exec(owner)).toEqual(owned);
+    expect((await host.exec(['/opt/kwdb/install-3.0.0/bin/kwbase', 'version'])).stdout).toContain('3.0.0');
   });
 });
 
@@ -152,9 +174,12 @@ async function inAgentsMounts(host: LabHost, command: string): Promise<void> {
   await host.shell(`nsenter -t "$(systemctl show --property=MainPID --value kwfleet-agent)" -m ${command}`);
 }
 
+/** Answers the backup's id, where one is made: in a short run the build's own test goes the way back. */
 async function upgrade(fleet: Fleet, topology: Topology): Promise<string> {
+  const copy = WHOLE_TABLE ? await copyFirst(fleet, sql) : undefined;
   const before = await records(fleet);
-  succeeded(await fleet.settled(await fleet.begin('3.1.0')));
+  const run = await fleet.begin('3.1.0', copy?.options);
+  succeeded(await fleet.settled(run));
   expect((await fleet.healthy()).versions).toEqual(['3.1.0']);
   for (const host of fleet.hosts) {
     expect(await link(host)).toBe('install-3.1.0');
@@ -162,7 +187,14 @@ async function upgrade(fleet: Fleet, topology: Topology): Promise<string> {
   }
   const absences = (await records(fleet)).map((lines, at) => absence(lines.slice(before[at]?.length)));
   if (topology === 'multi-replica') expect(overlaps(absences)).toEqual([]);
-  return 'succeeded';
+  return copy?.backupOf(run) ?? '';
+}
+
+async function downgrade(fleet: Fleet, backup: string): Promise<string> {
+  await addTree(fleet, { version: '3.0.0' });
+  await goBack(fleet, backup, '3.0.0', sql);
+  for (const host of fleet.hosts) expect(await link(host)).toMatch(/^install-3\.0\.0-[0-9a-f]{12}$/);
+  return 'the data of the copy are back';
 }
 
 /** The host loses its power while the node is stopped: nothing but the agent knows then how it was started. */
