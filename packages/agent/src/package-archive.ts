@@ -80,7 +80,7 @@ async function checkEntries(file: string, wanted: PackageInfo): Promise<void> {
   if (unsafe !== undefined) throw new FleetError('PACKAGE_UNSAFE', `${wanted.fileName}: ${unsafe}`);
 }
 
-/** What is found at the top of a package, by its kind. */
+/** What is found at the top of a package that is unpacked, by its kind. */
 export function landmarkOf({ kind }: Pick<PackageInfo, 'kind'>): string {
   if (kind === 'tree') return 'bin/kwbase';
   return kind === 'build' ? 'build.json' : 'deploy.sh';

@@ -43,8 +43,8 @@ export class PackageCache {
   }
 
   /**
-   * Makes sure that an order's package lies here, verified and unpacked; returns its top directory, where deploy.sh or bin/ is. Goes on
-   * where an earlier try ended. Throws PACKAGE_UNTRUSTED and its kin (see PackageTrust.verify) before anything is
+   * Makes sure that an order's package lies here, verified and unpacked; returns its top directory, where deploy.sh or bin/ is.
+   * An image's file stays as it is; returned is where it lies. Goes on where an earlier try ended. Throws PACKAGE_UNTRUSTED and its kin (see PackageTrust.verify) before anything is
    * fetched; PACKAGE_CORRUPT, PACKAGE_UNSAFE, PACKAGE_INCOMPLETE, DISK_FULL or FETCH_FAILED.
    */
   async ensure(wanted: PackageInfo, watch: Watch): Promise<string> {
@@ -118,7 +118,8 @@ export class PackageCache {
     await mkdir(place, { recursive: true, mode: 0o700 });
     if (needed) await this.#room.hold(wanted.sha256);
     const unpacked = join(place, 'unpacked');
-    const there = await findTop(unpacked, wanted);
+    const isFile = wanted.kind === 'image-archive';
+    const there = isFile ? await this.#wholeFile(wanted) : await findTop(unpacked, wanted);
     if (there !== undefined) {
       await utimes(place, new Date(), new Date());
       return there;
@@ -127,6 +128,7 @@ export class PackageCache {
     await this.#checkSpace(wanted, place);
     await this.#download(wanted, join(place, FILE), watch);
     this.#options.onChange?.();
+    if (isFile) return join(place, FILE);
     watch.detail('unpacking the package');
     await unpack(join(place, FILE), unpacked, wanted);
     const found = await findTop(unpacked, wanted);
@@ -165,6 +167,12 @@ export class PackageCache {
     }
   }
 
+  /** Where the package's file lies, when every byte of it is there. */
+  async #wholeFile(wanted: PackageInfo): Promise<string | undefined> {
+    const file = join(this.#directory, wanted.sha256, FILE);
+    return (await sizeOf(file)) === wanted.sizeBytes && (await sha256Of(file)) === wanted.sha256 ? file : undefined;
+  }
+
   async #checkSpace(wanted: PackageInfo, place: string): Promise<void> {
     const have = await freeBytes(place);
     const there = await sizeOf(join(place, `${FILE}.part`));
@@ -175,7 +183,7 @@ export class PackageCache {
 
   /** From anybody who has it; should that turn out to be other bytes, once more from the controller alone. */
   async #download(wanted: PackageInfo, file: string, watch: Watch): Promise<void> {
-    if ((await sizeOf(file)) === wanted.sizeBytes && (await sha256Of(file)) === wanted.sha256) return;
+    if ((await this.#wholeFile(wanted)) !== undefined) return;
     const part = `${file}.part`;
     if ((await sizeOf(part)) > wanted.sizeBytes) await truncate(part, 0);
     for (const peers of [true, false]) {

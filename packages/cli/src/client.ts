@@ -207,9 +207,15 @@ export class Client {
   }
 
   /** Streams a package to the controller. The body's own progress is its deadline: see `uploadBody`. */
-  async addPackage(fileName: string, body: ReadableStream<Uint8Array>, signal: AbortSignal): Promise<PackageView> {
+  /** `version`: of an image's file, as a person says it. */
+  async addPackage(
+    fileName: string,
+    body: ReadableStream<Uint8Array>,
+    signal: AbortSignal,
+    version?: string,
+  ): Promise<PackageView> {
     const headers = { 'content-type': 'application/octet-stream' };
-    const query = `fileName=${encodeURIComponent(fileName)}`;
+    const query = new URLSearchParams({ fileName, ...(version !== undefined && { version }) });
     const answer = await this.#ask(`/v1/packages?${query}`, { method: 'POST', body, headers, signal });
     return (await answer.json()) as PackageView;
   }

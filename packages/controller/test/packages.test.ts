@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
 import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import { gunzipSync, gzipSync, zstdCompressSync } from 'node:zlib';
@@ -177,6 +177,142 @@ describe('refused', () => {
   });
 });
 
+describe("an image's file", () => {
+  const config = (more: object = {}) =>
+    JSON.stringify({ architecture: 'arm64', os: 'linux', rootfs: { type: 'layers' }, config: {}, ...more });
+  const hex = (letter: string) => letter.repeat(64);
+  const manifest = (change: object = {}) => ({
+    Config: `${hex('c')}.json`,
+    RepoTags: ['kwdb/kwdb:3.1.0'],
+    Layers: [`${hex('a')}/layer.tar`],
+    ...change,
+  });
+  /** As engines up to 24 write it. */
+  const folders = (change: object = {}, told = config()): [string, string | Buffer][] => [
+    [`${hex('a')}/VERSION`, '1.0'],
+    [`${hex('a')}/json`, '{"id":"x"}'],
+    [`${hex('a')}/layer.tar`, Buffer.alloc(3_000_000, 'x')],
+    [`${hex('c')}.json`, told],
+    ['manifest.json', JSON.stringify([manifest(change)])],
+    ['repositories', '{}'],
+  ];
+  /** As engines from 25 on write it. */
+  const blobs = (): [string, string | Buffer][] => [
+    [`blobs/sha256/${hex('a')}`, Buffer.alloc(2_000_000, 'x')],
+    [`blobs/sha256/${hex('c')}`, config({ architecture: 'amd64' })],
+    [`blobs/sha256/${hex('d')}`, '{"schemaVersion":2}'],
+    ['index.json', '{"schemaVersion":2,"manifests":[]}'],
+    [
+      'manifest.json',
+      JSON.stringify([manifest({ Config: `blobs/sha256/${hex('c')}`, Layers: [`blobs/sha256/${hex('a')}`] })]),
+    ],
+    ['oci-layout', '{"imageLayoutVersion":"1.0.0"}'],
+  ];
+
+  async function write(
+    entries: readonly (readonly [string, string | Buffer])[],
+    name = 'KaiwuDB.tar',
+  ): Promise<string> {
+    const blocks = entries.flatMap(([path, content]) => {
+      const data = Buffer.from(content);
+      const head = Buffer.alloc(512);
+      new Header({ path, type: 'File', mode: 0o644, size: data.length, mtime: new Date(0) }).encode(head);
+      return [head, data, Buffer.alloc((512 - (data.length % 512)) % 512)];
+    });
+    const file = join(directory, name);
+    await writeFile(file, Buffer.concat([...blocks, Buffer.alloc(1024)]));
+    return file;
+  }
+  const look = (file: string, given?: string) => inspectPackage(file, basename(file), MAX_BYTES, given);
+  const told = (change: object, more?: object, given?: string) =>
+    write(folders(change, config(more))).then((file) => look(file, given));
+
+  it.each([
+    ['an engine up to 24', folders(), 'arm64'],
+    ['an engine from 25 on', blobs(), 'amd64'],
+    ['its description first', folders().toReversed(), 'arm64'],
+  ] as const)('as written by %s', async (_, entries, architecture) => {
+    const expected = { kind: 'image-archive', version: '3.1.0', architecture, family: 'any', unpackedBytes: 0 };
+    const file = await write(entries);
+    expect(await look(file)).toEqual(expected);
+    await writeFile(file, gzipSync(await readFile(file)));
+    expect(await look(file)).toEqual(expected);
+  });
+
+  it('tells its version by what was given, its tag, its label or its name, in this order', async () => {
+    const label = { config: { Labels: { 'org.opencontainers.image.version': 'v3.2.0' } } };
+    expect(await told({}, label, '3.3.0')).toMatchObject({ version: '3.3.0' });
+    expect(await told({ RepoTags: ['kwdb:latest', 'host:5000/kwdb:3.1.1'] }, label)).toMatchObject({
+      version: '3.1.1',
+    });
+    expect(await told({ RepoTags: ['host:5000/kwdb'] }, label)).toMatchObject({ version: '3.2.0' });
+    const foreign = { config: { Labels: { 'org.opencontainers.image.version': '22.04' } } };
+    const named = await write(folders({ RepoTags: null }, config(foreign)), 'KaiwuDB-3.4.0-beta1.tar');
+    expect(await look(named)).toMatchObject({ version: '3.4.0-beta1' });
+    await expect(told({ RepoTags: null }, foreign)).rejects.toMatchObject({
+      code: 'PACKAGE_INCOMPLETE',
+      message: expect.stringContaining('--as'),
+    });
+    await expect(told({}, {}, 'newest')).rejects.toMatchObject({ code: 'VERSION_INVALID' });
+  });
+
+  it('is one image, whole, for linux', async () => {
+    const refused = (message: string) => ({ code: 'PACKAGE_INCOMPLETE', message: expect.stringContaining(message) });
+    const lacking = (path: string) => write(folders().filter(([name]) => name !== path)).then((file) => look(file));
+    await expect(lacking('manifest.json')).rejects.toMatchObject(refused('manifest.json is missing'));
+    await expect(lacking(`${hex('a')}/layer.tar`)).rejects.toMatchObject(refused('layer.tar'));
+    await expect(lacking(`${hex('c')}.json`)).rejects.toMatchObject(refused(hex('c')));
+    const two = folders().map(([name, text]) =>
+      name === 'manifest.json' ? ([name, JSON.stringify([manifest(), manifest()])] as const) : ([name, text] as const),
+    );
+    await expect(look(await write(two))).rejects.toMatchObject(refused('2 images'));
+    await expect(told({}, { os: 'windows' })).rejects.toMatchObject(refused('linux'));
+    await expect(told({}, { architecture: undefined })).rejects.toMatchObject(refused('not as docker save'));
+    await expect(told({ Layers: 'all' })).rejects.toMatchObject(refused('not as docker save'));
+    const torn = folders().map(([name, text]) => [name, name === 'manifest.json' ? '[{' : text] as const);
+    await expect(look(await write(torn))).rejects.toMatchObject(refused('no JSON'));
+  });
+
+  it.each([
+    ['a path that climbs', [...folders(), ['../../etc/cron.d/x', 'x']]],
+    ['an absolute path', [...folders(), ['/etc/cron.d/x', 'x']]],
+    ['a description that is there twice', [...folders(), [`${hex('c')}.json`, config({ architecture: 'amd64' })]]],
+  ] as [string, [string, string][]][])('is refused with %s', async (_, entries) => {
+    await expect(look(await write(entries))).rejects.toMatchObject({ code: 'PACKAGE_UNSAFE' });
+  });
+
+  it('is refused with a link out of it, and taken with one to another layer', async () => {
+    const link = (linkpath: string) => {
+      const head = Buffer.alloc(512);
+      const path = `${hex('b')}/layer.tar`;
+      new Header({ path, type: 'SymbolicLink', linkpath, mode: 0o777, size: 0, mtime: new Date(0) }).encode(head);
+      return head;
+    };
+    const file = await write(folders({ Layers: [`${hex('a')}/layer.tar`, `${hex('b')}/layer.tar`] }));
+    const bytes = (await readFile(file)).subarray(0, -1024);
+    await writeFile(file, Buffer.concat([bytes, link(`../${hex('a')}/layer.tar`), Buffer.alloc(1024)]));
+    expect(await look(file)).toMatchObject({ kind: 'image-archive' });
+    await writeFile(file, Buffer.concat([bytes, link('../../etc/shadow'), Buffer.alloc(1024)]));
+    await expect(look(file)).rejects.toMatchObject({ code: 'PACKAGE_UNSAFE' });
+  });
+
+  it('keeps little of what goes by, and is cut off where it ends', async () => {
+    const large = Array.from({ length: 20 }, (_, i) => [`${i}.json`, Buffer.alloc(1024 * 1024, '{')] as const);
+    const file = await write([...folders(), ...large]);
+    await expect(look(file)).rejects.toMatchObject({ code: 'PACKAGE_TOO_LARGE' });
+    await expect(inspectPackage(file, 'x', 1_000_000)).rejects.toMatchObject({ code: 'PACKAGE_TOO_LARGE' });
+    const whole = await write(folders());
+    await writeFile(whole, (await readFile(whole)).subarray(0, 2_000_000));
+    await expect(look(whole)).rejects.toMatchObject({ code: 'PACKAGE_UNREADABLE' });
+  });
+
+  it('alone may be given a version', async () => {
+    const file = await pack(await bareFiles());
+    await expect(inspectPackage(file, 'x', MAX_BYTES, '3.1.0')).rejects.toMatchObject({ code: 'BAD_REQUEST' });
+    expect(await inspectPackage(file, 'x', MAX_BYTES, '3.1.0-hotfix1')).toMatchObject({ kind: 'bare' });
+  });
+});
+
 describe('a built tree', () => {
   const elf = (machine: number) => {
     const head = Buffer.alloc(64);
@@ -321,7 +457,7 @@ describe('the registry', () => {
     const database = await postgres.database();
     const registry = await openRegistry(directory, MAX_BYTES, database, await repositoryOf(database));
     const bytes = await readFile(await pack(await bareFiles()));
-    const add = (data: Buffer) => registry.add(Readable.from([data]), '../../Kaiwu\u0007DB.tar.gz', 'test');
+    const add = (data: Buffer) => registry.add(Readable.from([data]), { name: '../../Kaiwu\u0007DB.tar.gz' }, 'test');
     const first = await add(bytes);
     expect(first).toMatchObject({ added: true, package: { fileName: 'KaiwuDB.tar.gz', sizeBytes: bytes.length } });
     expect(await add(bytes)).toEqual({ added: false, package: first.package });
@@ -336,7 +472,7 @@ describe('the registry', () => {
   it('stops an upload that is too large', async () => {
     const database = await postgres.database();
     const registry = await openRegistry(directory, 1000, database, await repositoryOf(database));
-    const add = registry.add(Readable.from([Buffer.alloc(600), Buffer.alloc(600)]), 'x', 'test');
+    const add = registry.add(Readable.from([Buffer.alloc(600), Buffer.alloc(600)]), { name: 'x' }, 'test');
     await expect(add).rejects.toMatchObject({ code: 'PACKAGE_TOO_LARGE' });
     expect(await readdir(join(directory, 'packages'))).toEqual([]);
   });

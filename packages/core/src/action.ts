@@ -97,7 +97,8 @@ export const ImageReference = Type.String({
  * A package as the controller's registry knows it: `bare` and `container` are the vendor's files, read out of the file
  * itself; a `tree` was built from source, `bin/kwbase` and its libraries; a `build` holds nothing but the version that
  * the host is to build by the steps of its own configuration; an `image` lies in a registry of container images, and the
- * host's own engine pulls it by its digest.
+ * host's own engine pulls it by its digest; an `image-archive` is such an image as a file, which `docker save` wrote and
+ * the host's engine loads.
  */
 export const PackageInfo = Type.Object({
   /** SHA-256 of the file, or the digest of the image; hexadecimal, the package's id. */
@@ -112,6 +113,7 @@ export const PackageInfo = Type.Object({
     Type.Literal('bare'),
     Type.Literal('container'),
     Type.Literal('image'),
+    Type.Literal('image-archive'),
     Type.Literal('tree'),
     Type.Literal('build'),
   ]),

@@ -96,11 +96,14 @@ export const PackageView = Type.Object({
 });
 export type PackageView = Static<typeof PackageView>;
 
+/** As a person says which version an image is. */
+export const GivenVersion = Type.String({ minLength: 1, maxLength: 60 });
+
 /** A container image as a package: its digest names it, people say which version it is. */
 export const ImageRequest = Type.Object(
   {
     image: ImageReference,
-    version: Type.String({ minLength: 1, maxLength: 60 }),
+    version: GivenVersion,
     architecture: Type.Union([Type.Literal('amd64'), Type.Literal('arm64')]),
   },
   { additionalProperties: false },
@@ -112,10 +115,17 @@ const Sha256 = Type.String({ pattern: '^[0-9a-f]{64}$' });
 /** A package that the controller takes by itself, from a place that its configuration allows. */
 export const ImportRequest = Type.Union([
   Type.Object(
-    { path: Type.String({ minLength: 1, maxLength: 4096 }), sha256: Type.Optional(Sha256) },
+    {
+      path: Type.String({ minLength: 1, maxLength: 4096 }),
+      sha256: Type.Optional(Sha256),
+      version: Type.Optional(GivenVersion),
+    },
     { additionalProperties: false },
   ),
-  Type.Object({ url: Type.String({ minLength: 1, maxLength: 2000 }), sha256: Sha256 }, { additionalProperties: false }),
+  Type.Object(
+    { url: Type.String({ minLength: 1, maxLength: 2000 }), sha256: Sha256, version: Type.Optional(GivenVersion) },
+    { additionalProperties: false },
+  ),
   ImageRequest,
 ]);
 export type ImportRequest = Static<typeof ImportRequest>;

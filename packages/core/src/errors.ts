@@ -100,7 +100,10 @@ export const ERRORS = {
   },
 
   // Packages
-  PACKAGE_UNREADABLE: { status: 422, remedy: 'Get the package again: it is not a whole .tar.gz.' },
+  PACKAGE_UNREADABLE: {
+    status: 422,
+    remedy: 'Get the package again: it is not a whole .tar.gz, nor the whole .tar of an image.',
+  },
   PACKAGE_INCOMPLETE: { status: 422, remedy: "Get the vendor's whole package: a file it must contain is missing." },
   PACKAGE_UNSAFE: { status: 422, remedy: 'Do not use this package: it holds paths or links that leave its folder.' },
   PACKAGE_CORRUPT: { status: 422, remedy: 'The bytes do not have the expected SHA-256: transfer the package again.' },

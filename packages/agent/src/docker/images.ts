@@ -60,11 +60,10 @@ export class Images {
    */
   async ensure(wanted: PackageInfo, program: Program, watch: Watch): Promise<ReadyImage> {
     if (wanted.kind === 'image') await this.#packages.vouch(wanted, watch);
-    const directory = wanted.kind === 'image' ? undefined : await this.#packages.ensure(wanted, watch);
+    const place = wanted.kind === 'image' ? undefined : await this.#packages.ensure(wanted, watch);
     const known = await this.#known(wanted);
     if (known !== undefined) return known;
-    const reference =
-      directory === undefined ? await this.#pull(wanted, watch) : await this.#load(wanted, directory, watch);
+    const reference = place === undefined ? await this.#pull(wanted, watch) : await this.#load(wanted, place, watch);
     const image = await this.#engine.image(reference);
     if (image === undefined) throw new FleetError('PACKAGE_CORRUPT', `${reference} was brought here and is not there`);
     await this.#refuseMisfit(image, wanted, program, watch);
@@ -114,8 +113,9 @@ export class Images {
     return image;
   }
 
-  async #load(wanted: PackageInfo, directory: string, watch: Watch): Promise<string> {
-    const file = join(directory, 'packages/KaiwuDB.tar');
+  /** `place`: the image's file itself, or the vendor's package that it is in. */
+  async #load(wanted: PackageInfo, place: string, watch: Watch): Promise<string> {
+    const file = wanted.kind === 'image-archive' ? place : join(place, 'packages/KaiwuDB.tar');
     if ((await stat(file).catch(() => null)) === null) {
       throw new FleetError('METHOD_MISMATCH', `${wanted.fileName} holds no image (packages/KaiwuDB.tar)`);
     }

@@ -23,7 +23,12 @@ import {
 } from '../signing.ts';
 import { followRoot } from '../trusted-root.ts';
 
-type Flags = SigningFlags & { readonly remove?: string[]; readonly valid?: number; readonly json?: true };
+type Flags = SigningFlags & {
+  readonly as?: string;
+  readonly remove?: string[];
+  readonly valid?: number;
+  readonly json?: true;
+};
 
 /** What a package unpacks to is not limited on the machine of the one who signs it: nothing is unpacked here. */
 const ANY_BYTES = Number.MAX_SAFE_INTEGER;
@@ -32,6 +37,7 @@ export function addPackageSign(group: Command, context: Context): void {
   signingOptions(group.command('sign'))
     .description('Sign packages, so that agents accept them; without any, sign what waits, or the same list for longer')
     .argument('[PACKAGE...]', "a package's file, which is looked into here; or the SHA-256 of one in the registry")
+    .option('--as <VERSION>', "the version of an image's file that does not tell it, as it was added with")
     .option('--remove <SHA256>', 'take a package off the list: agents refuse it from then on', collect)
     .option('--valid <DURATION>', 'after how long the list must be signed anew (default: 365d)', parseDuration)
     .option('--json', 'print the API object')
@@ -49,7 +55,7 @@ export function addPackageSign(group: Command, context: Context): void {
       }
       const keys = await openKeys(flags);
       const infos: PackageInfo[] = [];
-      for (const name of named) infos.push(await packageNamed(client, name));
+      for (const name of named) infos.push(await packageNamed(client, name, flags.as));
       const after = await signPackages(context, client, { keys, flags, infos });
       if (flags.json) return context.terminal.json(after);
       context.terminal.lines(outcome(after));
@@ -84,8 +90,11 @@ export async function signPackages(context: Context, client: Client, { keys, fla
   return publishList(client, next, keys, flags.valid);
 }
 
-/** A file is believed to be what it is seen to be here, and must be in the registry as just that. */
-export async function packageNamed(client: Client, name: string): Promise<PackageInfo> {
+/**
+ * A file is believed to be what it is seen to be here, and must be in the registry as just that. `version`: of an image's
+ * file, as whoever signs it says.
+ */
+export async function packageNamed(client: Client, name: string, version?: string): Promise<PackageInfo> {
   const isFile = await stat(name).then(
     (found) => found.isFile(),
     () => false,
@@ -97,7 +106,7 @@ export async function packageNamed(client: Client, name: string): Promise<Packag
   const { inspectPackage } = await import('@kwfleet/controller');
   const hash = createHash('sha256');
   for await (const chunk of createReadStream(name)) hash.update(chunk as Buffer);
-  const seen = await inspectPackage(name, basename(name), ANY_BYTES);
+  const seen = await inspectPackage(name, basename(name), ANY_BYTES, version);
   const { size: sizeBytes } = await stat(name);
   const info = infoOf(await client.package(hash.digest('hex')));
   const other = Object.entries({ ...seen, sizeBytes }).find(

@@ -35,13 +35,13 @@ export function addPackages(program: Command, context: Context): void {
   group.addHelpText('after', examples('kwfleet package add ./KWDB-3.1.0-ubuntu22.04-x86_64-deb.tar.gz'));
   group
     .command('add')
-    .description("Send a vendor's package to the controller, which reads and verifies it")
-    .argument('[FILE]', 'the .tar.gz as the vendor ships it')
+    .description('Send a package to the controller, which reads and verifies it')
+    .argument('[FILE]', "the vendor's .tar.gz, a built tree, or an image as docker save writes it (KaiwuDB.tar)")
     .option('--from <SOURCE>', 'instead of FILE: a path on the controller, or an address, that packages.sources allows')
     .option('--sha256 <HASH>', 'take only the file with this SHA-256; needed for an address')
     .option('--image <REFERENCE>', 'instead of FILE: a container image by its digest, like repo/kwdb@sha256:...')
-    .option('--as <VERSION>', 'the version of the image')
-    .option('--architecture <NAME>', 'of the image: amd64 or arm64')
+    .option('--as <VERSION>', 'the version of an image; of a file only where its tag and label do not tell it')
+    .option('--architecture <NAME>', 'of the image of --image: amd64 or arm64')
     .option('--key <FILE>', 'sign it too, as `package sign` does; may be given several times', collect)
     .option('--passphrase-file <FILE>', 'read the passphrase from its first line, or from /dev/fd/N')
     .option('--yes', 'sign without asking')
@@ -51,6 +51,7 @@ export function addPackages(program: Command, context: Context): void {
       examples(
         'kwfleet package add ./KWDB-3.1.0-ubuntu22.04-x86_64-deb.tar.gz',
         'kwfleet package add ./KWDB-3.1.0-ubuntu22.04-x86_64-deb.tar.gz --key ~/kwfleet.key',
+        'kwfleet package add ./KaiwuDB.tar --as 3.1.0',
         'kwfleet package add --from https://mirror.example.net/kwdb/KWDB-3.1.0.tar.gz --sha256 HASH',
         'kwfleet package add --image registry.example.net/kwdb/kwdb@sha256:DIGEST --as 3.1.0 --architecture amd64',
       ),
@@ -62,13 +63,15 @@ export function addPackages(program: Command, context: Context): void {
       // The passphrase first: nobody waits for an upload to be told that it was mistyped.
       const keys = signing === undefined ? [] : await openKeys(signing);
       const added =
-        file === undefined ? await client.importPackage(wanted as ImportRequest) : await send(file, context, client);
+        file === undefined
+          ? await client.importPackage(wanted as ImportRequest)
+          : await send(file, flags.as, context, client);
       const { evaluation } = await client.trust();
       if (signing !== undefined && !evaluation) {
         await signPackages(context, client, {
           keys,
           flags: signing,
-          infos: [await packageNamed(client, file ?? added.id)],
+          infos: [await packageNamed(client, file ?? added.id, flags.as)],
         });
       }
       const shown = signing === undefined ? added : await client.package(added.id);
@@ -92,10 +95,12 @@ function wantedOf(file: string | undefined, flags: AddFlags): ImportRequest | un
     }
     return { image, version, architecture };
   }
+  if (architecture !== undefined) throw badInput('--architecture is for --image.', 'A file tells it.');
   if (from === undefined) return undefined;
-  if (!/^https?:/.test(from)) return { path: from, ...(sha256 && { sha256 }) };
+  const given = version === undefined ? {} : { version };
+  if (!/^https?:/.test(from)) return { path: from, ...(sha256 && { sha256 }), ...given };
   if (sha256 === undefined) throw badInput('What comes from an address is pinned.', 'Give --sha256 HASH.');
-  return { url: from, sha256 };
+  return { url: from, sha256, ...given };
 }
 
 type AddFlags = {
@@ -161,11 +166,11 @@ function prefetchTable(items: readonly PrefetchView[], theme: Theme, width: numb
 const packageFacts = (pkg: PackageView): string =>
   [pkg.kind, pkg.architecture, pkg.family, bytes(pkg.sizeBytes)].join(', ');
 
-async function send(file: string, context: Context, client: Client): Promise<PackageView> {
+async function send(file: string, version: string | undefined, context: Context, client: Client): Promise<PackageView> {
   const found = await stat(file).catch((error: Error) => error);
   if (found instanceof Error)
     throw badInput(`${file} cannot be read: ${found.message}`, 'Check the path of the package.');
-  if (!found.isFile()) throw badInput(`${file} is not a file.`, "Give the vendor's .tar.gz itself.");
+  if (!found.isFile()) throw badInput(`${file} is not a file.`, 'Give the .tar.gz, or the .tar of an image, itself.');
   const stall = new Stall();
   const progress = progressLine(context, found.size);
   const body = (await openAsBlob(file)).stream().pipeThrough(
@@ -180,7 +185,7 @@ async function send(file: string, context: Context, client: Client): Promise<Pac
     }),
   );
   try {
-    return await client.addPackage(basename(file), body, stall.signal);
+    return await client.addPackage(basename(file), body, stall.signal, version);
   } catch (error) {
     if (!stall.signal.aborted) throw error;
     throw new CliError(EXIT.error, `${file} was not taken: nothing moved for too long.`, {

@@ -1,13 +1,13 @@
 /** `/v1/packages`: what can be installed. A package comes as the raw body of its request. */
 import type { Readable } from 'node:stream';
-import { FleetError, type ImageRequest, ImportRequest, PackageView, page } from '@kwfleet/core';
+import { FleetError, GivenVersion, type ImageRequest, ImportRequest, PackageView, page } from '@kwfleet/core';
 import Type from 'typebox';
 import type { Added } from '../packages/registry.ts';
 import { openSource } from '../packages/sources.ts';
 import { findPackage, listPackages } from '../store/packages.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 
-const UPLOAD_TYPES = ['application/gzip', 'application/x-gzip', 'application/octet-stream'];
+const UPLOAD_TYPES = ['application/gzip', 'application/x-gzip', 'application/x-tar', 'application/octet-stream'];
 /** Nothing moves on the connection while a large package is looked into. */
 const UPLOAD_IDLE_MS = 15 * 60_000;
 const FileName = Type.Optional(Type.String({ minLength: 1, maxLength: 500 }));
@@ -41,22 +41,24 @@ export function packageRoutes(app: Api, { database, registry, repository, packag
     {
       schema: {
         tags: ['packages'],
-        description: 'The package itself is the body (application/gzip). 200 when it was there already.',
+        description:
+          'The package itself is the body: a .tar.gz, or the .tar of an image. `version` is for an image alone, where neither ' +
+          'its tag nor its label tells it. 200 when it was there already.',
         consumes: UPLOAD_TYPES,
-        querystring: Type.Object({ filename: FileName, fileName: FileName }),
+        querystring: Type.Object({ filename: FileName, fileName: FileName, version: Type.Optional(GivenVersion) }),
         response: { 200: PackageView, 201: PackageView },
       },
     },
     async (request, reply) => {
-      const { filename, fileName } = request.query;
+      const { filename, fileName, version } = request.query;
       const bytes = request.body as Readable | undefined;
       if (typeof bytes?.pipe !== 'function') {
         throw new FleetError('BAD_REQUEST', 'body: send the file itself, as application/gzip');
       }
       request.raw.setTimeout(UPLOAD_IDLE_MS);
-      const named = filename ?? fileName ?? 'package.tar.gz';
+      const name = filename ?? fileName ?? 'package.tar.gz';
       try {
-        const added = await registry.add(bytes, named, request.actor);
+        const added = await registry.add(bytes, { name, version }, request.actor);
         const signed = (await repository.signed(database)).has(added.package.id);
         return await reply.code(added.added ? 201 : 200).send({ ...added.package, signed });
       } finally {
@@ -89,7 +91,8 @@ export function packageRoutes(app: Api, { database, registry, repository, packag
 
   async function importFile(source: Exclude<ImportRequest, ImageRequest>, actor: string): Promise<Added> {
     const { bytes, fileName } = await openSource(source, packageSources);
-    return registry.add(bytes, fileName, actor, source.sha256);
+    const { sha256, version } = source;
+    return registry.add(bytes, { name: fileName, sha256, version }, actor);
   }
 
   app.delete(

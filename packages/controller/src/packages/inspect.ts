@@ -1,12 +1,11 @@
 /** Looks into an installation package without unpacking it: is it whole, is it safe to unpack, what is it for. */
-import { once } from 'node:events';
-import { createReadStream } from 'node:fs';
 import { posix } from 'node:path';
-import { createGunzip } from 'node:zlib';
-import { FleetError, normalVersion, type PackageInfo } from '@kwfleet/core';
-import { Parser, type ReadEntry } from 'tar';
+import { FleetError, normalVersion, type PackageInfo, sameVersion } from '@kwfleet/core';
+import type { ReadEntry } from 'tar';
+import { PLAIN, readArchive, safePath } from './archive.ts';
 import { debNeeds } from './deb.ts';
 import { type ImageReader, imageReader } from './image.ts';
+import { ImageArchive, isOfImageArchive } from './image-archive.ts';
 import { rpmNeeds } from './rpm.ts';
 import {
   BUILD_FILE,
@@ -24,8 +23,6 @@ const ENTRIES_MAX = 20_000;
 /** Enough for the control part at the head of a .deb or .rpm. */
 const HEAD_BYTES = 4 * 1024 * 1024;
 const VERSION_FILE_MAX_BYTES = 4_096;
-const PLAIN: ReadonlySet<string> = new Set(['File', 'OldFile', 'ContiguousFile', 'Directory']);
-const LINKS: ReadonlySet<string> = new Set(['SymbolicLink', 'Link']);
 
 export type Inspection = Pick<
   PackageInfo,
@@ -33,8 +30,9 @@ export type Inspection = Pick<
 >;
 
 type Seen = {
-  /** The one top folder, known by the first entry. */
+  /** The one top folder, known by the first entry; an image's archive has none. */
   top: string | undefined;
+  archive: ImageArchive | undefined;
   entries: number;
   unpackedBytes: number;
   readonly paths: Set<string>;
@@ -44,12 +42,19 @@ type Seen = {
 };
 
 /**
- * Reads the whole file once. Throws PACKAGE_UNREADABLE, PACKAGE_INCOMPLETE, PACKAGE_UNSAFE, or PACKAGE_TOO_LARGE when
- * it would unpack to more than `unpackedMaxBytes`.
+ * Reads the whole file once. `given`: the version as a person says it, for an image's file, which need not tell its own.
+ * Throws PACKAGE_UNREADABLE, PACKAGE_INCOMPLETE, PACKAGE_UNSAFE, PACKAGE_TOO_LARGE when it would unpack to more than
+ * `unpackedMaxBytes`, or BAD_REQUEST when it tells another version than the one given.
  */
-export async function inspectPackage(file: string, fileName: string, unpackedMaxBytes: number): Promise<Inspection> {
+export async function inspectPackage(
+  file: string,
+  fileName: string,
+  unpackedMaxBytes: number,
+  given?: string,
+): Promise<Inspection> {
   const seen: Seen = {
     top: undefined,
+    archive: undefined,
     entries: 0,
     unpackedBytes: 0,
     paths: new Set(),
@@ -57,54 +62,22 @@ export async function inspectPackage(file: string, fileName: string, unpackedMax
     image: undefined,
   };
   await readArchive(file, (entry) => lookAt(entry, seen, unpackedMaxBytes));
-  const { top = ROOT } = seen;
+  const { top = ROOT, archive } = seen;
+  if (archive !== undefined) {
+    const { version, architecture } = archive.conclude(seen.paths, versionOfName(fileName), given);
+    // The engine takes the file as it is: nothing is unpacked beside it.
+    return { version, kind: 'image-archive', architecture: known(architecture), family: 'any', unpackedBytes: 0 };
+  }
   const found = top === ROOT ? await conclude(seen, fileName) : concludeTree(top, seen, fileName);
+  if (given !== undefined && !sameVersion(given, found.version)) {
+    throw new FleetError('BAD_REQUEST', `version: the package itself says that it is ${found.version}, not ${given}`);
+  }
   return { ...found, unpackedBytes: seen.unpackedBytes };
 }
 
-async function readArchive(file: string, onEntry: (entry: ReadEntry) => void): Promise<void> {
-  let problem: unknown;
-  const parser = new Parser({
-    strict: true,
-    onReadEntry(entry) {
-      try {
-        if (problem === undefined) onEntry(entry);
-      } catch (error) {
-        problem = error;
-      }
-      entry.resume();
-    },
-  });
-  const failed = (error: unknown) => {
-    problem ??= error;
-  };
-  parser.on('error', failed);
-  const ended = new Promise<void>((resolve) => {
-    parser.once('end', resolve);
-    parser.once('error', () => resolve());
-  });
-  try {
-    const bytes = createReadStream(file).on('error', failed);
-    for await (const chunk of bytes.pipe(createGunzip())) {
-      if (problem !== undefined) break;
-      if (!parser.write(chunk) && problem === undefined) await Promise.race([once(parser, 'drain'), ended]);
-    }
-    bytes.destroy();
-    if (problem === undefined) {
-      parser.end();
-      await ended;
-    }
-  } catch (error) {
-    failed(error);
-  }
-  if (problem === undefined) return;
-  if (problem instanceof FleetError) throw problem;
-  const reason = problem instanceof Error ? problem.message : String(problem);
-  throw new FleetError('PACKAGE_UNREADABLE', `the file is not a whole .tar.gz: ${reason}`, { cause: problem });
-}
-
 function lookAt(entry: ReadEntry, seen: Seen, unpackedMaxBytes: number): void {
-  seen.top ??= topOf(entry.path);
+  if (seen.entries === 0 && isOfImageArchive(entry.path)) seen.archive = new ImageArchive();
+  if (seen.archive === undefined) seen.top ??= topOf(entry.path);
   const path = safePath(entry, seen.top);
   seen.entries += 1;
   seen.unpackedBytes += entry.size;
@@ -112,8 +85,9 @@ function lookAt(entry: ReadEntry, seen: Seen, unpackedMaxBytes: number): void {
   if (seen.unpackedBytes > unpackedMaxBytes) {
     throw new FleetError('PACKAGE_TOO_LARGE', `unpacks to more than ${unpackedMaxBytes} bytes`);
   }
+  if (seen.archive !== undefined) seen.archive.take(entry, path, seen.paths);
   seen.paths.add(path);
-  if (!PLAIN.has(entry.type) || entry.type === 'Directory') return;
+  if (seen.archive !== undefined || !PLAIN.has(entry.type) || entry.type === 'Directory') return;
   if (path === `${ROOT}/packages/KaiwuDB.tar`) {
     const image = imageReader();
     seen.image = image;
@@ -145,29 +119,6 @@ function headWanted(path: string, top = ROOT): number {
 function topOf(path: string): string {
   const [top = ''] = path.split('/');
   return /^[A-Za-z0-9][\w.-]*$/.test(top) ? top : ROOT;
-}
-
-/** The entry's path, which lies under the package's folder, as do the targets of links. Throws PACKAGE_UNSAFE. */
-function safePath(entry: ReadEntry, top: string): string {
-  const path = inside(entry.path, '.', 'path', top);
-  if (LINKS.has(entry.type)) {
-    // A symbolic link is read from where it lies, a hard link from the top of the archive.
-    const from = entry.type === 'SymbolicLink' ? posix.dirname(path) : '.';
-    inside(entry.linkpath ?? '', from, `link ${path} →`, top);
-  } else if (!PLAIN.has(entry.type)) {
-    throw new FleetError('PACKAGE_UNSAFE', `${path} is neither a file, a directory nor a link (${entry.type})`);
-  }
-  return path;
-}
-
-function inside(path: string, from: string, what: string, top: string): string {
-  const normal = posix.normalize(posix.join(from, path)).replace(/\/$/, '');
-  const climbs = from === '.' && path.split('/').includes('..');
-  const odd = path === '' || path.startsWith('/') || path.includes('\\') || path.includes('\0');
-  if (odd || climbs || (normal !== top && !normal.startsWith(`${top}/`))) {
-    throw new FleetError('PACKAGE_UNSAFE', `${what} ${JSON.stringify(path).slice(0, 200)} does not stay in ${top}/`);
-  }
-  return normal;
 }
 
 const isServer = (path: string) => /server[^/]*\.(deb|rpm)$/i.test(posix.basename(path));

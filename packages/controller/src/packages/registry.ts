@@ -12,13 +12,20 @@ import { inspectPackage } from './inspect.ts';
 
 export type Added = { readonly package: StoredPackage; readonly added: boolean };
 
+export type GivenFile = {
+  readonly name: string;
+  /** What it must be. */
+  readonly sha256?: string | undefined;
+  /** The version of an image, as a person says it. */
+  readonly version?: string | undefined;
+};
+
 export type PackageRegistry = {
   /**
-   * Takes a file in, inspected; `added` is false when it was there already. Throws PACKAGE_UNREADABLE,
-   * PACKAGE_INCOMPLETE, PACKAGE_UNSAFE, PACKAGE_TOO_LARGE, or PACKAGE_CORRUPT when it is not the one with this
-   * SHA-256; nothing is kept then.
+   * Takes a file in, inspected; `added` is false when it was there already. Throws as `inspectPackage` does, or
+   * PACKAGE_CORRUPT when it is not the one with this SHA-256; nothing is kept then.
    */
-  add(bytes: AsyncIterable<Buffer>, fileName: string, actor: string, sha256?: string): Promise<Added>;
+  add(bytes: AsyncIterable<Buffer>, file: GivenFile, actor: string): Promise<Added>;
   /** Takes an image in, of which nothing lies here: hosts' engines pull it by its digest. */
   addImage(image: ImageRequest, actor: string): Promise<Added>;
   /** Throws PACKAGE_UNKNOWN, or PACKAGE_IN_USE while a run that is not ended may need it. */
@@ -45,8 +52,8 @@ export async function openRegistry(
   const fileOf = (sha256: string) => join(folder, `${sha256}.tar.gz`);
 
   return {
-    async add(bytes, givenName, actor, expected) {
-      const fileName = plainName(givenName);
+    async add(bytes, { name, sha256: expected, version }, actor) {
+      const fileName = plainName(name);
       const partial = join(folder, `upload-${randomBytes(8).toString('hex')}.partial`);
       try {
         const { sha256, sizeBytes } = await receive(bytes, partial, maxBytes);
@@ -55,7 +62,7 @@ export async function openRegistry(
         }
         const known = await findPackage(database, sha256);
         if (known !== undefined && existsSync(fileOf(sha256))) return { package: known, added: false };
-        const found = await inspectPackage(partial, fileName, maxBytes * UNPACKED_FACTOR);
+        const found = await inspectPackage(partial, fileName, maxBytes * UNPACKED_FACTOR, version);
         const info: PackageInfo = { sha256, fileName, sizeBytes, ...found };
         const added = await database.transaction(async (sql) => {
           const isNew = await insertPackage(sql, info, actor);

@@ -141,7 +141,7 @@ function checkRestarters({ node, report: { host } }: Reported): CheckResult[] {
 function checkImage({ node, report }: Reported, pkg: PackageInfo, stage: Stage): CheckResult[] {
   const method = report.installation?.method;
   if (method === undefined || !takesPackage(method, pkg.kind)) return [];
-  if (pkg.kind === 'container') {
+  if (pkg.kind === 'container' || pkg.kind === 'image-archive') {
     return [pass('IMAGE_UNAVAILABLE', `${pkg.fileName} holds the image itself: nothing is pulled`, node)];
   }
   if (pkg.kind !== 'image') return [];

@@ -6,8 +6,8 @@ import type { Method } from '../facts.ts';
 const PACKAGE_KINDS: Readonly<Record<Method, readonly PackageInfo['kind'][]>> = {
   'script-bare': ['bare'],
   'script-container': ['container'],
-  compose: ['container', 'image'],
-  'docker-run': ['container', 'image'],
+  compose: ['container', 'image-archive', 'image'],
+  'docker-run': ['container', 'image-archive', 'image'],
   source: ['tree', 'build'],
 };
 export const takesPackage = (method: Method, kind: PackageInfo['kind']): boolean =>

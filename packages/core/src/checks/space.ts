@@ -17,6 +17,7 @@ const UNPACK_FACTOR: Readonly<Record<PackageInfo['kind'], number>> = {
   build: 3,
   // Images are unpacked where the container engine keeps them, and the files of the host stay as they are.
   container: 0,
+  'image-archive': 0,
   image: 0,
 };
 
