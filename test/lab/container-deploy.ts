@@ -1,11 +1,13 @@
 /** KWDB in containers on test hosts: images made of the stand-in, and the ways in which people start them. */
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Topology } from '@kwfleet/core';
 import { buildBaseLayer, buildPackage, type PackageFaults, unpackPackage } from '../standin/package.ts';
 import type { Deploy, DeployedNode } from './fleet.ts';
 import { type LabHost, until } from './host.ts';
+import { run } from './process.ts';
 
 const DIST = join(import.meta.dirname, '../../dist');
 const STARTS: Readonly<Record<Topology, string>> = {
@@ -62,9 +64,50 @@ export class ImageShelf {
     return file;
   }
 
+  /** The same image as engines from 25 on save it: an OCI layout with a manifest of the older form beside. */
+  async layout(version: string): Promise<string> {
+    const tree = join(this.directory, `layout-${version}`);
+    const blobs = join(tree, 'blobs/sha256');
+    const parts = join(this.directory, `parts-${version}`);
+    await Promise.all([mkdir(blobs, { recursive: true }), mkdir(parts)]);
+    await run(['tar', '-C', parts, '-xf', await this.image(version)]);
+    const [image] = JSON.parse(await readFile(join(parts, 'manifest.json'), 'utf8')) as [SavedImage];
+    const keep = async (data: Buffer, mediaType: string) => {
+      const digest = createHash('sha256').update(data).digest('hex');
+      await writeFile(join(blobs, digest), data);
+      return { mediaType: `application/vnd.oci.image.${mediaType}`, digest: `sha256:${digest}`, size: data.length };
+    };
+    const config = await keep(await readFile(join(parts, image.Config)), 'config.v1+json');
+    const layers = [];
+    for (const layer of image.Layers) layers.push(await keep(await readFile(join(parts, layer)), 'layer.v1.tar'));
+    const manifest = await keep(Buffer.from(JSON.stringify({ schemaVersion: 2, config, layers })), 'manifest.v1+json');
+    const pathOf = ({ digest }: { digest: string }) => `blobs/sha256/${digest.replace('sha256:', '')}`;
+    const older = { Config: pathOf(config), RepoTags: image.RepoTags, Layers: layers.map(pathOf) };
+    const texts = {
+      'manifest.json': [older],
+      'index.json': { schemaVersion: 2, manifests: [manifest] },
+      'oci-layout': { imageLayoutVersion: '1.0.0' },
+    };
+    for (const [name, value] of Object.entries(texts)) await writeFile(join(tree, name), JSON.stringify(value));
+    const file = join(this.directory, `layout-${version}.tar`);
+    await run(['tar', '-C', tree, '-cf', file, 'blobs', ...Object.keys(texts)]);
+    return file;
+  }
+
   remove(): Promise<void> {
     return rm(this.directory, { recursive: true, force: true });
   }
+}
+
+type SavedImage = { readonly Config: string; readonly RepoTags: readonly string[]; readonly Layers: readonly string[] };
+
+/** What this host's engine itself saves of a version that it then forgets; the path is the test's own. */
+export async function savedBy(host: LabHost, shelf: ImageShelf, version: string): Promise<string> {
+  const [name, file] = [`kaiwudb:${version}`, `/var/lib/saved-${version}.tar`];
+  await host.exec(['docker', 'load', '-i', await shelf.image(version)], { timeoutMs: ENGINE_MS });
+  await host.exec(['docker', 'save', '-o', file, name], { timeoutMs: ENGINE_MS });
+  await host.exec(['docker', 'rmi', name]);
+  return `/proc/${host.initPid}/root${file}`;
 }
 
 /** What every container of the suites is given: Node, which is not in the image, and a place for knobs and record. */

@@ -13,6 +13,7 @@ import {
   killInTheMiddle,
   PROJECT,
   RECORD,
+  savedBy,
 } from './container-deploy.ts';
 import { type Deploy, Fleet } from './fleet.ts';
 import { type LabHost, labHere, until } from './host.ts';
@@ -35,6 +36,8 @@ type Way = {
   readonly image: (host: LabHost) => Promise<string | undefined>;
   /** The name of the node's container. */
   readonly container: (host: LabHost) => Promise<string>;
+  /** The package of the last upgrade, in one of the forms that people have it in. */
+  readonly lastPackage: (version: string, host: LabHost) => Promise<string>;
   /** What must not be left on a host after an upgrade. */
   readonly leftovers: (host: LabHost) => Promise<string[]>;
 };
@@ -57,6 +60,7 @@ const WAYS: readonly Way[] = [
     },
     image: async (host) => (await inspect(host, 'kwdb'))?.Config.Image,
     container: async () => 'kwdb',
+    lastPackage: (version, host) => savedBy(host, shelf, version),
     leftovers: async (host) => (await containersOn(host)).filter((name) => name !== 'kwdb'),
   },
   {
@@ -75,6 +79,7 @@ exec /usr/bin/docker-compose "$@"
     },
     image: async (host) => (await inspect(host, await composeContainer(host)))?.Config.Image,
     container: composeContainer,
+    lastPackage: (version) => shelf.layout(version),
     leftovers: async (host) => {
       const files = (await host.exec(['ls', '-A', PROJECT])).stdout
         .split('\n')
@@ -95,6 +100,7 @@ exec /usr/bin/docker-compose "$@"
     },
     image: async (host) => (await inspect(host, 'kaiwudb-container'))?.Config.Image,
     container: async () => 'kaiwudb-container',
+    lastPackage: (version) => shelf.package(version),
     leftovers: async (host) => {
       const images = (await host.exec(['docker', 'images', '--format', '{{.Repository}}'])).stdout.split('\n');
       const containers = (await containersOn(host)).filter((name) => name !== 'kaiwudb-container');
@@ -240,9 +246,9 @@ async function downgrade(fleet: Fleet, way: Way, backup: string): Promise<string
 }
 
 async function killed(fleet: Fleet, way: Way): Promise<string> {
-  await fleet.addPackageFile(await shelf.package('3.2.0'));
   const [host] = fleet.hosts;
   if (host === undefined) throw new Error('no host');
+  await fleet.addPackageFile(await way.lastPackage('3.2.0', host));
   const run = await fleet.begin('3.2.0');
   await killInTheMiddle(host, way.moment);
   const view = await fleet.settled(run);

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
-import { mkdir, mkdtemp, readFile, rm, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { FleetError, type PackageInfo } from '@kwfleet/core';
 import * as tar from 'tar';
 import { describe, expect, onTestFinished, test } from 'vitest';
@@ -61,6 +61,26 @@ test('a transfer that breaks goes on where it was', async () => {
   const count = offsets.length;
   await cache.ensure(info, WATCH);
   expect(offsets).toHaveLength(count);
+});
+
+test("an image's file is brought, verified and left as it is", async () => {
+  const { directory, bytes, info } = await packed();
+  let asked = 0;
+  const cache = cacheOf(directory, async function* (_sha256, offset) {
+    asked += 1;
+    yield bytes.subarray(offset);
+  });
+  const image: PackageInfo = { ...info, kind: 'image-archive', family: 'any' };
+  const file = await cache.ensure(image, WATCH);
+  expect(await readFile(file)).toEqual(bytes);
+  expect(await readdir(dirname(file))).toEqual([basename(file)]);
+  await cache.ensure(image, WATCH);
+  expect(asked).toBe(1);
+  // A disk that forgot a byte is noticed before the engine is given the file.
+  await writeFile(file, Buffer.alloc(bytes.length, 1));
+  expect(await readFile(await cache.ensure(image, WATCH))).toEqual(bytes);
+  expect(asked).toBe(2);
+  expect(await cache.holdings()).toEqual([info.sha256]);
 });
 
 test('other bytes are refused and forgotten', async () => {

@@ -203,9 +203,22 @@ describe('images', () => {
     expect(lateAnswers(change)).toHaveLength(findings),
   );
 
-  it('that come in their package need no registry', () => {
-    const [answer] = answers(untold, pkg({ kind: 'container', family: 'any' }));
+  it.each(['container', 'image-archive'] as const)('that come in their package need no registry: %s', (kind) => {
+    const [answer, ...others] = answers(untold, pkg({ kind, family: 'any' }));
     expect(answer).toMatchObject({ verdict: 'pass', message: expect.stringContaining('holds the image itself') });
+    expect(others).toEqual([]);
+  });
+
+  it.each([
+    ['compose', 'pass'],
+    ['docker-run', 'pass'],
+    ['script-container', 'block'],
+    ['script-bare', 'block'],
+    ['source', 'block'],
+  ] as const)('by their file are for containers that people run: %s, %s', (method, verdict) => {
+    const packages = [pkg({ kind: 'image-archive', family: 'any' })];
+    const fit = draft([facts(untold, method)], { packages }).checks.filter(({ code }) => code === 'METHOD_MISMATCH');
+    expect(verdicts(fit)).toEqual([verdict]);
   });
 
   it('are not asked of a host that runs none', () => {
