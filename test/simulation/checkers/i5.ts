@@ -17,6 +17,11 @@ export const i5: Checker = {
     if (evidence.type === 'copied' && chronicle.sim.host(evidence.node).process !== null) {
       fails(`${evidence.node} is copied while its database runs`);
     }
+    if (evidence.type === 'copied') {
+      const from = chronicle.order(evidence.action)?.from;
+      if (evidence.version !== from)
+        fails(`data of ${evidence.version} are copied as those of ${from}, on ${evidence.node}`);
+    }
     if (evidence.type === 'data-changed') {
       const run = chronicle.order(evidence.action)?.run ?? '';
       const kind = chronicle.plan(run)?.kind;
