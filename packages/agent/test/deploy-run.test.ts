@@ -63,10 +63,14 @@ test('the next agent process finds the command of the one before, running, and d
   // Orders may have come meanwhile: what runs already is not asked whether it may begin.
   const fence = () => Promise.reject(new Error('asked'));
   const told: string[] = [];
-  const second = run(here, script(here), watching({ fence, output: (_, text) => told.push(text) }));
+  const details: string[] = [];
+  const watch = watching({ fence, output: (_, text) => told.push(text), detail: (text) => details.push(text) });
+  const second = run(here, script(here), watch);
   await writeFile(here.at('go'), '');
   expect(await second).toEqual({ exitCode: 7, output: 'begun\nended\n' });
   expect(told.join('')).toBe('begun\nended\n');
+  // Its own command is none that an earlier order left.
+  expect(details).toEqual([]);
   expect(await here.linesOf('starts')).toBe(1);
 });
 

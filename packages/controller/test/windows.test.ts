@@ -1,7 +1,7 @@
-import type { Problem, RunSummary, WindowView } from '@kwfleet/core';
+import type { Problem, RolloutChecks, RunSummary, WindowView } from '@kwfleet/core';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { RestRig } from './rest-rig.ts';
-import { until, usePostgres } from './support.ts';
+import { putRun, until, usePostgres } from './support.ts';
 
 const postgres = usePostgres();
 let rig: RestRig;
@@ -62,4 +62,41 @@ it('a run waits for its window, which cannot be deleted meanwhile, and starts wh
   // The window is changed under it, and it goes on.
   expect((await put(nowOpen('nights'))).status).toBe(200);
   await until('it runs', async () => (await look()).status === 'running');
+});
+
+it('a run is begun where it fits by what earlier runs took, and a rollout is told the same', {
+  timeout: 40_000,
+}, async () => {
+  await rig.cluster('slow');
+  await put(nowOpen('day'));
+  // Three nodes of nine hours are more than the day that the window is open for; three of ten minutes are not.
+  const took = { status: 'succeeded', attempt: 1, startedAtMs: 1, endedAtMs: 1 + 9 * 3_600_000 };
+  const earlier = await putRun(rig.database, 'slow');
+  await rig.database.execute(
+    `UPDATE runs SET status = 'succeeded', state = state || jsonb_build_object('status', 'succeeded', 'steps', $2::jsonb)
+     WHERE id = $1`,
+    [earlier, JSON.stringify({ 'upgrade:n1': took })],
+  );
+  const plan = await rig.plan('slow');
+  expect(plan.estimate?.ms).toBeGreaterThan(27 * 3_600_000);
+  const timing = { windows: ['day'] };
+  const run = await rig.get<RunSummary>('/v1/runs', { json: { plan: plan.id, hash: plan.hash, timing } });
+  const look = () => rig.get<RunSummary>(`/v1/runs/${run.id}`);
+  await until('it waits', async () => (await look()).status === 'scheduled');
+  expect((await look()).wait).toMatchObject({
+    code: 'WINDOW_NEVER',
+    message: expect.stringMatching(/needs about 27h.*no window stays open for so long/),
+  });
+  await rig.ask(`/v1/runs/${run.id}/abort`, { json: {} });
+  await until('it ended', async () => (await look()).status === 'aborted');
+  const file =
+    'name: r\nto: 3.1.0\nselect: {clusters: [slow]}\nwaves: [{name: all}]\nbackup: {policy: none, reason: a test}\nwindows: [day]\n';
+  const { items } = await rig.get<{ items: RolloutChecks[] }>('/v1/rollouts/check', { json: { file } });
+  expect(items[0]?.checks.find(({ code }) => code === 'WINDOW_NEVER')).toMatchObject({ verdict: 'block' });
+  // What was known when a run was made is what it goes by: a later run of another time changes nothing for it.
+  await rig.database.execute(`DELETE FROM run_events WHERE run = $1`, [earlier]);
+  await rig.database.execute(`UPDATE runs SET state = state || '{"steps": {}}' WHERE id = $1`, [earlier]);
+  const quick = await rig.plan('slow');
+  const second = await rig.get<RunSummary>('/v1/runs', { json: { plan: quick.id, hash: quick.hash, timing } });
+  await until('it runs', async () => (await rig.get<RunSummary>(`/v1/runs/${second.id}`)).status === 'running');
 });

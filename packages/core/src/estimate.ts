@@ -1,7 +1,7 @@
 /** How long a plan will take, by what steps of the same kind took before. */
 import Type, { type Static } from 'typebox';
 import type { Plan, StepKind } from './plan.ts';
-import { DEFAULT_STEP_TIMES, estimateMs } from './windows/estimate.ts';
+import { DEFAULT_STEP_TIMES, estimateMs, type StepTimes } from './windows/estimate.ts';
 
 export const Estimate = Type.Object({
   ms: Type.Integer({ minimum: 0 }),
@@ -16,8 +16,17 @@ export type TimedStep = { readonly kind: string; readonly own: boolean; readonly
 type Basis = Estimate['basis'];
 const RANK: Readonly<Record<Basis, number>> = { cluster: 0, fleet: 1, assumed: 2 };
 
-/** By the median of each kind; of one that nobody timed yet, by what windows reckon with. Holds and waits are not foreseen. */
+/** How long a plan will take. Holds and waits are not foreseen. */
 export function estimatePlan(plan: Plan, timed: readonly TimedStep[]): Estimate {
+  const { times, basis } = learnStepTimes(plan, timed);
+  return { ms: Math.round(Math.max(0, estimateMs(plan, times))), basis };
+}
+
+/**
+ * What each kind of the plan's steps takes, in milliseconds: the median of those that ended well in this cluster, of
+ * others where this one has none; of a kind that nobody timed yet, what is reckoned with before.
+ */
+export function learnStepTimes(plan: Plan, timed: readonly TimedStep[]): { times: StepTimes; basis: Basis } {
   const times = { ...DEFAULT_STEP_TIMES };
   let basis: Basis = 'cluster';
   for (const kind of new Set(plan.steps.map((step) => step.kind))) {
@@ -26,7 +35,7 @@ export function estimatePlan(plan: Plan, timed: readonly TimedStep[]): Estimate 
     // A witness sits out the soak, which the estimate adds by itself.
     if (known !== undefined) times[kind] = known.ms - (kind === 'witness' ? plan.options.soakMs : 0);
   }
-  return { ms: Math.round(Math.max(0, estimateMs(plan, times))), basis };
+  return { times, basis };
 }
 
 function measured(kind: StepKind, timed: readonly TimedStep[]): { ms: number; basis: Basis } | undefined {

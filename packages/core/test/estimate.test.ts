@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { estimatePlan, type TimedStep } from '../src/index.ts';
+import { DEFAULT_STEP_TIMES, estimatePlan, learnStepTimes, type TimedStep } from '../src/index.ts';
 import { planFor } from './builders.ts';
 
 const timed = (kinds: Readonly<Record<string, number[]>>, own = true): TimedStep[] =>
@@ -25,6 +25,14 @@ describe('how long a plan takes', () => {
     const long = estimatePlan(planFor('multi-replica', 3, { soakMs: 60_000 }), []);
     expect([short.basis, long.basis]).toEqual(['assumed', 'assumed']);
     expect(long.ms - short.ms).toBe(3 * 60_000);
+  });
+
+  it('kind by kind: what nobody timed yet is reckoned as stated', () => {
+    const { times, basis } = learnStepTimes(rolling, timed({ upgrade: [100, 300] }));
+    expect([times, basis]).toEqual([{ ...DEFAULT_STEP_TIMES, upgrade: 200 }, 'assumed']);
+    // A witness sits out the soak of its own plan, whatever that of earlier ones was.
+    const soaked = planFor('multi-replica', 3, { soakMs: 30_000 });
+    expect(learnStepTimes(soaked, timed({ witness: [90_000] })).times.witness).toBe(60_000);
   });
 
   it('nodes of a single-replica cluster at once, as many as may install at once', () => {

@@ -4,6 +4,7 @@ import {
   hashPlan,
   initialState,
   kindOf,
+  learnStepTimes,
   legalChoices,
   type PlanDraft,
   type PlanRequest,
@@ -21,6 +22,7 @@ import { newId } from '../store/ids.ts';
 import { lockPackages } from '../store/packages.ts';
 import { findPlan, type PlanRow } from '../store/plans.ts';
 import { findRun, insertInput, insertRun, listRuns, type RunRow } from '../store/runs.ts';
+import { timedSteps } from '../store/timed-steps.ts';
 import { needWindows } from '../store/windows.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 import { type Fleet, readFleet, readFleetIn } from './fleet.ts';
@@ -123,7 +125,9 @@ export async function startRun(
   const approval = approvalOfRun(row.plan, hash, demanded, actor, fleet.nowMs);
   const state = initialState(id, row.plan, approval, timing);
   const { rollout } = origin ?? {};
-  await insertRun(sql, { id, planId, planHash: row.hash, plan: row.plan, state, by: actor, rollout });
+  const windowed = timing !== undefined && timing.windows.length > 0;
+  const stepTimes = windowed ? learnStepTimes(row.plan, await timedSteps(sql, row.cluster)).times : undefined;
+  await insertRun(sql, { id, planId, planHash: row.hash, plan: row.plan, state, stepTimes, by: actor, rollout });
   if (approval !== undefined) await askForApproval(sql, id, name, row.plan, approval);
   await audit(sql, actor, 'run.create', {
     run: id,

@@ -5,11 +5,10 @@ import {
   type CheckResult,
   type ClusterSummary,
   chosen,
-  DEFAULT_STEP_TIMES,
   demandOf,
   ERRORS,
   type ErrorCode,
-  estimateMs,
+  estimatePlan,
   FleetError,
   hashPlan,
   hashRollout,
@@ -21,6 +20,7 @@ import {
   type RolloutFile,
   type Selectable,
   START_SCOPE,
+  type TimedStep,
   type WaveOf,
   type Window,
   waveScope,
@@ -31,6 +31,7 @@ import { draftPlan } from '../api/plans.ts';
 import { allPolicies } from '../store/approvals.ts';
 import type { Sql } from '../store/database.ts';
 import type { ChecksRow } from '../store/rollouts.ts';
+import { timedSteps } from '../store/timed-steps.ts';
 import { someWindows } from '../store/windows.ts';
 
 export type FleetCheck = {
@@ -69,7 +70,8 @@ export async function checkFleet(sql: Sql, file: RolloutFile, createdAtMs?: numb
     const draft = await draftPlan(sql, fleet.cluster(cluster.id), { cluster: cluster.id, ...request }, fleet.nowMs);
     const about = windowsOf(windows, cluster);
     const place = file.limits?.per === undefined ? undefined : (summary.labels[file.limits.per.label] ?? '');
-    const one = clusterOf(summary, draft, about, place);
+    const timed = file.windows === undefined ? [] : await timedSteps(sql, cluster.id);
+    const one = clusterOf(summary, draft, { windows: about, place, timed });
     const own = ownChecks(file, one, about, fleet.nowMs);
     const checks = [...draft.checks, ...own];
     const blocking = checks.filter(({ verdict }) => verdict === 'block' || verdict === 'unknown');
@@ -92,8 +94,7 @@ export async function checkFleet(sql: Sql, file: RolloutFile, createdAtMs?: numb
 function clusterOf(
   summary: ClusterSummary,
   { plan }: PlanDraft,
-  windows: readonly Window[],
-  place: string | undefined,
+  { windows, place, timed }: { windows: readonly Window[]; place: string | undefined; timed: readonly TimedStep[] },
 ): RolloutCluster {
   return {
     name: summary.name,
@@ -101,7 +102,7 @@ function clusterOf(
     ...(place !== undefined && { place }),
     status: 'waiting',
     ...(plan && { planHash: hashPlan(plan) }),
-    estimateMs: plan === undefined ? 0 : estimateMs(plan, DEFAULT_STEP_TIMES),
+    estimateMs: plan === undefined ? 0 : estimatePlan(plan, timed).ms,
     windows: windows.map(({ name }) => name),
   };
 }

@@ -9,6 +9,7 @@ import {
   type Plan,
   type RunEvent,
   readState,
+  type StepTimes,
 } from '@kwfleet/core';
 import type { RunInput, RunSnapshot, RunStore, RunWrite } from '../runner/run-store.ts';
 import type { Database, Sql } from './database.ts';
@@ -62,13 +63,14 @@ async function nextEpoch(sql: Sql, cluster: string): Promise<number> {
   return row.epoch;
 }
 
-type LoadRow = { plan: Plan; state: unknown; appliedSeq: number };
+type LoadRow = { plan: Plan; state: unknown; stepTimes: StepTimes | null; appliedSeq: number };
 type InputRow = { seq: number; atMs: number; type: RunInput['type']; body: Record<string, unknown> };
 
 async function load(sql: Sql, run: string): Promise<RunSnapshot> {
-  const [row] = await sql.query<LoadRow>('SELECT plan, state, applied_seq AS "appliedSeq" FROM runs WHERE id = $1', [
-    run,
-  ]);
+  const [row] = await sql.query<LoadRow>(
+    'SELECT plan, state, step_times AS "stepTimes", applied_seq AS "appliedSeq" FROM runs WHERE id = $1',
+    [run],
+  );
   if (row === undefined) throw new Error(`there is no run ${run}`);
   const inputs = await sql.query<InputRow>(
     'SELECT seq, at_ms AS "atMs", type, body FROM run_inputs WHERE run = $1 AND seq > $2 ORDER BY seq LIMIT $3',
@@ -86,6 +88,7 @@ async function load(sql: Sql, run: string): Promise<RunSnapshot> {
     windows: await someWindows(sql, state.timing?.windows ?? []),
     inputs: inputs.map(toInput),
     nodes: new Map<string, NodeFacts>(nodes.map((facts) => [facts.node, facts])),
+    ...(row.stepTimes !== null && { stepTimes: row.stepTimes }),
     nowMs: await databaseNow(sql),
   };
 }

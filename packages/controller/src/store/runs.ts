@@ -9,6 +9,7 @@ import {
   type RunEvent,
   type RunState,
   readState,
+  type StepTimes,
 } from '@kwfleet/core';
 import type { ApprovalInput, RunRequestKind } from '../runner/run-store.ts';
 import { type Sql, violates } from './database.ts';
@@ -65,6 +66,8 @@ export async function insertRun(
     planHash: string;
     plan: Plan;
     state: RunState;
+    /** Where windows reckon with what earlier runs took. */
+    stepTimes?: StepTimes | undefined;
     by: string;
     rollout?: string | undefined;
   },
@@ -73,8 +76,8 @@ export async function insertRun(
   await refuseBusy(sql, run.plan.cluster, source);
   try {
     await sql.execute(
-      `INSERT INTO runs (id, cluster, plan_id, plan, plan_hash, state, status, created_at_ms, created_by, source, rollout)
-       VALUES ($1, $2, $3, $4, $5, $6, $7, now_ms(), $8, $9, $10)`,
+      `INSERT INTO runs (id, cluster, plan_id, plan, plan_hash, state, status, created_at_ms, created_by, source, rollout, step_times)
+       VALUES ($1, $2, $3, $4, $5, $6, $7, now_ms(), $8, $9, $10, $11)`,
       [
         run.id,
         run.plan.cluster,
@@ -86,6 +89,7 @@ export async function insertRun(
         run.by,
         source ?? null,
         run.rollout ?? null,
+        run.stepTimes === undefined ? null : JSON.stringify(run.stepTimes),
       ],
     );
   } catch (error) {

@@ -79,5 +79,8 @@ export function shown(ms: number, zone: string): string {
   return `${at.toString({ smallestUnit }).replace('T', ' ')} ${zone}`;
 }
 
-const rounded = (ms: number): string =>
-  writeDuration(Math.max(1, Math.round(ms / (ms < 60_000 ? 1000 : 60_000))) * (ms < 60_000 ? 1000 : 60_000));
+/** As far as people care: `45s`, `75m`, `27h`. */
+function rounded(ms: number): string {
+  const unitMs = ms < 60_000 ? 1_000 : ms < 10 * 3_600_000 ? 60_000 : 3_600_000;
+  return writeDuration(Math.max(1, Math.round(ms / unitMs)) * unitMs);
+}
