@@ -2,6 +2,7 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { Fleet, type FleetOptions } from './fleet.ts';
 import { type LabHost, labHere, until } from './host.ts';
+import { WHOLE_TABLE } from './methods-table.ts';
 
 let fleet: Fleet | undefined;
 
@@ -113,6 +114,24 @@ describe.skipIf(!(await labHere()))('backups on hosts with systemd', { timeout: 
     await fleet.retry(run);
     expect(await fleet.settled(run)).toMatchObject({ status: 'succeeded' });
     expect(await fleet.client.backups()).toMatchObject([{ id: run, problems: [] }]);
+  });
+
+  it.runIf(WHOLE_TABLE)('a multi-replica cluster that is down is restored from its own cold backup', async () => {
+    const fleet = await ready({ topology: 'multi-replica' });
+    const { name } = await fleet.healthy();
+    const kwfleet = async (...args: string[]) => {
+      const { exitCode, stdout, stderr } = await fleet.kwfleet(...args, '--yes', '--watch');
+      expect(exitCode, `${args.join(' ')}\n${stdout}${stderr}`).toBe(0);
+    };
+    await write(fleet, 'of the copy');
+    await kwfleet('backup', name);
+    const [backup] = await fleet.client.backups();
+    expect(backup).toMatchObject({ version: '3.0.0', nodes: 3, oneMoment: true, problems: [] });
+    await write(fleet, 'written since');
+    await Promise.all(fleet.hosts.map((host) => host.shell('systemctl kill -s KILL kaiwudb')));
+    await kwfleet('restore', name, '--backup', backup?.id ?? '');
+    expect((await fleet.healthy()).versions).toEqual(['3.0.0']);
+    expect(await read(fleet)).toBe('of the copy');
   });
 
   it('a copy that never fits is refused before anything is stopped', async () => {

@@ -1,4 +1,4 @@
-import { type Action, packageOf, type Surroundings } from '@kwfleet/core';
+import { type Action, FleetError, packageOf, type Surroundings } from '@kwfleet/core';
 import { describe, expect, test } from 'vitest';
 import {
   CrashingStorage,
@@ -408,6 +408,20 @@ describe('backups', () => {
     expect(result).toMatchObject({ failure: { code: 'RESTORE_FAILED' }, disposition: 'backed-out' });
     expect(host.deeds).toEqual(['restore', 'put-data-back']);
     expect(host.running).toBeNull();
+  });
+
+  test('files in place that name what this host does not have are put back: nothing could be started from them', async () => {
+    const action = order({ phases: ['restore'], restore: source, from: '3.1.0', to: '3.0.0' });
+    const { result, host } = await carryOut({}, action, (it) => {
+      it.running = null;
+      const restored = async () => {
+        expect(it.deeds).toEqual(['restore']);
+        throw new FleetError('RESTORE_FAILED', 'no such image');
+      };
+      Object.assign(it, { restored });
+    });
+    expect(result).toMatchObject({ failure: { code: 'RESTORE_FAILED' }, disposition: 'backed-out' });
+    expect(host.deeds).toEqual(['restore', 'put-data-back']);
   });
 
   test('a database that comes up while a backup is staged keeps its data', async () => {

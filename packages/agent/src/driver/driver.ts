@@ -37,6 +37,8 @@ export interface MethodDriver {
   putBack(action: Action, watch: Watch): Promise<void>;
   /** Whether the database starts with the host: put back as it was, after package scripts may have changed it. */
   restoreEnabled(enabled: boolean): Promise<void>;
+  /** A backup's files are in place: whatever they name that this host has under another name. Absent where they name nothing. */
+  restored?(action: Action, watch: Watch): Promise<void>;
   /** The action has its result: what this method kept for it alone may go. */
   release(action: Action): Promise<void>;
 }

@@ -81,6 +81,10 @@ export class HostDriver implements Driver {
     return (await this.#method()).putBack(action, watch);
   }
 
+  async restored(action: Action, watch: Watch): Promise<void> {
+    await (await this.#method()).restored?.(action, watch);
+  }
+
   async restoreEnabled(enabled: boolean): Promise<void> {
     return (await this.#method()).restoreEnabled(enabled);
   }

@@ -129,6 +129,25 @@ export class ScriptContainerDriver implements MethodDriver {
     return this.#script.restoreEnabled(enabled);
   }
 
+  /**
+   * The compose file of the backup has the image's name of then. deploy.sh may have taken that from it, or the package call
+   * it otherwise: the image that is installed, which is of the version of the backup, gets that name too.
+   */
+  async restored(action: Action, watch: Watch): Promise<void> {
+    const { engine, images } = this.#options;
+    const { image: named, program } = await this.#deployment();
+    if ((await engine.image(named)) !== undefined) return;
+    const made = await engine.container(CONTAINER);
+    const image =
+      made?.Image ??
+      (action.package === undefined ? undefined : (await images.ready(action.package, program, watch)).id);
+    if (image === undefined || named.includes('@')) {
+      throw new FleetError('RESTORE_FAILED', `the backup names the image ${named}, which is not on this host`);
+    }
+    watch.detail(`the image of ${action.to} gets the name that the backup has for it: ${named}`);
+    await this.#name(image, named);
+  }
+
   async release(action: Action): Promise<void> {
     const { engine, observer } = this.#options;
     const kept = await this.#keptOf(action.from).read();

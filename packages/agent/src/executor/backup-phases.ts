@@ -41,6 +41,7 @@ export async function restore(run: ActionRun): Promise<void> {
   requireStopped(report, 'restored');
   await run.deed('restore', report);
   await run.parts.backups.restore(run.action, report, run.watch);
+  await run.parts.driver.restored?.(run.action, run.watch);
   requireStopped(await run.observe(), 'restored');
 }
 
