@@ -57,10 +57,13 @@ export class ImageShelf {
   }
 
   /** The path of a KaiwuDB.tar. */
-  async image(version: string): Promise<string> {
-    const place = join(this.directory, `unpacked-${version}`);
+  async image(version: string, faults?: PackageFaults): Promise<string> {
+    const place = join(
+      this.directory,
+      `unpacked-${version}${faults === undefined ? '' : `-${JSON.stringify(faults)}`}`,
+    );
     const file = join(place, 'kaiwudb_install/packages/KaiwuDB.tar');
-    if (!existsSync(file)) await unpackPackage(await this.package(version), place);
+    if (!existsSync(file)) await unpackPackage(await this.package(version, faults), place);
     return file;
   }
 

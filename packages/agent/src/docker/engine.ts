@@ -94,6 +94,12 @@ export class Engine {
     );
   }
 
+  /** Which image each name is given to, `kwdb/kwdb:3.1.0` → id. */
+  async imageNames(): Promise<Map<string, string>> {
+    const images = await this.#call('list images', () => this.#docker.listImages());
+    return new Map(images.flatMap(({ Id, RepoTags }) => (RepoTags ?? []).map((name): [string, string] => [name, Id])));
+  }
+
   /** Returns the new container's id. */
   async create(spec: ContainerSpec): Promise<string> {
     const created = await this.#call(`create ${spec.name}`, (abortSignal) =>

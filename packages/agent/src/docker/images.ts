@@ -10,6 +10,7 @@ import { wordsOf } from '../host/run.ts';
 import type { PackageCache } from '../packages.ts';
 import { debianName, type Engine, type ImageInspect } from './engine.ts';
 import { DurableFile } from './exchange.ts';
+import { nameParts, tagOf } from './image-name.ts';
 
 /** `kwbase` as a container calls it, and where. */
 export type Program = { readonly kwbase: string; readonly workingDir: string };
@@ -26,6 +27,15 @@ const Learned = Type.Object({
   packages: Type.Record(Type.String(), Type.Object({ id: Type.String(), reference: Type.String() })),
 });
 type Learned = Static<typeof Learned>;
+
+type Loaded = {
+  readonly id: string;
+  /** The names that the archive gave it. */
+  readonly loaded: readonly string[];
+  /** Whose they were. */
+  readonly before: ReadonlyMap<string, string>;
+  readonly version: string;
+};
 
 const VERSION_TIMEOUT_MS = 60_000;
 /** An image that told no version is not asked again at every look. */
@@ -120,6 +130,7 @@ export class Images {
       throw new FleetError('METHOD_MISMATCH', `${wanted.fileName} holds no image (packages/KaiwuDB.tar)`);
     }
     watch.detail('loading the image');
+    const before = await this.#engine.imageNames();
     let loaded: string[];
     try {
       loaded = await this.#engine.load(file, (text) => watch.moved(text));
@@ -130,11 +141,34 @@ export class Images {
         cause: error,
       });
     }
-    const [reference, ...more] = loaded;
-    if (reference === undefined || more.length > 0) {
-      throw new FleetError('PACKAGE_CORRUPT', `${wanted.fileName} holds ${loaded.length} images, not one`);
+    const found = await Promise.all(loaded.map((name) => this.#engine.image(name)));
+    const [id, ...others] = new Set(found.map((image) => image?.Id));
+    if (id === undefined || others.length > 0) {
+      throw new FleetError('PACKAGE_CORRUPT', `${wanted.fileName} holds ${new Set(found).size} images, not one`);
     }
-    return reference;
+    return this.#nameOf({ id, loaded, before, version: wanted.version });
+  }
+
+  /**
+   * Loading takes a name, `kwdb:latest`, from the image that had it. While a container is of that image it gets its name
+   * back: compose files mean it by this name, and so does the way back. Returns a name of the new one's own, or its id.
+   */
+  async #nameOf({ id, loaded, before, version }: Loaded): Promise<string> {
+    const used = new Set((await this.#engine.containers()).map(({ ImageID }) => ImageID));
+    const own: string[] = [];
+    for (const name of loaded) {
+      const had = before.get(name);
+      const parts = nameParts(name);
+      if (had === undefined || had === id || !used.has(had) || parts === undefined) own.push(name);
+      else await this.#engine.tag(had, parts.repository, parts.tag);
+    }
+    const [first] = own;
+    if (first !== undefined) return first;
+    const { repository = '' } = nameParts(loaded[0] ?? '') ?? {};
+    const name = `${repository}:${tagOf(version)}`;
+    if (before.has(name) && before.get(name) !== id) return id;
+    await this.#engine.tag(id, repository, tagOf(version));
+    return name;
   }
 
   async #refuseMisfit(image: ImageInspect, wanted: PackageInfo, program: Program, watch: Watch): Promise<void> {

@@ -10,6 +10,7 @@ import { type Compose, projectArguments, projectOf, readProjectFile, unfit } fro
 import { editOf } from '../docker/compose-edit.ts';
 import type { ContainerInspect } from '../docker/engine.ts';
 import { type ComposeExchange, serviceContainers } from '../docker/exchange.ts';
+import { nameParts, tagOf } from '../docker/image-name.ts';
 import type { ReadyImage } from '../docker/images.ts';
 import { keepFile, replaceFile } from '../docker/replace-file.ts';
 import type { LongCommandSpec, LongCommands } from '../host/services.ts';
@@ -74,6 +75,7 @@ export class ComposeDriver implements MethodDriver {
     if (kept === undefined) throw new FleetError('ROLLBACK_FAILED', `${exchange.keptAs} was removed by someone else`);
     watch.detail(`putting ${exchange.file} back as it was`);
     await replaceFile(exchange.file, kept);
+    await this.#giveNameBack(exchange);
     await this.#makeAnew(action, exchange, 'compose-back', watch);
     await this.#made(exchange, exchange.oldImage, 'ROLLBACK_FAILED');
     await records.exchange.remove();
@@ -92,6 +94,15 @@ export class ComposeDriver implements MethodDriver {
     await this.#run.dropImage(exchange.oldImage, exchange.image);
   }
 
+  /** The file from before names the old image: a load that was cut off may have given this name to the new one. */
+  async #giveNameBack({ snapshot, oldImage }: ComposeExchange): Promise<void> {
+    const { engine } = this.#options;
+    const name = (snapshot as ContainerInspect).Config.Image;
+    const parts = nameParts(name);
+    if (parts === undefined || (await engine.image(name))?.Id === oldImage) return;
+    await engine.tag(oldImage, parts.repository, parts.tag);
+  }
+
   /** A compose file names images by name or digest: one that came without either gets the old one's name. */
   async #image(
     action: Action,
@@ -102,8 +113,8 @@ export class ComposeDriver implements MethodDriver {
     const image = await this.#run.image(action, deployment, watch, when);
     if (!image.reference.startsWith('sha256:')) return image;
     const [name = ''] = deployment.inspect.Config.Image.split('@');
-    const repository = name.replace(/:[^/:]*$/, '');
-    const tag = action.to.replace(/[^\w.-]/g, '-');
+    const { repository = name } = nameParts(name) ?? {};
+    const tag = tagOf(action.to);
     await this.#options.engine.tag(image.id, repository, tag);
     return { id: image.id, reference: `${repository}:${tag}` };
   }
