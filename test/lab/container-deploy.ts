@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Topology } from '@kwfleet/core';
+import { makeCertificates } from '../standin/certificates.ts';
 import { buildBaseLayer, buildPackage, type PackageFaults, unpackPackage } from '../standin/package.ts';
 import type { Deploy, DeployedNode } from './fleet.ts';
 import { type LabHost, until } from './host.ts';
@@ -144,8 +145,14 @@ export async function prepareEngine(host: LabHost, image: string, { knobs }: Dep
   await host.exec(['docker', 'load', '-i', image], { timeoutMs: ENGINE_MS });
 }
 
-/** `docker run` as the manual has it; hosts with an even last number use the host's own network. */
-export function byDockerRun(shelf: ImageShelf): Deploy {
+/** In the container, of a secure node. */
+const CERTS = '/kaiwudb/certs';
+
+/**
+ * `docker run` as the manual has it; hosts with an even last number use the host's own network. `tls`: with certificates of
+ * this one host, from a directory of the operator's own.
+ */
+export function byDockerRun(shelf: ImageShelf, { tls = false } = {}): Deploy {
   return async (host, node) => {
     await prepareEngine(host, await shelf.image(node.version), node);
     const even = Number(host.address.split('.').at(-1)) % 2 === 0;
@@ -153,11 +160,17 @@ export function byDockerRun(shelf: ImageShelf): Deploy {
     const given = ['--restart', 'always', '--ipc', 'shareable', '-w', '/kaiwudb/bin', ...GIVEN.flat()];
     // A volume of the engine's own where there is one node, a directory of the host's where there are several.
     const mounts = ['-v', `${node.topology === 'standalone' ? 'kwdb-data' : '/var/lib/kaiwudb'}:${STORE}`];
+    if (tls) mounts.push('-v', `/srv/kwdb-certs:${CERTS}:ro`);
     const image = `kaiwudb:${node.version}`;
-    await host.exec(
-      ['docker', 'run', '-d', '--name', 'kwdb', ...network, ...given, ...mounts, image, ...startArguments(host, node)],
-      { timeoutMs: ENGINE_MS },
+    const command = startArguments(host, node).map((word) =>
+      tls && word === '--insecure' ? `--certs-dir=${CERTS}` : word,
     );
+    for (const [name, text] of Object.entries(tls ? await makeCertificates([host.address]) : {})) {
+      await host.writeFile(`/srv/kwdb-certs/${name}`, text, 0o600);
+    }
+    await host.exec(['docker', 'run', '-d', '--name', 'kwdb', ...network, ...given, ...mounts, image, ...command], {
+      timeoutMs: ENGINE_MS,
+    });
   };
 }
 

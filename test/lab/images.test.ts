@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { byDockerRun, dockerHere, ImageShelf, inspect, RECORD } from './container-deploy.ts';
 import { Fleet } from './fleet.ts';
 import { type LabHost, labHere } from './host.ts';
+import { WHOLE_TABLE } from './methods-table.ts';
 import { ImageRegistry, REGISTRY_PROGRAM, withRegistry } from './registry.ts';
 
 const ready = (await labHere()) && dockerHere(REGISTRY_PROGRAM);
@@ -70,6 +71,30 @@ describe.skipIf(!ready)('an image by its digest', () => {
     expect((await inspect(host, 'kwdb'))?.Config.Image).toBe(reference);
     expect((await fleet.healthy()).versions).toEqual(['3.1.0']);
   });
+});
+
+/** What it is reached by, and checked with, comes from where its container mounts it from. */
+it.runIf(ready && WHOLE_TABLE)('a secure node in a container is upgraded with an image file', async () => {
+  const shelf = await ImageShelf.create();
+  const fleet = await Fleet.create({ topology: 'standalone', deploy: byDockerRun(shelf, { tls: true }) });
+  try {
+    await fleet.addPackageFile(await shelf.image('3.1.0'));
+    const { name } = await fleet.healthy();
+    const { stdout } = await fleet.kwfleet('plan', name, '--to', '3.1.0', '--backup', 'none:lab', '--json');
+    const { checks } = JSON.parse(stdout) as PlanView;
+    const about = (code: string) => checks.filter((check) => check.code === code).map(({ verdict }) => verdict);
+    expect([about('CERTIFICATE_EXPIRY'), about('IMAGE_UNAVAILABLE')]).toEqual([['pass'], ['pass']]);
+    succeeded(await fleet.settled(await fleet.begin('3.1.0')));
+    const { versions, nodes } = await fleet.healthy();
+    expect([versions, nodes.length]).toEqual([['3.1.0'], 1]);
+    expect((await inspect(fleet.hosts[0] as LabHost, 'kwdb'))?.Config.Image).toBe('kaiwudb:3.1.0');
+  } catch (error) {
+    console.error(await fleet.diagnosis());
+    throw error;
+  } finally {
+    await fleet.destroy();
+    await shelf.remove();
+  }
 });
 
 const succeeded = (view: RunView) => expect(view.status, JSON.stringify(view.hold)).toBe('succeeded');

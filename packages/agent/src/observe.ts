@@ -18,7 +18,7 @@ import { type HostOptions, hostFacts } from './host/host-facts.ts';
 import { type HttpHealth, httpHealth, isListening } from './host/http-health.ts';
 import { type Kwbase, ownId } from './host/kwbase.ts';
 import type { UnitState } from './host/services.ts';
-import { SurroundingsLook } from './host/surroundings.ts';
+import { placeOf, SurroundingsLook } from './host/surroundings.ts';
 
 /** What the database last said of this node: a stopped node still knows who it is and whom to ask. */
 const Known = Type.Object({
@@ -75,7 +75,7 @@ export class Observer {
     const installation = await this.#installation(deployment, unit, view);
     const answers = http ?? provenByStatus(view, unit);
     this.#proven = answers;
-    const surroundings = await this.#surroundings.look(deployment.site, unit.mainPid === null);
+    const surroundings = await this.#surroundings.look(placeOf(deployment, this.#options.root), unit.mainPid === null);
     return {
       host: { ...host, surroundings },
       installation,

@@ -4,9 +4,10 @@ import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
+import type { Site } from '../src/deployment/deployment.ts';
 import { inTheWay, listeners, parseTable, programOf } from '../src/host/listeners.ts';
 import { findRestarters } from '../src/host/restarters.ts';
-import { expiries, glibcVersion, type Place, SurroundingsLook, sizeBelow } from '../src/host/surroundings.ts';
+import { expiries, glibcVersion, type Place, placeOf, SurroundingsLook, sizeBelow } from '../src/host/surroundings.ts';
 
 const DAY_MS = 86_400_000;
 
@@ -127,7 +128,7 @@ describe('certificates of the database', () => {
     const folder = join(root, '/etc/kaiwudb/certs');
     make(folder, 'ca', 3650);
     make(folder, 'node', 10);
-    const found = await expiries(root);
+    const found = await expiries(folder);
     expect(found.map(({ file }) => file)).toEqual(['ca.crt', 'node.crt']);
     for (const [at, days] of [3650, 10].entries()) {
       const leftMs = (found[at]?.expiresAtMs ?? 0) - Date.now();
@@ -150,6 +151,16 @@ test('the C library of this machine, as its own tool tells it', async () => {
   expect(`glibc ${await glibcVersion()}\n`).toBe(told);
 });
 
+test.each([
+  ['those of its authority, wherever they are mounted from', '/srv/certs/ca.crt', {}, '/srv/certs'],
+  ['those that make up the node', undefined, { certificates: '/srv/tlcp' }, '/root/srv/tlcp'],
+  ["those of the vendor's script", undefined, undefined, '/root/etc/kaiwudb/certs'],
+])('the certificates of a node are %s', (_, authority, places, certificates) => {
+  const site = { places: places && { configuration: [], ...places } } as unknown as Site;
+  const endpoint = { host: '', port: 1, ...(authority && { authority }) };
+  expect(placeOf({ site, endpoint }, '/root').certificates).toBe(certificates);
+});
+
 describe('the whole look', () => {
   const place = (port: number): Place => ({
     method: 'script-bare',
@@ -159,6 +170,7 @@ describe('the whole look', () => {
     port,
     httpPort: 1,
     security: 'insecure',
+    certificates: '/nowhere',
   });
 
   test('tells of a taken port only while the database is down', async () => {

@@ -3,7 +3,7 @@ import { X509Certificate } from 'node:crypto';
 import { readdir, readFile, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type Surroundings, takesPackage } from '@kwfleet/core';
-import type { Site } from '../deployment/deployment.ts';
+import type { Deployment, Site } from '../deployment/deployment.ts';
 import type { ImageAnswers } from '../docker/image-answers.ts';
 import { inTheWay, listeners, programOf } from './listeners.ts';
 import { CERTS_DIR } from './mode.ts';
@@ -21,7 +21,18 @@ const IN_CONTAINERS: ReadonlySet<Site['method']> = new Set(['script-container', 
 
 type Slow = Pick<Surroundings, 'glibc' | 'certificates' | 'restarters' | 'unread' | 'installedBytes' | 'disks'>;
 
-export type Place = Pick<Site, 'method' | 'installDir' | 'dataDir' | 'address' | 'port' | 'httpPort' | 'security'>;
+export type Place = Pick<Site, 'method' | 'installDir' | 'dataDir' | 'address' | 'port' | 'httpPort' | 'security'> & {
+  /** Where the certificates lie that the node is started with, as a path of this machine. */
+  readonly certificates: string;
+};
+
+/** The same of a deployment that was found. */
+export function placeOf({ site, endpoint }: Pick<Deployment, 'site' | 'endpoint'>, root: string): Place {
+  const { authority } = endpoint;
+  const { method, installDir, dataDir, address, port, httpPort, security, places } = site;
+  const certificates = authority === undefined ? join(root, places?.certificates ?? CERTS_DIR) : dirname(authority);
+  return { method, installDir, dataDir, address, port, httpPort, security, certificates };
+}
 
 export type SurroundingsOptions = {
   readonly root: string;
@@ -54,7 +65,7 @@ export class SurroundingsLook {
     const { root, stateDir } = this.#options;
     const [glibc, certificates, restarters, installedBytes, ...disks] = await Promise.all([
       glibcVersion(),
-      place.security === 'insecure' ? [] : expiries(root),
+      place.security === 'insecure' ? [] : expiries(place.certificates),
       findRestarters(root),
       sizeBelow(join(root, place.installDir)),
       ...[stateDir, join(root, place.installDir), join(root, place.dataDir)].map(diskOf),
@@ -93,8 +104,7 @@ export async function glibcVersion(): Promise<string | undefined> {
 }
 
 /** When each certificate file of the database expires; the last of an authority's bundle counts, the first of any other. */
-export async function expiries(root: string): Promise<Surroundings['certificates']> {
-  const folder = join(root, CERTS_DIR);
+export async function expiries(folder: string): Promise<Surroundings['certificates']> {
   const names = (await readdir(folder).catch(() => [])).filter((name) => name.endsWith('.crt')).sort();
   const read = names.slice(0, CERTIFICATES_MAX).map(async (file) => {
     const pem = await readFile(join(folder, file), 'utf8').catch(() => '');
