@@ -176,12 +176,13 @@ export function byDockerRun(shelf: ImageShelf, { tls = false } = {}): Deploy {
 
 /**
  * A project of three services, as people write them: the image comes through a variable of the env file on the first
- * host, through a merged base on the second, and stands in an override on the others.
+ * host, through a merged base on the second, and stands in an override on the others. `literal`: in an override everywhere; a
+ * variable for a tag cannot hold a digest.
  */
-export function byCompose(shelf: ImageShelf): Deploy {
+export function byCompose(shelf: ImageShelf, { literal = false } = {}): Deploy {
   return async (host, node) => {
     await prepareEngine(host, await shelf.image(node.version), node);
-    const [files, environment] = composeFiles(host, node);
+    const [files, environment] = composeFiles(literal ? '' : host.name, host, node);
     for (const [name, text] of Object.entries(files)) await host.writeFile(`${PROJECT}/${name}`, text, 0o640);
     if (environment !== undefined) await host.writeFile(`${PROJECT}/.env`, environment, 0o600);
     await host.writeFile(`${PROJECT}/sidecar.env`, 'SIDE=car\n');
@@ -192,7 +193,7 @@ export function byCompose(shelf: ImageShelf): Deploy {
 
 export const PROJECT = '/srv/kwdb';
 
-function composeFiles(host: LabHost, node: DeployedNode): [Record<string, string>, string | undefined] {
+function composeFiles(style: string, host: LabHost, node: DeployedNode): [Record<string, string>, string | undefined] {
   const image = `kaiwudb:${node.version}`;
   const variable = (name: string) => `$${'{'}${name}}`;
   const even = Number(host.address.split('.').at(-1)) % 2 === 0;
@@ -222,7 +223,7 @@ function composeFiles(host: LabHost, node: DeployedNode): [Record<string, string
     command: sleep 1
 `;
   const head = `# written by hand; keep it so\nversion: "3.8"\n`;
-  switch (host.name) {
+  switch (style) {
     case 'h1': {
       const lead = `image: "kaiwudb:${variable('KWDB_TAG')}"`;
       return [

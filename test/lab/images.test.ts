@@ -1,7 +1,7 @@
 /** Images that hosts pull by their digest from a real registry: refused while it is silent, upgraded with when it is back. */
 import type { PackageView, PlanView, RunView } from '@kwfleet/core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { byDockerRun, dockerHere, ImageShelf, inspect, RECORD } from './container-deploy.ts';
+import { byCompose, byDockerRun, dockerHere, ImageShelf, inspect, RECORD } from './container-deploy.ts';
 import { Fleet } from './fleet.ts';
 import { type LabHost, labHere } from './host.ts';
 import { WHOLE_TABLE } from './methods-table.ts';
@@ -9,69 +9,77 @@ import { ImageRegistry, REGISTRY_PROGRAM, withRegistry } from './registry.ts';
 
 const ready = (await labHere()) && dockerHere(REGISTRY_PROGRAM);
 
-describe.skipIf(!ready)('an image by its digest', () => {
-  let shelf: ImageShelf;
-  let fleet: Fleet;
-  let host: LabHost;
-  let registry: ImageRegistry;
-  let reference: string;
+const WAYS = [
+  { way: 'docker run', container: 'kwdb', deploy: (shelf: ImageShelf) => byDockerRun(shelf) },
+  { way: 'compose', container: 'fleet-db_kwdb_1', deploy: (shelf: ImageShelf) => byCompose(shelf, { literal: true }) },
+];
 
-  beforeAll(async () => {
-    shelf = await ImageShelf.create();
-    fleet = await Fleet.create({ topology: 'standalone', deploy: withRegistry(byDockerRun(shelf)) });
-    host = fleet.hosts[0] as LabHost;
-    registry = await ImageRegistry.create(fleet.lab);
-    await registry.start();
-    reference = await registry.push(host, await shelf.image('3.1.0'), 'kaiwudb:3.1.0');
-    const added = await fleet.kwfleet(
-      'package',
-      'add',
-      ...['--image', reference, '--as', '3.1.0', '--architecture', 'amd64', '--json'],
-    );
-    expect(added.exitCode, added.stderr).toBe(0);
-    expect((JSON.parse(added.stdout) as PackageView).image).toBe(reference);
-  });
-  afterAll(async () => {
-    await fleet?.destroy();
-    await shelf?.remove();
-  });
+describe.skipIf(!ready).each(WAYS.slice(0, WHOLE_TABLE ? 2 : 1))(
+  'an image by its digest: $way',
+  ({ container, deploy }) => {
+    let shelf: ImageShelf;
+    let fleet: Fleet;
+    let host: LabHost;
+    let registry: ImageRegistry;
+    let reference: string;
 
-  const planned = async () => {
-    const { exitCode, stdout, stderr } = await fleet.kwfleet(
-      'plan',
-      (await fleet.healthy()).name,
-      ...['--to', '3.1.0', '--backup', 'none:lab', '--json'],
-    );
-    expect([0, 2], stderr).toContain(exitCode);
-    const { checks } = JSON.parse(stdout) as PlanView;
-    return { exitCode, answers: checks.filter(({ code }) => code === 'IMAGE_UNAVAILABLE') };
-  };
-  const imagesOf = async () => (await host.exec(['docker', 'images', '-q', '--digests'])).stdout;
-
-  it('is not planned with while its registry is silent, and nothing is touched', async () => {
-    await registry.stop();
-    const [images, record, before] = await Promise.all([imagesOf(), host.readFile(RECORD), inspect(host, 'kwdb')]);
-    expect(await planned()).toMatchObject({
-      exitCode: 2,
-      answers: [{ verdict: 'block', node: 'h1', message: expect.stringContaining('connection refused') }],
+    beforeAll(async () => {
+      shelf = await ImageShelf.create();
+      fleet = await Fleet.create({ topology: 'standalone', deploy: withRegistry(deploy(shelf)) });
+      host = fleet.hosts[0] as LabHost;
+      registry = await ImageRegistry.create(fleet.lab);
+      await registry.start();
+      reference = await registry.push(host, await shelf.image('3.1.0'), 'kaiwudb:3.1.0');
+      const added = await fleet.kwfleet(
+        'package',
+        'add',
+        ...['--image', reference, '--as', '3.1.0', '--architecture', 'amd64', '--json'],
+      );
+      expect(added.exitCode, added.stderr).toBe(0);
+      expect((JSON.parse(added.stdout) as PackageView).image).toBe(reference);
     });
-    expect(await Promise.all([imagesOf(), host.readFile(RECORD), inspect(host, 'kwdb')])).toEqual([
-      images,
-      record,
-      before,
-    ]);
-  });
+    afterAll(async () => {
+      await fleet?.destroy();
+      await shelf?.remove();
+    });
 
-  it('is pulled and run once it can be had; the plan only asks', async () => {
-    await registry.start();
-    const images = await imagesOf();
-    expect(await planned()).toMatchObject({ exitCode: 0, answers: [{ verdict: 'pass' }] });
-    expect(await imagesOf()).toBe(images);
-    succeeded(await fleet.settled(await fleet.begin('3.1.0')));
-    expect((await inspect(host, 'kwdb'))?.Config.Image).toBe(reference);
-    expect((await fleet.healthy()).versions).toEqual(['3.1.0']);
-  });
-});
+    const planned = async () => {
+      const { exitCode, stdout, stderr } = await fleet.kwfleet(
+        'plan',
+        (await fleet.healthy()).name,
+        ...['--to', '3.1.0', '--backup', 'none:lab', '--json'],
+      );
+      expect([0, 2], stderr).toContain(exitCode);
+      const { checks } = JSON.parse(stdout) as PlanView;
+      return { exitCode, answers: checks.filter(({ code }) => code === 'IMAGE_UNAVAILABLE') };
+    };
+    const imagesOf = async () => (await host.exec(['docker', 'images', '-q', '--digests'])).stdout;
+
+    it('is not planned with while its registry is silent, and nothing is touched', async () => {
+      await registry.stop();
+      const [images, record, before] = await Promise.all([imagesOf(), host.readFile(RECORD), inspect(host, container)]);
+      expect(await planned()).toMatchObject({
+        exitCode: 2,
+        answers: [{ verdict: 'block', node: 'h1', message: expect.stringContaining('connection refused') }],
+      });
+      expect(await Promise.all([imagesOf(), host.readFile(RECORD), inspect(host, container)])).toEqual([
+        images,
+        record,
+        before,
+      ]);
+    });
+
+    it('is pulled and run once it can be had; the plan only asks', async () => {
+      await registry.start();
+      const images = await imagesOf();
+      expect(await planned()).toMatchObject({ exitCode: 0, answers: [{ verdict: 'pass' }] });
+      expect(await imagesOf()).toBe(images);
+      succeeded(await fleet.settled(await fleet.begin('3.1.0')));
+      expect((await inspect(host, container))?.Config.Image).toBe(reference);
+      expect((await fleet.healthy()).versions).toEqual(['3.1.0']);
+    });
+  },
+);
 
 /** What it is reached by, and checked with, comes from where its container mounts it from. */
 it.runIf(ready && WHOLE_TABLE)('a secure node in a container is upgraded with an image file', async () => {
