@@ -100,7 +100,7 @@ const OLD_PLANS = `DELETE FROM plans WHERE id IN (
 async function removeRuns(sql: Sql, olderThanMs: number): Promise<number> {
   const rows = await sql.query<{ id: string }>(
     `SELECT id FROM runs WHERE status IN ${ENDED} AND (state ->> 'endedAtMs')::bigint < now_ms() - $1
-       AND NOT EXISTS (SELECT 1 FROM backups WHERE backups.run = runs.id)
+       AND NOT EXISTS (SELECT 1 FROM backups WHERE backups.run = runs.id AND removed_at_ms IS NULL)
      ORDER BY created_at_ms LIMIT 20 FOR UPDATE SKIP LOCKED`,
     [olderThanMs],
   );
@@ -116,5 +116,7 @@ async function removeRuns(sql: Sql, olderThanMs: number): Promise<number> {
     of,
   );
   await sql.execute('DELETE FROM approval_requests WHERE run = ANY ($1)', of);
+  // Of copies that their hosts removed.
+  await sql.execute('DELETE FROM backups WHERE run = ANY ($1)', of);
   return sql.execute('DELETE FROM runs WHERE id = ANY ($1)', of);
 }

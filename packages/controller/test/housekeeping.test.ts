@@ -57,6 +57,64 @@ describe('what is older than its time', () => {
     expect(await database.query('SELECT 1 FROM action_output WHERE run = $1', [young])).toHaveLength(0);
   });
 
+  it('of runs leaves those whose copies a cluster could be brought back from', async () => {
+    const database = await postgres.database();
+    const [kept, removed] = [await oldRun(database, 'a', 8), await oldRun(database, 'b', 8)];
+    for (const [run, removedAtMs] of [
+      [kept, null],
+      [removed, 1],
+    ]) {
+      await database.execute(
+        `INSERT INTO backups (run, node, receipt, made_at_ms, stored_at_ms, removed_at_ms) VALUES ($1, 'n', '{}', 0, 0, $2)`,
+        [run, removedAtMs],
+      );
+    }
+    expect(await keepHouse(database, WEEK)).toMatchObject({ runs: 1 });
+    expect(await database.query('SELECT id FROM runs')).toEqual([{ id: kept }]);
+    expect(await database.query('SELECT run FROM backups')).toEqual([{ run: kept }]);
+  });
+
+  it('of plans leaves those that were started, and the young', async () => {
+    const database = await postgres.database();
+    await reportCluster(database, 'a');
+    await putRun(database, 'a');
+    const [started] = await database.query<{ id: string }>('SELECT id FROM plans');
+    for (const id of ['old', 'young']) {
+      await database.execute(
+        `INSERT INTO plans SELECT (jsonb_populate_record(plans, jsonb_build_object('id', $1::text))).* FROM plans WHERE id = $2`,
+        [id, started?.id],
+      );
+    }
+    await database.execute(`UPDATE plans SET created_at_ms = 0 WHERE id <> 'young'`);
+    expect(await keepHouse(database, WEEK)).toMatchObject({ plans: 1 });
+    const left = await database.query<{ id: string }>('SELECT id FROM plans');
+    expect(new Set(left.map(({ id }) => id))).toEqual(new Set([started?.id, 'young']));
+  });
+
+  it('of what is younger nothing goes', async () => {
+    const database = await postgres.database();
+    const change = { kind: 'node', cluster: 'c', detail: '' } as const;
+    const nowMs = Date.now();
+    await appendHealth(database, [{ ...change, id: 'n1', state: 'down' }], nowMs - 6 * DAY_MS);
+    await appendHealth(database, [{ ...change, id: 'n1', state: 'healthy' }], nowMs);
+    // The last word of a node stays, whatever was told of another since.
+    await appendHealth(database, [{ ...change, id: 'n2', state: 'down' }], 0);
+    await appendHealth(database, [{ ...change, id: 'n3', state: 'healthy' }], nowMs);
+    await notify(database, { event: 'held', severity: 'info', title: 't', lines: [], clusters: [] });
+    await database.execute('UPDATE notifications SET at_ms = $1', [nowMs - 6 * DAY_MS]);
+    expect(await keepHouse(database, WEEK)).toMatchObject({ health: 0, notifications: 0 });
+  });
+
+  it('is left alone while another controller does it', async () => {
+    const database = await postgres.database();
+    await oldRun(database, 'a', 8);
+    await database.transaction(async (sql) => {
+      await sql.query('SELECT pg_advisory_xact_lock(7090004)');
+      expect(await keepHouse(database, WEEK)).toEqual({});
+    });
+    expect(await keepHouse(database, WEEK)).toMatchObject({ runs: 1 });
+  });
+
   it('stays for ever where the configuration says so, as it does for runs by default', async () => {
     const database = await postgres.database();
     await oldRun(database, 'a', 10_000);

@@ -9,6 +9,7 @@ import { inTree, runnerOf, SourceDeployment } from '../deployment/source.ts';
 import type { NodeRecord, SourceRecords } from '../deployment/source-record.ts';
 import { kwbaseVersion } from '../host/kwbase.ts';
 import { launchNode } from '../host/launch.ts';
+import { requireUnitRights } from '../host/rights.ts';
 import { runShort, wordsOf } from '../host/run.ts';
 import type { LongCommands, ServiceManager } from '../host/services.ts';
 import { replaceFile, syncDirectory } from '../journal/file-storage.ts';
@@ -46,7 +47,7 @@ export class SourceDriver implements MethodDriver {
   /** The new tree lies beside the old one afterwards, and its `kwbase` runs on this host, while the old one serves. */
   async fetch(action: Action, watch: Watch): Promise<void> {
     const { record, site } = await this.#deployment();
-    requireRights(record);
+    await this.#requireRights(record);
     const inside = await inTree(record.tree, [site.dataDir]);
     // The new version would find none, and begin with an empty store.
     if (inside !== undefined) throw new FleetError('METHOD_UNSUPPORTED', inside);
@@ -61,7 +62,7 @@ export class SourceDriver implements MethodDriver {
     const { record, running } = await this.#deployment();
     if (record.unit !== undefined) return this.#stopUnit(record.unit, action, watch);
     if (running === undefined) return;
-    requireRights(record);
+    await this.#requireRights(record);
     watch.detail(`asking process ${running.pid} to end`);
     try {
       process.kill(running.pid, 'SIGTERM');
@@ -141,6 +142,14 @@ export class SourceDriver implements MethodDriver {
     }
   }
 
+  /** Root, or the database's own user: whoever else cannot end it, nor start it as it was; a unit needs lines of sudoers. */
+  async #requireRights({ uid, unit }: NodeRecord): Promise<void> {
+    if (unit !== undefined) return requireUnitRights(this.#options, unit);
+    const own = process.getuid?.();
+    if (own === 0 || own === uid) return;
+    throw new FleetError('PRIVILEGES_MISSING', 'an agent of a source build must be root, or the user that runs it');
+  }
+
   #build(action: Action, watch: Watch): Promise<string> {
     const { build, commands } = this.#options;
     if (build === undefined) {
@@ -151,6 +160,7 @@ export class SourceDriver implements MethodDriver {
 
   async #stopUnit(unit: string, action: Action, watch: Watch): Promise<void> {
     const { services } = this.#options;
+    await requireUnitRights(this.#options, unit);
     watch.detail(`the service manager stops ${unit}`);
     try {
       await services.stop(unit, Math.min(action.deadline.ceilingMs, STOP_TIMEOUT_MS));
@@ -253,13 +263,6 @@ export class SourceDriver implements MethodDriver {
     if (deployment.running === undefined && active !== 'active' && active !== 'activating') return deployment;
     throw new FleetError('DEPLOY_STILL_RUNNING', `nothing is installed while the database is ${active}`);
   }
-}
-
-/** Root, or the database's own user: whoever else cannot end it, nor start it as it was. */
-function requireRights({ uid, unit }: NodeRecord): void {
-  const own = process.getuid?.();
-  if (own === 0 || own === uid || unit !== undefined) return;
-  throw new FleetError('PRIVILEGES_MISSING', 'an agent of a source build must be root, or the user that runs it');
 }
 
 async function markOf(place: string): Promise<string | undefined> {

@@ -1,4 +1,5 @@
 /** Root's rights on a host whose agent may not be root: through sudo, and never so that a password is asked for. */
+import { userInfo } from 'node:os';
 import { FleetError } from '@kwfleet/core';
 import { type Ended, runShort, wordsOf } from './run.ts';
 import type { ServiceManager } from './services.ts';
@@ -46,4 +47,24 @@ export async function requireRights(rights: Rights): Promise<void> {
   const proven = await runAsRoot(rights, ['/usr/bin/sudo', '-n', 'true']);
   if (proven.exitCode === 0) return;
   throw new FleetError('DEPLOY_PASSWORD', 'sudo does not let the agent run deploy.sh', { words: wordsOf(proven) });
+}
+
+/** What is asked of the service manager for a unit in the course of an upgrade. */
+const VERBS = ['stop', 'start', 'enable', 'disable'] as const;
+
+/**
+ * A unit that is not called as KWDB's own scripts call theirs is in no sudoers file that comes with the agent: asked before
+ * anything is stopped. Throws PRIVILEGES_MISSING with the lines that are missing.
+ */
+export async function requireUnitRights({ sudo, services }: Omit<Rights, 'root'>, unit: string): Promise<void> {
+  if (!sudo || services.kind !== 'systemd') return;
+  const missing: string[] = [];
+  for (const verb of VERBS) {
+    const command = ['systemctl', '--no-ask-password', verb, `${unit}.service`];
+    const allowed = await runShort('sudo', ['-n', '-l', ...command], { timeoutMs: ASK_TIMEOUT_MS });
+    if (allowed.exitCode !== 0) missing.push(`/usr/bin/${command.join(' ')}`);
+  }
+  if (missing.length === 0) return;
+  const line = `${userInfo().username} ALL = (root) NOPASSWD: ${missing.join(', ')}`;
+  throw new FleetError('PRIVILEGES_MISSING', `sudo does not let the agent handle ${unit}: sudoers lack "${line}"`);
 }
