@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
+import { notify } from '../src/store/notifications.ts';
 import { RestRig } from './rest-rig.ts';
 import { putRun, reportCluster, until, usePostgres } from './support.ts';
 
@@ -47,6 +48,64 @@ describe('/metrics', () => {
     expect(figure(text, 'kwfleet_database_up')).toBe('1');
   });
 
+  it('tells of what people wait for, of silence and of clocks', { timeout: 40_000 }, async () => {
+    await reportCluster(rig.database, 'waits', 2);
+    const run = await putRun(rig.database, 'waits');
+    await rig.database.execute(
+      `UPDATE runs SET status = 'awaiting_approval', created_at_ms = 0, lease_until_ms = now_ms() + 600000, lease_owner = 'test',
+         state = state || jsonb_build_object('status', 'awaiting_approval', 'approval', jsonb_build_object('requestedAtMs', now_ms() - 90000))
+       WHERE id = $1`,
+      [run],
+    );
+    await rig.database.execute(`UPDATE nodes SET clock_skew_ms = -7000 WHERE node = 'waits-n1'`);
+    await rig.database.execute(`UPDATE nodes SET last_seen_ms = now_ms() - 120000 WHERE node = 'waits-n2'`);
+    const text = await scrape();
+    const told = (series: string) => Number(figure(text, series));
+    expect(told('kwfleet_run_approval_wait_max_seconds')).toBeGreaterThanOrEqual(90);
+    expect(told('kwfleet_run_approval_wait_max_seconds')).toBeLessThan(120);
+    expect(told('kwfleet_agent_silence_max_seconds')).toBeGreaterThanOrEqual(120);
+    expect(told('kwfleet_clock_skew_max_seconds')).toBe(7);
+    expect(told('kwfleet_trust_expires_timestamp_seconds{signed="root"}')).toBeGreaterThan(Date.now() / 1000);
+    expect(told('kwfleet_trust_expires_timestamp_seconds{signed="packages"}')).toBeGreaterThan(Date.now() / 1000);
+    expect(text).toMatch(
+      /^kwfleet_http_request_duration_seconds_count\{method="GET",route="\/v1\/clusters\/:id",status="200"\} [1-9]/m,
+    );
+    await rig.database.execute(`DELETE FROM nodes WHERE node LIKE 'waits-%'`);
+  });
+
+  it('counts what it could not answer', async () => {
+    const before = Number(figure(await scrape(), 'kwfleet_http_failures_total'));
+    await rig.database.execute('ALTER TABLE approval_policies RENAME TO policies_away');
+    expect((await rig.ask('/v1/approval-policies')).status).toBeGreaterThanOrEqual(500);
+    await rig.database.execute('ALTER TABLE policies_away RENAME TO approval_policies');
+    expect(Number(figure(await scrape(), 'kwfleet_http_failures_total'))).toBe(before + 1);
+  });
+
+  it('tells of messages and rollouts by their status', async () => {
+    const content = { event: 'held', severity: 'info', title: 't', lines: [], clusters: [] } as const;
+    await notify(rig.database, { ...content, lines: [], clusters: [] });
+    await rig.database.execute(
+      `INSERT INTO deliveries (id, notification, target, status, due_at_ms, created_at_ms)
+       SELECT 'd1', id, 't', 'dead', 0, 0 FROM notifications LIMIT 1`,
+    );
+    const text = await scrape();
+    expect(figure(text, 'kwfleet_notifications{status="dead"}')).toBe('1');
+    expect(figure(text, 'kwfleet_notifications{status="pending"}')).toBe('0');
+  });
+
+  it('is bounded, however many versions and unwell clusters there are', { timeout: 40_000 }, async () => {
+    await rig.database.execute(
+      `INSERT INTO nodes (node, report, first_seen_ms, last_seen_ms)
+       SELECT 'many-' || n, jsonb_set(jsonb_set(report, '{installation,versions,recorded}', to_jsonb('1.0.' || n)), '{identity,clusterId}', to_jsonb('many-' || n)), 0, 0
+       FROM nodes, generate_series(1, 130) AS n WHERE node = 'held-n1'`,
+    );
+    const text = await scrape();
+    expect(text.match(/^kwfleet_nodes_by_version\{/gm)).toHaveLength(20);
+    expect(figure(text, 'kwfleet_nodes_by_version{version="3.0.0"}')).not.toBeUndefined();
+    expect(text.match(/^kwfleet_cluster_unhealthy\{/gm)).toHaveLength(100);
+    await rig.database.execute(`DELETE FROM nodes WHERE node LIKE 'many-%'`);
+  });
+
   it('names a cluster that is unwell, and whether an upgrade is at work on it', { timeout: 40_000 }, async () => {
     await rig.database.execute(`UPDATE nodes SET report = report || '{"serving":false}' WHERE node = 'held-n1'`);
     const series = 'kwfleet_cluster_unhealthy{cluster="kwdb-held",state="down",upgrading="yes"}';
@@ -58,11 +117,25 @@ describe('/metrics', () => {
     const other = await RestRig.open(settings);
     try {
       await reportCluster(other.database, 'gone');
+      const look = async () => (await other.ask('/metrics')).text();
+      await putRun(other.database, 'gone');
+      const before = await until('it is told', async () => {
+        const now = await look();
+        return figure(now, 'kwfleet_nodes{state="healthy"}') === '3' ? now : undefined;
+      });
+      const told = [
+        'kwfleet_nodes{',
+        'kwfleet_clusters{',
+        'kwfleet_runs{',
+        'kwfleet_run_steps{',
+        'kwfleet_notifications{',
+      ];
+      for (const series of told) expect(before, series).toContain(`\n${series}`);
       // Without its tables the database answers nothing that is asked.
       await other.database.execute('ALTER TABLE nodes RENAME TO nodes_away');
-      const text = await (await other.ask('/metrics')).text();
+      const text = await look();
       expect(figure(text, 'kwfleet_database_up')).toBe('0');
-      expect(text).not.toMatch(/^kwfleet_nodes\{/m);
+      for (const series of told) expect(text, series).not.toContain(`\n${series}`);
       await other.database.execute('ALTER TABLE nodes_away RENAME TO nodes');
     } finally {
       await other.close();

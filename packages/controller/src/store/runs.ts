@@ -164,7 +164,7 @@ export type ActiveRun = {
 export async function holdsAndWaits(sql: Sql): Promise<ActiveRun[]> {
   return sql.query<ActiveRun>(
     `SELECT state -> 'hold' AS hold,
-       CASE WHEN status = 'awaiting_approval' THEN created_at_ms END AS "approvalSinceMs",
+       CASE WHEN status = 'awaiting_approval' THEN coalesce((state #>> '{approval,requestedAtMs}')::bigint, created_at_ms) END AS "approvalSinceMs",
        (SELECT jsonb_object_agg(status, count) FROM (
           SELECT step.value ->> 'status' AS status, count(*) AS count FROM jsonb_each(state -> 'steps') AS step GROUP BY 1
         ) AS counted) AS steps
