@@ -102,6 +102,10 @@ export class Client {
     const path = `/v1/clusters/${encodeURIComponent(cluster)}/health?limit=${limit}`;
     return (await this.#json<Page<HealthEventView>>(path)).items;
   };
+  async removeNode(id: string): Promise<void> {
+    await this.#ask(`/v1/nodes/${encodeURIComponent(id)}`, { method: 'DELETE' });
+  }
+
   nodes = (): Promise<NodeView[]> => this.#all<NodeView>('/v1/nodes');
   trust = (): Promise<TrustView> => this.#json('/v1/trust');
 

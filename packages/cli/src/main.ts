@@ -9,6 +9,7 @@ import { addCluster } from './commands/cluster.ts';
 import { addHealth } from './commands/health.ts';
 import { addInventory } from './commands/inventory.ts';
 import { addKeys } from './commands/keys.ts';
+import { addNode } from './commands/node.ts';
 import { addNotifications } from './commands/notifications.ts';
 import { addPackages } from './commands/packages.ts';
 import { addPlan } from './commands/plan.ts';
@@ -73,6 +74,7 @@ export function createProgram(context: Context): Command {
   addInventory(program, context);
   addHealth(program, context);
   addCluster(program, context);
+  addNode(program, context);
   addTransfer(program, context);
   addPackages(program, context);
   addKeys(program, context);

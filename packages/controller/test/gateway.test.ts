@@ -131,6 +131,50 @@ describe('enrollment', () => {
   });
 });
 
+describe('a node that was removed from the fleet', () => {
+  const remove = async (node: string) =>
+    (await fetch(`${controller.restUrl}/v1/nodes/${node}`, { method: 'DELETE' })).status;
+  const isKnown = async (node: string) => (await fetch(`${controller.restUrl}/v1/nodes/${node}`)).status === 200;
+  async function connected(node: string, keys: Keys): Promise<Agent> {
+    const agent = agentOn(clientWith(keys)).hello(node).beating();
+    await agent.got('welcome');
+    agent.send({ report: freshReport(`of-${node}`, 1, 1) });
+    await until('it is known', () => isKnown(node));
+    return agent;
+  }
+
+  it('is turned away, whatever it asks for, until it is enrolled anew', async () => {
+    const keys = await enrolled('gone');
+    const agent = await connected('gone', keys);
+    const other = await connected('stays', await enrolled('stays'));
+    expect(await remove('gone')).toBe(204);
+    expect((await agent.ended())?.details).toContain('removed');
+    const again = agentOn(clientWith(keys)).hello('gone');
+    expect(await again.ended()).toMatchObject({ code: grpc.status.UNAUTHENTICATED });
+    const { path, requestSerialize, responseDeserialize } = agentGateway.findPeers;
+    const refused = await new Promise((resolve) => {
+      const message = { sha256: 'a'.repeat(64), node: 'gone' };
+      clientWith(keys).makeUnaryRequest(path, requestSerialize, responseDeserialize, message, (error) =>
+        resolve(error?.code),
+      );
+    });
+    expect(refused).toBe(grpc.status.UNAUTHENTICATED);
+    expect(await isKnown('gone')).toBe(false);
+    expect(other.status).toBeUndefined();
+    await connected('gone', await enrolled('gone'));
+    expect(await remove('gone-too')).toBe(404);
+  });
+
+  it('stays turned away by a controller that did not hear of it yet', async () => {
+    const keys = await enrolled('unheard');
+    await database.execute('UPDATE certificates SET revoked_at_ms = now_ms() WHERE node = $1', ['unheard']);
+    expect(await agentOn(clientWith(keys)).hello('unheard').ended()).toMatchObject({
+      code: grpc.status.UNAUTHENTICATED,
+    });
+    expect(await database.query('SELECT 1 FROM nodes WHERE node = $1', ['unheard'])).toEqual([]);
+  });
+});
+
 describe('a controller at an IP address', () => {
   /** Carries bytes from another address of this machine to the controller. */
   async function relayOn(host: string): Promise<string> {

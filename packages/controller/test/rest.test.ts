@@ -254,6 +254,24 @@ describe('a POST with an Idempotency-Key', () => {
   });
 });
 
+describe('a node', () => {
+  const remove = (node: string) => ask(`/v1/nodes/${node}`, { method: 'DELETE' });
+
+  it('is not removed while a run needs it, and is forgotten once none does', async () => {
+    await cluster('leaving');
+    const { id: plan, hash } = await planOf('leaving');
+    const timing = { notBeforeMs: Date.now() + 3_600_000 };
+    const run = await body<RunSummary>(ask('/v1/runs', { json: { plan, hash, timing } }));
+    expect(await body(remove('leaving-n2'))).toMatchObject({ status: 409, code: 'RUN_ACTIVE' });
+    expect((await ask('/v1/nodes/leaving-n2')).status).toBe(200);
+    await ask(`/v1/runs/${run.id}/abort`, { method: 'POST' });
+    await until('the run is over', async () => (await remove('leaving-n2')).status === 204);
+    const { items } = await body<Page<{ what: string; detail: object }>>(ask('/v1/audit?limit=1'));
+    expect(items).toMatchObject([{ what: 'node.remove', detail: { node: 'leaving-n2' } }]);
+    expect(await body(remove('nobody'))).toMatchObject({ status: 404, code: 'NODE_UNKNOWN' });
+  });
+});
+
 describe('lists and names', () => {
   it('come in pages that miss nothing', async () => {
     for (const id of ['p1', 'p2', 'p3']) await cluster(id);

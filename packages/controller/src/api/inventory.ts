@@ -5,6 +5,7 @@ import { audit } from '../store/audit.ts';
 import { describeCluster } from '../store/clusters.ts';
 import type { Database, Sql } from '../store/database.ts';
 import { listHealthEvents } from '../store/health.ts';
+import { removeNode } from '../store/nodes.ts';
 import { pageOfSorted } from '../store/page.ts';
 import { type Api, type ApiParts, IdParams, PageQuery } from './api.ts';
 import { readFleet } from './fleet.ts';
@@ -106,6 +107,27 @@ export function inventoryRoutes(app: Api, { database }: ApiParts): void {
     '/v1/nodes/:id',
     { schema: { tags: ['inventory'], params: IdParams, response: { 200: NodeView } } },
     async ({ params }) => needNode(database, params.id),
+  );
+
+  app.delete(
+    '/v1/nodes/:id',
+    {
+      config: { access: 'admin' },
+      schema: {
+        tags: ['inventory'],
+        description:
+          'Forgets a node that left the fleet and revokes its certificates. Its runs, backups and history stay; to come back it is enrolled anew.',
+        params: IdParams,
+        response: { 204: Type.Null() },
+      },
+    },
+    async ({ params: { id }, actor }, reply) => {
+      await database.transaction(async (sql) => {
+        if (!(await removeNode(sql, id))) throw new FleetError('NODE_UNKNOWN', `there is no node ${id}`);
+        await audit(sql, actor, 'node.remove', { node: id });
+      });
+      return reply.code(204).send(null);
+    },
   );
 }
 

@@ -35,7 +35,9 @@ const RENEW_DAYS = 90;
 /** Hosts' clocks differ a little; a certificate must not be from the future. */
 const BACKDATE_MS = 3_600_000;
 
-export const newSerial = (): string => `00${randomBytes(15).toString('hex')}`;
+/** Hexadecimal digits of a serial number; it begins with 00, so that it is positive. */
+export const SERIAL_DIGITS = 32;
+export const newSerial = (): string => `00${randomBytes(SERIAL_DIGITS / 2 - 1).toString('hex')}`;
 
 /** Reads the authority of `<dataDir>/pki`, or makes it at the first start. */
 export async function openAuthority(dataDir: string, names: readonly string[]): Promise<Authority> {

@@ -1,6 +1,6 @@
 /** Who is at the other end of a gRPC call. */
 import * as grpc from '@grpc/grpc-js';
-import type { Authority } from './authority.ts';
+import { type Authority, SERIAL_DIGITS } from './authority.ts';
 
 /**
  * One port for all: a client certificate is asked for and, where one is given, checked against our authority by TLS
@@ -24,13 +24,21 @@ export function serverCredentials(authority: Authority | undefined): grpc.Server
   return grpc.experimental.createCertificateProviderServerCredentials(provider, provider, false);
 }
 
-type Call = Pick<grpc.ServerUnaryCall<unknown, unknown>, 'getAuthContext'>;
+export type Call = Pick<grpc.ServerUnaryCall<unknown, unknown>, 'getAuthContext'>;
+
+/** By the caller's certificate: the node, and which of its certificates. */
+export type Caller = { readonly node: string; readonly serial: string };
 
 /**
- * The common name of the caller's certificate, which is of our authority; undefined when it has none. grpc-js hands out
- * a certificate only when TLS found it authorised.
+ * By the caller's certificate, which is of our authority; undefined when it has none. grpc-js hands out a certificate
+ * only when TLS found it authorised.
  */
-export function callerName(call: Call): string | undefined {
-  const name = call.getAuthContext().sslPeerCertificate?.subject?.CN;
-  return typeof name === 'string' && name !== '' ? name : undefined;
+export function callerOf(call: Call): Caller | undefined {
+  const { subject, serialNumber = '' } = call.getAuthContext().sslPeerCertificate ?? {};
+  const node = subject?.CN;
+  if (typeof node !== 'string' || node === '') return undefined;
+  return { node, serial: serialAsIssued(serialNumber) };
 }
+
+/** OpenSSL shows the number, `newSerial` writes all of its bytes. */
+const serialAsIssued = (shown: string): string => shown.toLowerCase().padStart(SERIAL_DIGITS, '0');

@@ -24,7 +24,8 @@ import { pendingPrefetches } from '../store/prefetches.ts';
 import type { TransferFiles } from '../transfers/files.ts';
 import type { Repository } from '../trust/repository.ts';
 import type { Authority } from './authority.ts';
-import { callerName, serverCredentials } from './credentials.ts';
+import { openCallers, REFUSED } from './callers.ts';
+import { type Caller, serverCredentials } from './credentials.ts';
 import { enrollHandler } from './enroll.ts';
 import { type MetadataCall, sendMetadata } from './fetch-metadata.ts';
 import { givePackage, namePeers, Seeds } from './give-package.ts';
@@ -57,6 +58,7 @@ export type GatewayParts = {
 /** A notice may be lost: pending actions are looked for this often all the same. */
 const TICK_MS = 1_000;
 const CLOSE_MS = 3_000;
+const REMOVED = 'this node was removed from the fleet';
 const SUPERSEDED = 'a newer stream of this node took over';
 
 export async function startGateway(parts: GatewayParts): Promise<Gateway> {
@@ -65,6 +67,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   const heartbeats = collectHeartbeats(database, Math.min(1_000, heartbeatMs), SILENT_BEATS * heartbeatMs, log);
   const sessions = openSessions(parts, { database, heartbeats, heartbeatMs, log });
 
+  const callers = await openCallers(authority !== undefined, { database, notices, log });
   const giver = new PackageGiver(config.giving, (error, sha256) =>
     log.error({ err: error, sha256 }, 'a package could not be sent'),
   );
@@ -76,28 +79,25 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   });
   server.addService(agentGateway, {
     connect(call: Stream) {
-      const caller = callerName(call);
-      if (authority !== undefined && caller === undefined) return refuse(call);
-      sessions.open(call, caller);
+      if (callers.refuses(call)) return refuse(call);
+      sessions.open(call, callers.of(call));
     },
     fetchPackage(call: FetchCall) {
-      const caller = callerName(call);
-      if (authority !== undefined && caller === undefined) return refuse(call);
-      void givePackage(call, caller ?? call.request.node, giving);
+      if (callers.refuses(call)) return refuse(call);
+      void givePackage(call, callers.of(call)?.node ?? call.request.node, giving);
     },
     findPeers(
       call: grpc.ServerUnaryCall<FindPeersRequest, FindPeersResponse>,
       answer: grpc.sendUnaryData<FindPeersResponse>,
     ) {
-      const caller = callerName(call);
-      if (authority !== undefined && caller === undefined) return refuse(call);
-      void namePeers(call, answer, caller ?? call.request.node, giving);
+      if (callers.refuses(call)) return refuse(call);
+      void namePeers(call, answer, callers.of(call)?.node ?? call.request.node, giving);
     },
     fetchMetadata(call: MetadataCall, answer: grpc.sendUnaryData<MetadataFile>) {
-      if (authority !== undefined && callerName(call) === undefined) return refuse(call);
+      if (callers.refuses(call)) return refuse(call);
       void sendMetadata(call, answer, repository, log);
     },
-    ...transferFileCalls(transfers, authority !== undefined, log),
+    ...transferFileCalls(transfers, callers, log),
   });
   server.addService(enrollment, { enroll: enrollHandler(authority, database, log) });
 
@@ -116,6 +116,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     async close() {
       clearInterval(ticker);
       for (const stop of stopListening) stop();
+      callers.close();
       sessions.closeAll();
       await shutdown(server);
       await heartbeats.close();
@@ -124,8 +125,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
 }
 
 function refuse(call: { emit(event: 'error', error: Partial<grpc.StatusObject>): boolean }): void {
-  const details = 'no client certificate of this controller: enroll the agent first';
-  call.emit('error', { code: grpc.status.UNAUTHENTICATED, details });
+  call.emit('error', REFUSED);
 }
 
 /** The streams of this process, the newest of each node. */
@@ -160,11 +160,14 @@ function openSessions({ database, log }: GatewayParts, shared: Omit<SessionConte
     try {
       while (lookAgain && byNode.size > 0) {
         lookAgain = false;
-        const nodes = [...byNode.keys()];
+        const asked = [...byNode];
+        const nodes = asked.map(([node]) => node);
         const streams = await currentStreams(database, nodes);
-        for (const [node, session] of byNode) {
+        for (const [node, session] of asked) {
           // Read after the session attached itself: another stream in its place is a newer one, here or elsewhere.
-          if (streams.has(node) && streams.get(node) !== session.stream) session.end(grpc.status.ABORTED, SUPERSEDED);
+          const current = streams.get(node);
+          if (current !== session.stream)
+            session.end(grpc.status.ABORTED, current === undefined ? REMOVED : SUPERSEDED);
         }
         const actions = Map.groupBy(await pendingActions(database, nodes), ({ node }) => node);
         for (const [node, due] of actions) byNode.get(node)?.deliver(due);
@@ -181,7 +184,7 @@ function openSessions({ database, log }: GatewayParts, shared: Omit<SessionConte
   return {
     look,
     count: () => byNode.size,
-    open: (call: grpc.ServerDuplexStream<AgentMessage, ControllerMessage>, caller: string | undefined) => {
+    open: (call: grpc.ServerDuplexStream<AgentMessage, ControllerMessage>, caller: Caller | undefined) => {
       all.add(new Session(call, caller, context));
     },
     /** A stream, `NODE STREAM`, speaks for the node from now on: here, or at another controller. */

@@ -4,12 +4,15 @@ import * as grpc from '@grpc/grpc-js';
 import { type Action, FleetError, type PackageInfo } from '@kwfleet/core';
 import { type AgentMessage, type ControllerMessage, type Hello, PROTOCOL } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
+import { isRevoked } from '../store/access.ts';
 import { storeOutput, storeProgress, storeResult } from '../store/actions.ts';
 import type { Database } from '../store/database.ts';
 import { storeInventory } from '../store/inventories.ts';
 import { attachStream, databaseNow, detachStream, storeReport } from '../store/nodes.ts';
 import { storeHoldings } from '../store/peers.ts';
 import { endPrefetch, type PendingPrefetch } from '../store/prefetches.ts';
+import { REFUSED } from './callers.ts';
+import type { Caller } from './credentials.ts';
 import type { Heartbeats } from './heartbeats.ts';
 
 export type Stream = grpc.ServerDuplexStream<AgentMessage, ControllerMessage>;
@@ -36,7 +39,7 @@ export class Session {
   readonly #call: Stream;
   readonly #context: SessionContext;
   /** From the certificate; undefined on a plaintext listener, where the hello is believed. */
-  readonly #certified: string | undefined;
+  readonly #caller: Caller | undefined;
   readonly #queue: AgentMessage[] = [];
   readonly #sent = new Set<string>();
   readonly #watch: NodeJS.Timeout;
@@ -45,9 +48,9 @@ export class Session {
   #working = false;
   #over = false;
 
-  constructor(call: Stream, certified: string | undefined, context: SessionContext) {
+  constructor(call: Stream, caller: Caller | undefined, context: SessionContext) {
     this.#call = call;
-    this.#certified = certified;
+    this.#caller = caller;
     this.#context = context;
     this.#watch = setInterval(() => this.#lookForSilence(), Math.max(20, context.heartbeatMs / 2));
     call.on('data', (message: AgentMessage) => this.#take(message));
@@ -182,9 +185,10 @@ export class Session {
   async #hello(hello: Hello): Promise<void> {
     const { database, heartbeatMs, log, attached } = this.#context;
     if (this.#node !== undefined) return this.end(grpc.status.FAILED_PRECONDITION, 'hello was said already');
-    if (this.#certified !== undefined && this.#certified !== hello.node) {
-      const details = `the certificate is of ${this.#certified}, not of ${hello.node}`;
-      log.error({ certified: this.#certified, claimed: hello.node }, 'an agent claims to be another');
+    const caller = this.#caller;
+    if (caller !== undefined && caller.node !== hello.node) {
+      const details = `the certificate is of ${caller.node}, not of ${hello.node}`;
+      log.error({ certified: caller.node, claimed: hello.node }, 'an agent claims to be another');
       return this.end(grpc.status.PERMISSION_DENIED, details);
     }
     if (hello.protocol !== PROTOCOL) {
@@ -193,9 +197,11 @@ export class Session {
     }
     const linkMs = SILENT_BEATS * heartbeatMs;
     const clockMs = await database.transaction(async (sql) => {
+      if (caller !== undefined && (await isRevoked(sql, caller.serial))) return undefined;
       await attachStream(sql, hello.node, this.stream, linkMs);
       return databaseNow(sql);
     });
+    if (clockMs === undefined) return this.end(grpc.status.UNAUTHENTICATED, REFUSED.details ?? '');
     if (this.#over) return void (await detachStream(database, hello.node, this.stream));
     this.#node = hello.node;
     for (const action of hello.inHand) this.#sent.add(action);

@@ -4,33 +4,32 @@ import { FleetError } from '@kwfleet/core';
 import type { FetchFileRequest, FilePart, FileReceipt, FileRef, FileState, PackageChunk } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
 import type { TransferFiles } from '../transfers/files.ts';
-import { callerName } from './credentials.ts';
+import { type Callers, REFUSED } from './callers.ts';
 import { sendFile } from './send-file.ts';
 
 /** Another part must follow within this time. */
 const QUIET_MS = 30_000;
 
-export function transferFileCalls(files: TransferFiles, needsCertificate: boolean, log: Logger) {
-  const known = (call: Parameters<typeof callerName>[0]) => !needsCertificate || callerName(call) !== undefined;
+export function transferFileCalls(files: TransferFiles, callers: Callers, log: Logger) {
   return {
     offerFile(call: grpc.ServerUnaryCall<FileRef, FileState>, done: grpc.sendUnaryData<FileState>) {
-      if (!known(call)) return done(NO_CERTIFICATE);
-      files.offer(call.request, callerName(call)).then(
+      if (callers.refuses(call)) return done(REFUSED);
+      files.offer(call.request, callers.of(call)?.node).then(
         (state) => done(null, state),
         (error: unknown) => done(statusOf(error, log)),
       );
     },
     putFile(call: grpc.ServerReadableStream<FilePart, FileReceipt>, done: grpc.sendUnaryData<FileReceipt>) {
-      if (!known(call)) return done(NO_CERTIFICATE);
-      receive(call, files).then(
+      if (callers.refuses(call)) return done(REFUSED);
+      receive(call, files, callers.of(call)?.node).then(
         (intact) => done(null, { intact }),
         (error: unknown) => done(statusOf(error, log)),
       );
     },
     fetchFile(call: grpc.ServerWritableStream<FetchFileRequest, PackageChunk>) {
-      if (!known(call)) return void call.emit('error', NO_CERTIFICATE);
+      if (callers.refuses(call)) return void call.emit('error', REFUSED);
       const { file, offset } = call.request;
-      files.find(file, callerName(call)).then(
+      files.find(file, callers.of(call)?.node).then(
         (path) => sendFile(call, { path, offset, what: `file ${file.sha256}`, code: 'NOT_FOUND' }, log),
         (error: unknown) => call.emit('error', statusOf(error, log)),
       );
@@ -38,12 +37,11 @@ export function transferFileCalls(files: TransferFiles, needsCertificate: boolea
   };
 }
 
-const NO_CERTIFICATE: Partial<grpc.StatusObject> = {
-  code: grpc.status.UNAUTHENTICATED,
-  details: 'no client certificate of this controller: enroll the agent first',
-};
-
-async function receive(call: grpc.ServerReadableStream<FilePart, FileReceipt>, files: TransferFiles): Promise<boolean> {
+async function receive(
+  call: grpc.ServerReadableStream<FilePart, FileReceipt>,
+  files: TransferFiles,
+  caller: string | undefined,
+): Promise<boolean> {
   let timer: NodeJS.Timeout | undefined;
   const parts = call[Symbol.asyncIterator]() as AsyncIterator<FilePart>;
   const next = async () => {
@@ -62,7 +60,7 @@ async function receive(call: grpc.ServerReadableStream<FilePart, FileReceipt>, f
   async function* bytes() {
     for (let part = await next(); part.done !== true; part = await next()) yield part.value.data;
   }
-  return files.put(file, offset, bytes(), callerName(call));
+  return files.put(file, offset, bytes(), caller);
 }
 
 const STATUS: Partial<Record<FleetError['code'], grpc.status>> = {

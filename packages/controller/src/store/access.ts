@@ -130,6 +130,21 @@ export async function spendEnrollment(sql: Sql, secret: string, node: string, se
   return row;
 }
 
+/** Of nodes that were removed. */
+export async function revokedSerials(sql: Sql): Promise<string[]> {
+  const rows = await sql.query<{ serial: string }>('SELECT serial FROM certificates WHERE revoked_at_ms IS NOT NULL');
+  return rows.map(({ serial }) => serial);
+}
+
+/** Whether this certificate was revoked; until this transaction ends, it is not. One that we did not issue cannot be. */
+export async function isRevoked(sql: Sql, serial: string): Promise<boolean> {
+  const [row] = await sql.query<{ revoked: boolean }>(
+    'SELECT revoked_at_ms IS NOT NULL AS revoked FROM certificates WHERE serial = $1 FOR SHARE',
+    [serial],
+  );
+  return row?.revoked === true;
+}
+
 async function isTaken(sql: Sql, node: string): Promise<boolean> {
   const certified = await sql.query('SELECT 1 FROM certificates WHERE node = $1 LIMIT 1', [node]);
   return certified.length > 0 || (await knowsNode(sql, node));

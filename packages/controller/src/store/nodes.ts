@@ -1,5 +1,5 @@
 /** What agents last reported, and which stream speaks for each node. */
-import type { NodeFacts, NodeReport } from '@kwfleet/core';
+import { FleetError, type NodeFacts, type NodeReport } from '@kwfleet/core';
 import type { Sql } from './database.ts';
 import { CHANNELS } from './notices.ts';
 
@@ -113,6 +113,29 @@ export async function someNodes(sql: Sql, nodes: readonly string[]): Promise<Nod
 
 export async function knowsNode(sql: Sql, node: string): Promise<boolean> {
   return (await sql.query('SELECT 1 FROM nodes WHERE node = $1', [node])).length > 0;
+}
+
+/**
+ * Forgets a node and revokes its certificates; its stream, wherever it is, ends. Its runs, backups and history stay.
+ * Returns whether there was anything of it. Throws RUN_ACTIVE while a run that is not ended needs it.
+ */
+export async function removeNode(sql: Sql, node: string): Promise<boolean> {
+  const revoked = await sql.execute(
+    'UPDATE certificates SET revoked_at_ms = now_ms() WHERE node = $1 AND revoked_at_ms IS NULL',
+    [node],
+  );
+  const [busy] = await sql.query<{ id: string }>(
+    `SELECT id FROM runs WHERE status NOT IN ('succeeded', 'failed', 'aborted')
+     AND jsonb_path_exists(plan, '$.nodes[*] ? (@.node == $node)', jsonb_build_object('node', $1::text)) LIMIT 1`,
+    [node],
+  );
+  if (busy !== undefined) throw new FleetError('RUN_ACTIVE', `run ${busy.id} needs ${node} and is not ended`);
+  const known = await sql.execute('DELETE FROM nodes WHERE node = $1', [node]);
+  await sql.execute('DELETE FROM peers WHERE node = $1', [node]);
+  await sql.execute('DELETE FROM prefetches WHERE node = $1', [node]);
+  await sql.execute('SELECT pg_notify($1, $2)', [CHANNELS.stream, `${node} `]);
+  await wakeRunner(sql);
+  return revoked + known > 0;
 }
 
 /** Asks the agents of these nodes, wherever their streams are, for a report that also tells of these images. */
