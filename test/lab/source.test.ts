@@ -20,7 +20,7 @@ import {
   TREE,
   UNIT,
 } from './source-deploy.ts';
-import { askBy, copyFirst, goBack, type Sql } from './way-back.ts';
+import { askBy, copyFirst, goBack, rootsOf, type Sql } from './way-back.ts';
 
 const TOPOLOGIES: readonly Topology[] = ['standalone', 'multi-replica', 'single-replica'];
 const TIMEOUT_MS = 6 * 60_000;
@@ -126,6 +126,7 @@ describe.skipIf(!(await labHere()))('KWDB built from source on its own host', ()
     expect(stdout).toContain('compiling part 4 of 4');
     expect(stdout).toMatch(/\bkwdb$/m);
     await addTree(fleet, { version: '3.0.0' });
+    await requireUnitCopied(host, run);
     await goBack(fleet, run, '3.0.0', sql);
     expect(await processOf(host)).toEqual(started);
     expect(await host.exec(owner)).toEqual(owned);
@@ -190,7 +191,16 @@ async function upgrade(fleet: Fleet, topology: Topology): Promise<string> {
   return copy?.backupOf(run) ?? '';
 }
 
+/** Where a unit runs the node, that is its configuration; the record of its start is copied for people. */
+async function requireUnitCopied(host: LabHost, backup: string): Promise<void> {
+  const unit = { name: 'configuration-1', path: `/etc/systemd/system/${UNIT}.service` };
+  const record = { name: 'definition-1', path: '/var/lib/kwfleet/source/node.json' };
+  const beside = (await rootsOf(host, backup)).map(({ name, path }) => ({ name, path }));
+  expect(beside.slice(1)).toEqual(hasUnit(host) ? [unit, record] : [record]);
+}
+
 async function downgrade(fleet: Fleet, backup: string): Promise<string> {
+  for (const host of fleet.hosts) await requireUnitCopied(host, backup);
   await addTree(fleet, { version: '3.0.0' });
   await goBack(fleet, backup, '3.0.0', sql);
   for (const host of fleet.hosts) expect(await link(host)).toMatch(/^install-3\.0\.0-[0-9a-f]{12}$/);

@@ -43,13 +43,20 @@ export async function goBack(fleet: Fleet, backup: string, to: string, sql: Sql)
 
 /** What is not data is on the host as it was copied: put back, or changed there and back with the version. */
 export async function sameFiles(host: LabHost, backup: string): Promise<void> {
-  const place = `/var/lib/kwfleet/backups/${host.name}/${backup}`;
-  const { roots } = JSON.parse(await host.readFile(`${place}/manifest.json`)) as { roots: Root[] };
-  for (const { name, path } of roots) {
-    if (name !== 'data') await host.exec(['diff', '-r', `${place}/files/${name}`, path]);
+  for (const { name, path } of await rootsOf(host, backup)) {
+    if (name !== 'data') await host.exec(['diff', '-r', `${placeOf(host, backup)}/files/${name}`, path]);
   }
 }
+
 type Root = { readonly name: string; readonly path: string };
+
+/** What the copy of a host holds. */
+export async function rootsOf(host: LabHost, backup: string): Promise<readonly Root[]> {
+  const manifest = await host.readFile(`${placeOf(host, backup)}/manifest.json`);
+  return (JSON.parse(manifest) as { roots: Root[] }).roots;
+}
+
+const placeOf = (host: LabHost, backup: string): string => `/var/lib/kwfleet/backups/${host.name}/${backup}`;
 
 async function play(
   fleet: Fleet,
