@@ -580,6 +580,18 @@ describe.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)('where
     expect(shown()).toEqual(since);
   });
 
+  test('room is looked for where the data lie, and not where a link to them does', async () => {
+    renameSync(data, join(home, 'disk'));
+    mkdirSync(data);
+    renameSync(join(home, 'disk'), join(data, 'kwdb'));
+    symlinkSync('data/kwdb', join(home, 'var/link'));
+    roots = roots.map((root) => (root.name === 'data' ? { ...root, path: join(home, 'var/link') } : root));
+    const { manifestSha256 } = await copy();
+    await check(checkWork(manifestSha256), quiet);
+    const small = `mount -t tmpfs -o size=1m tmpfs '${data}'; mkdir '${data}/kwdb'`;
+    expect(behind(small, checkWork(manifestSha256))).toMatchObject({ ok: false, code: 'DISK_FULL' });
+  });
+
   test('a copy leaves nothing out that is mounted within the data: it is refused', () => {
     mkdirSync(join(home, 'disk 2'));
     writeFileSync(join(home, 'disk 2/log'), 'x');

@@ -24,7 +24,7 @@ export async function check(work: Work & { work: 'check' }, say: Say): Promise<v
   for (const root of manifest.roots) await checkRoot(place, root, meter);
   await requireSamePlaces(manifest, work.roots);
   for (const root of manifest.roots.filter(isPutBack)) await requireExchangeable(root);
-  await requireRoom(place, manifest, work);
+  await requireRoom(place, manifest);
   say(`${files} files, ${mebibytes(sizeBytes)} MiB, are as they were when the backup was made`);
 }
 
@@ -67,12 +67,11 @@ async function requireExchangeable(root: Manifest['roots'][number]): Promise<voi
 }
 
 /** The present data stay where they are until all is well: both must fit. */
-async function requireRoom(place: string, manifest: Manifest, { roots }: Work & { work: 'check' }): Promise<void> {
+async function requireRoom(place: string, manifest: Manifest): Promise<void> {
   const data = manifest.roots.find(({ name }) => name === 'data');
-  const target = roots.find(({ name }) => name === 'data');
   const sample = data?.entries.find(({ type, sizeBytes }) => type === 'file' && sizeBytes > 0);
-  if (data === undefined || target === undefined || sample === undefined) return;
-  const { directory } = await asideOf(target, 'trial');
+  if (data === undefined || sample === undefined) return;
+  const { directory } = await asideOf(data, 'trial');
   const trial = join(directory, '.kwfleet-reflink-trial');
   await rm(trial, { force: true });
   const shares = await clone(join(copyOf(place, 'data'), sample.path), trial);
