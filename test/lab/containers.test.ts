@@ -241,7 +241,9 @@ async function downgrade(fleet: Fleet, way: Way, backup: string): Promise<string
   await fleet.addPackageFile(await shelf.package('3.0.0'));
   await goBack(fleet, backup, '3.0.0', sqlOf(way));
   expect(new Set(await imagesOf(fleet, way))).toEqual(new Set(['kaiwudb:3.0.0']));
-  for (const host of fleet.hosts) await sameFiles(host, backup);
+  // An image that came through a merged base has a line of its own since the upgrade.
+  const but = way.method === 'compose' && fleet.hosts.length > 1 ? ' image: ' : undefined;
+  for (const host of fleet.hosts) await sameFiles(host, backup, but);
   return 'the data of the copy are back';
 }
 
