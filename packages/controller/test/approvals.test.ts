@@ -1,6 +1,6 @@
 import type { ApprovalView, Page, Problem, RunSummary, RunView } from '@kwfleet/core';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { recordApproval, requestApproval, standingOf } from '../src/store/approvals.ts';
+import { closeRequest, recordApproval, requestApproval, standingOf } from '../src/store/approvals.ts';
 import { RestRig } from './rest-rig.ts';
 import { until, usePostgres } from './support.ts';
 
@@ -152,5 +152,18 @@ describe('in the store', () => {
     await database.transaction((sql) => recordApproval(sql, { subject: 'rollout:r2', hash: 'h1', actor: 'bo' }));
     await requestApproval(database, { ...request, hash: 'h2' });
     expect(await standingOf(database, 'rollout:r2')).toMatchObject({ granted: false, missing: 2, counted: [] });
+    // What is asked of people may have changed with it.
+    const stricter = { ...requirement, approvers: 3 };
+    await requestApproval(database, { ...request, hash: 'h3', requirement: stricter });
+    expect(await standingOf(database, 'rollout:r2')).toMatchObject({ missing: 3 });
+  });
+
+  it('nobody agrees to what is over', async () => {
+    const database = await postgres.database();
+    await requestApproval(database, { subject: 'rollout:r3', title: 'a rollout', hash: 'h', requirement, by: 'ann' });
+    await closeRequest(database, 'rollout:r3');
+    const late = database.transaction((sql) => recordApproval(sql, { subject: 'rollout:r3', hash: 'h', actor: 'bo' }));
+    await expect(late).rejects.toMatchObject({ code: 'APPROVAL_REFUSED' });
+    expect((await standingOf(database, 'rollout:r3'))?.approvals).toEqual([]);
   });
 });

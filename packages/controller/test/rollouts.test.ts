@@ -205,6 +205,16 @@ describe('a rollout over REST', () => {
     await until('it ends', async () => (await look(id)).status === 'aborted');
   });
 
+  it('is counted by its status in the metrics', async () => {
+    const counted = async () =>
+      /^kwfleet_rollouts\{status="scheduled"\} (\d+)/m.exec(await (await rig.ask('/metrics')).text())?.[1];
+    expect(await counted()).toBeUndefined();
+    const { id } = await create(`${FILE}start: {zone: UTC, at: 2099-01-01}`);
+    expect(await counted()).toBe('1');
+    await ask(id, 'abort');
+    await until('it ends', async () => (await counted()) === undefined);
+  });
+
   it('refuses what is written wrongly, with the places, and names that nothing has', async () => {
     const wrong = await create(FILE.replace('count: 1', 'count: -1'));
     expect(wrong).toMatchObject({ code: 'FILE_INVALID', mistakes: [{ line: 5, column: 27 }] });
