@@ -2,7 +2,7 @@
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Compose, projectOf } from '../../packages/agent/src/docker/compose.ts';
+import { Compose, projectArguments, projectOf } from '../../packages/agent/src/docker/compose.ts';
 import { editOf } from '../../packages/agent/src/docker/compose-edit.ts';
 import { Engine } from '../../packages/agent/src/docker/engine.ts';
 import { dockerHere, ImageShelf } from './container-deploy.ts';
@@ -88,6 +88,14 @@ describe.skipIf(!(await labHere()) || !dockerHere())('a compose project is edite
     await expect(made.edit()).rejects.toMatchObject({ code: 'COMPOSE_UNFIT', message: expect.stringMatching(/up -d/) });
   });
 
+  it('by a compose that speaks to the engine: files alone do not tell that', async () => {
+    const made = await project(`services:\n  kwdb:\n    image: kaiwudb:3.0.0\n    ${SERVICE}\n`);
+    await made.reach(socket);
+    await expect(made.reach('/run/no-engine.sock')).rejects.toMatchObject({ code: 'COMPOSE_UNFIT' });
+    const engine = new Engine({ socket, sudo: false });
+    expect(await engine.suitsCompose1('kaiwudb:3.0.0')).toBe(true);
+  });
+
   it('refused when a variable came from the shell that ran compose', async () => {
     const made = await project(IN_VARIABLE, { env: { TAG: '3.0.0' } });
     await expect(made.edit()).rejects.toMatchObject({ code: 'COMPOSE_UNFIT' });
@@ -125,5 +133,10 @@ async function project(
   const inspect = found && (await engine.container(found.Id));
   if (inspect === undefined) throw new Error(`compose made no container of ${name}`);
   const edit = async () => editOf(new Compose({ socket }), await projectOf(inspect), inspect, NEW);
-  return { directory, file, text, edit };
+  const reach = async (at: string) => {
+    const compose = new Compose({ socket: at });
+    const asked = await projectOf(inspect);
+    await compose.reach(await compose.program(asked.version), projectArguments(asked, false), 'kwdb');
+  };
+  return { directory, file, text, edit, reach };
 }

@@ -3,7 +3,7 @@ import type { ContainerInspect, ImageInspect } from '../src/docker/engine.ts';
 import { recreation } from '../src/docker/spec.ts';
 
 const ID = '0123456789abcdef'.repeat(4);
-const NEXT = { name: 'kwdb', image: 'kwdb:3.1.0', policy: { Name: 'always', MaximumRetryCount: 0 } };
+const NEXT = { name: 'kwdb', image: 'kwdb:3.1.0', policy: { Name: 'always', MaximumRetryCount: 0 }, apiMinor: 41 };
 
 type Change = {
   readonly config?: Record<string, unknown>;
@@ -13,7 +13,7 @@ type Change = {
   readonly image?: Record<string, unknown>;
 };
 
-function recreated({ config = {}, host = {}, networks = {}, mounts = [], image = {} }: Change) {
+function recreated({ config = {}, host = {}, networks = {}, mounts = [], image = {} }: Change, apiMinor = 41) {
   const old = {
     Id: ID,
     Name: '/kwdb-kwfleet-3.0.0',
@@ -22,7 +22,7 @@ function recreated({ config = {}, host = {}, networks = {}, mounts = [], image =
     NetworkSettings: { Networks: networks },
     Mounts: mounts,
   } as unknown as ContainerInspect;
-  return recreation(old, { Config: { Cmd: ['sh'], ...image } } as unknown as ImageInspect, NEXT);
+  return recreation(old, { Config: { Cmd: ['sh'], ...image } } as unknown as ImageInspect, { ...NEXT, apiMinor });
 }
 
 const specOf = (change: Change) => recreated(change).spec as unknown as Record<string, never>;
@@ -138,6 +138,54 @@ describe('how a container is made again', () => {
       EndpointsConfig: { front: { IPAMConfig: { IPv4Address: '10.1.0.5' }, Aliases: ['db'] } },
     });
     expect(networks).toEqual({ back: { IPAMConfig: {}, Links: ['other:friend'], Aliases: ['db2'] } });
+  });
+
+  describe('of several networks, with a MAC address', () => {
+    const given = { NetworkID: 'n1', EndpointID: '', IPAddress: '', MacAddress: '', DNSNames: ['kwdb', 'db'] };
+    const change = {
+      config: { MacAddress: '02:42:ac:11:00:02' },
+      host: { NetworkMode: 'default' },
+      networks: {
+        bridge: { ...given, Aliases: null },
+        back: { ...given, NetworkID: 'n2', Aliases: ['db'], MacAddress: '02:42:ac:12:00:09', GwPriority: 1 },
+      },
+    };
+
+    it('names one network at the creation, and the address for the container, up to API 1.43', () => {
+      const { spec, networks } = recreated(change, 43);
+      expect(spec).toMatchObject({
+        MacAddress: '02:42:ac:11:00:02',
+        NetworkingConfig: { EndpointsConfig: { bridge: {} } },
+      });
+      expect(Object.keys(networks)).toEqual(['back']);
+    });
+
+    it('names all, each with its address, from API 1.44 on, which takes none for the container', () => {
+      const { spec, networks } = recreated(change, 44);
+      expect(spec).not.toHaveProperty('MacAddress');
+      expect(spec.NetworkingConfig).toEqual({
+        EndpointsConfig: {
+          bridge: { MacAddress: '02:42:ac:11:00:02' },
+          back: { Aliases: ['db'], MacAddress: '02:42:ac:12:00:09', GwPriority: 1 },
+        },
+      });
+      expect(networks).toEqual({});
+    });
+
+    it('connects to the others afterwards where the first was left', () => {
+      const { back } = change.networks;
+      const { spec, networks } = recreated({ ...change, networks: { back } }, 52);
+      expect(spec).not.toHaveProperty('NetworkingConfig');
+      expect(Object.keys(networks)).toEqual(['back']);
+    });
+  });
+
+  it('reads an image that leaves out what is not set, as engines of API 1.52 tell it', () => {
+    const { spec } = recreated(
+      { config: { User: '', WorkingDir: '', Env: ['A=1'], Labels: { own: 'x' } }, image: {} },
+      52,
+    );
+    expect(spec).toMatchObject({ Env: ['A=1'], Labels: { own: 'x' } });
   });
 
   it.each(['host', 'none', 'container:abc'])('joins no network of its own with --network %s', (NetworkMode) => {

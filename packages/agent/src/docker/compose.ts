@@ -123,6 +123,12 @@ export class Compose {
     return ended.exitCode === 0 ? ended.stdout.trim().split(/\s+/).at(-1) : undefined;
   }
 
+  /** Throws COMPOSE_UNFIT when compose cannot speak to the engine: the files alone do not tell that. */
+  async reach(program: ComposeProgram, args: readonly string[], service: string): Promise<void> {
+    const ended = await this.#run(program.argv, [...args, 'ps', '-q', service]);
+    if (ended.exitCode !== 0) throw unfit('compose on this host cannot speak to its engine', wordsOf(ended));
+  }
+
   #run(argv: readonly [string, ...string[]], args: readonly string[]) {
     const [file, ...before] = argv;
     return runShort(file, [...before, ...args], { timeoutMs: CONFIG_TIMEOUT_MS, env: this.#environment, cwd: '/' });

@@ -18,6 +18,8 @@ export type ContainerSummary = Docker.ContainerInfo;
 export type ContainerSpec = Docker.ContainerCreateOptions & { readonly name: string };
 export type RestartPolicy = { readonly Name: string; readonly MaximumRetryCount: number };
 
+/** The newest that docker-compose 1 asks for, whatever the format of its files. */
+const COMPOSE_1_API = 'v1.38';
 const PING_TIMEOUT_MS = 3000;
 const CALL_TIMEOUT_MS = 30_000;
 const REMOVE_TIMEOUT_MS = 120_000;
@@ -67,6 +69,28 @@ export class Engine {
     const root = String(info.DockerRootDir ?? '/var/lib/docker');
     this.#info = { root, architecture: debianName(info.Architecture) };
     return this.#info;
+  }
+
+  /** 41 of API 1.41. Asked each time: an engine may be upgraded beneath this agent. */
+  async apiMinor(): Promise<number> {
+    const { ApiVersion } = await this.#call('tell its version', () => this.#docker.version());
+    return Number(/^1\.(\d+)$/.exec(ApiVersion)?.[1] ?? 0);
+  }
+
+  /**
+   * Whether the engine tells of an image what docker-compose 1 reads when it makes a container anew, in the API that it
+   * speaks: `ContainerConfig`. Newer engines leave it out, and those from 29 on do not speak that API any more.
+   */
+  async suitsCompose1(image: string): Promise<boolean> {
+    const older = new Docker({ socketPath: this.socket, version: COMPOSE_1_API });
+    try {
+      const told = await this.#call(`inspect image ${image}`, () => older.getImage(image).inspect());
+      const { ContainerConfig } = told as { ContainerConfig?: unknown };
+      return typeof ContainerConfig === 'object' && ContainerConfig !== null;
+    } catch (error) {
+      if (error instanceof FleetError && statusOf(error.cause) === 400) return false;
+      throw error;
+    }
   }
 
   /** All containers, stopped ones too. */

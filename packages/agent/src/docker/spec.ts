@@ -12,9 +12,12 @@ type Networks = Readonly<Record<string, Docker.EndpointSettings>>;
 
 export type Recreation = {
   readonly spec: ContainerSpec;
-  /** Networks to connect before the start: old engines take but one at the creation. */
+  /** Networks to connect before the start: engines of an API before 1.44 take but one at the creation. */
   readonly networks: Networks;
 };
+
+/** From this minor version of the API on a creation takes several networks, and MAC addresses of each. Source: its history. */
+const NETWORKS_AT_CREATION = 44;
 
 /** Config fields that the image gives a default for, apart from those that need a merge. */
 const DEFAULTED = ['User', 'WorkingDir', 'StopSignal', 'Healthcheck', 'Shell'] as const;
@@ -36,24 +39,35 @@ const ENDPOINT = ['IPAMConfig', 'Links', 'DriverOpts', 'GwPriority'] as const;
 
 /**
  * `old`: the inspection of a stopped container (its networks then show what was asked for, not what was given), and of
- * its image. `name` and `policy` replace what a preparation for the exchange changed.
+ * its image. `name` and `policy` replace what a preparation for the exchange changed. `apiMinor`: of the engine's API.
  */
 export function recreation(
   old: ContainerInspect,
   oldImage: ImageInspect,
-  next: { readonly name: string; readonly image: string; readonly policy: RestartPolicy },
+  next: { readonly name: string; readonly image: string; readonly policy: RestartPolicy; readonly apiMinor: number },
 ): Recreation {
-  const { name, image, policy } = next;
-  const config = configOf(old, (oldImage.Config ?? {}) as ImageConfig);
+  const { name, image, policy, apiMinor } = next;
+  const { MacAddress, ...config } = configOf(old, (oldImage.Config ?? {}) as ImageConfig);
   const [primary, others] = networksOf(old);
+  const atOnce = apiMinor >= NETWORKS_AT_CREATION;
+  const endpoints = atOnce && primary !== undefined ? { ...withMac(primary, MacAddress), ...others } : primary;
   const spec = {
     ...config,
+    ...(atOnce || MacAddress === undefined ? {} : { MacAddress }),
     name,
     Image: image,
     HostConfig: { ...hostConfigOf(old, name), RestartPolicy: policy },
-    ...(primary === undefined ? {} : { NetworkingConfig: { EndpointsConfig: primary } }),
+    ...(endpoints === undefined ? {} : { NetworkingConfig: { EndpointsConfig: endpoints } }),
   } as ContainerSpec;
-  return { spec, networks: others };
+  return { spec, networks: atOnce && primary !== undefined ? {} : others };
+}
+
+/** The container's own MAC address is its first network's since API 1.44, which takes it nowhere else. */
+function withMac(primary: Networks, mac: unknown): Networks {
+  if (typeof mac !== 'string' || mac === '') return primary;
+  return Object.fromEntries(
+    Object.entries(primary).map(([name, endpoint]) => [name, { ...endpoint, MacAddress: endpoint.MacAddress ?? mac }]),
+  );
 }
 
 function configOf(old: ContainerInspect, image: ImageConfig): Record<string, unknown> {

@@ -6,8 +6,8 @@
 import { readFile, rm } from 'node:fs/promises';
 import { type Action, FleetError, type Phase } from '@kwfleet/core';
 import { type ContainerDeployment, wasStarted } from '../deployment/container.ts';
-import { type Compose, projectArguments, projectOf, readProjectFile, unfit } from '../docker/compose.ts';
-import { editOf } from '../docker/compose-edit.ts';
+import { type Compose, type Project, projectArguments, projectOf, readProjectFile, unfit } from '../docker/compose.ts';
+import { editOf, type ProjectEdit } from '../docker/compose-edit.ts';
 import type { ContainerInspect } from '../docker/engine.ts';
 import { type ComposeExchange, serviceContainers } from '../docker/exchange.ts';
 import { nameParts, tagOf } from '../docker/image-name.ts';
@@ -29,7 +29,10 @@ export class ComposeDriver implements MethodDriver {
     this.#run = new ContainerRun(options);
   }
 
-  /** Also tries the edit: what it would change besides the image is refused while the database still serves. */
+  /**
+   * Also tries the edit, and whether compose can make containers anew on this engine: what cannot be done is refused while
+   * the database still serves.
+   */
   async fetch(action: Action, watch: Watch): Promise<void> {
     const deployment = await this.#run.deployment();
     const image = await this.#image(action, deployment, watch, 'before');
@@ -37,7 +40,26 @@ export class ComposeDriver implements MethodDriver {
     if (inHand !== undefined && inHand.new !== deployment.inspect.Id) return;
     watch.detail('asking compose what another image would change');
     const project = await projectOf(deployment.inspect);
-    await editOf(this.#options.compose, project, deployment.inspect, image.reference);
+    const edit = await editOf(this.#options.compose, project, deployment.inspect, image.reference);
+    await this.#requireRecreation(project, edit, [deployment.inspect.Image, image.id]);
+  }
+
+  /** Both ways: from the image that runs, and back from the new one. */
+  async #requireRecreation(
+    project: Project,
+    { program, compatibility }: ProjectEdit,
+    images: readonly string[],
+  ): Promise<void> {
+    const { compose, engine } = this.#options;
+    await compose.reach(program, projectArguments(project, compatibility), project.service);
+    if (program.major !== '1') return;
+    for (const image of images) {
+      if (await engine.suitsCompose1(image)) continue;
+      throw unfit(
+        'docker-compose 1 cannot make containers anew on an engine this new: bring the project to compose 2 first ' +
+          '(docker compose up -d)',
+      );
+    }
   }
 
   stop(action: Action, watch: Watch): Promise<void> {

@@ -156,6 +156,7 @@ export class DockerRunDriver implements MethodDriver {
       name: exchange.name,
       image: named,
       policy: exchange.policy,
+      apiMinor: await engine.apiMinor(),
     });
     const made = await engine.create(spec);
     for (const [network, endpoint] of Object.entries(networks)) await engine.connect(network, made, endpoint);
