@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { CrashingStorage, carryOut, type FakeHost, order } from './fake-host.ts';
+import { CrashingStorage, carryOut, executorOver, FakeClock, FakeHost, order } from './fake-host.ts';
 
 describe('interlock', () => {
   test('waits until the cluster can spare the node', async () => {
@@ -91,5 +91,30 @@ describe('interlock', () => {
     );
     expect(result).toMatchObject({ failure: { code: 'INTERLOCK_REFUSED', phase: 'drain' }, disposition: 'untouched' });
     expect(left.deeds).toEqual([]);
+  });
+
+  test('is asked again by the next agent process until the node was touched', async () => {
+    let asked = 0;
+    for (let crashAt = 1; ; crashAt++) {
+      const host = new FakeHost(new FakeClock());
+      const storage = new CrashingStorage(undefined, crashAt, 1);
+      const first = await executorOver(host, storage);
+      void first.executor.accept(order());
+      await Promise.race([storage.crashed, first.executor.idle()]);
+      const second = await executorOver(host, new CrashingStorage(storage.bytes));
+      const entry = second.journal.state.inHand.get(order().id);
+      if (entry === undefined || entry.deeds.length > 0) break;
+      if (!entry.phases.some(({ phase, endedAtMs }) => phase === 'interlock' && endedAtMs !== null)) continue;
+      asked += 1;
+      host.peerDown = true;
+      second.executor.resume();
+      await second.executor.idle();
+      const [result] = second.executor.unacknowledged();
+      expect(result).toMatchObject({
+        failure: { code: 'INTERLOCK_REFUSED', phase: 'interlock' },
+        disposition: 'untouched',
+      });
+    }
+    expect(asked).toBeGreaterThan(0);
   });
 });

@@ -86,12 +86,22 @@ describe('a run of a production cluster', () => {
       detail: expect.stringContaining('already'),
     });
     await until('the first is counted', async () => (await runOf(run.id)).approval?.given.length === 1);
-    expect((await runOf(run.id)).status).toBe('awaiting_approval');
+    // People, whatever token they used: the engine judges by them once more.
+    const counted = await runOf(run.id);
+    expect([counted.status, counted.approval?.requester, counted.approval?.given.map(({ person }) => person)]).toEqual([
+      'awaiting_approval',
+      'ann',
+      ['bo'],
+    ]);
     expect(agents.some((agent) => agent.received.some((message) => 'action' in message))).toBe(false);
 
     await approve(run.id, run.planHash, tokens.cai);
     await until('it runs', async () => (await runOf(run.id)).status === 'running');
     expect(await openSubjects()).not.toContain(`run:${run.id}`);
+    expect(await approve(run.id, run.planHash, tokens.bo, { scope: 'start' })).toMatchObject({
+      code: 'RUN_CHOICE_ILLEGAL',
+      detail: expect.stringContaining('not of its start'),
+    });
     await approve(run.id, run.planHash, tokens.bo);
     expect(await openSubjects()).toEqual([]);
     await until('all are counted', async () => (await runOf(run.id)).approval?.given.length === 3);
