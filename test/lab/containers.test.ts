@@ -18,7 +18,7 @@ import {
 import { type Deploy, Fleet } from './fleet.ts';
 import { type LabHost, labHere, until } from './host.ts';
 import { cell, renderMethods, WHOLE_TABLE } from './methods-table.ts';
-import { askBy, copyFirst, goBack, type Sql, sameFiles } from './way-back.ts';
+import { askBy, copyFirst, goBack, madeOf, type Sql, sameFiles } from './way-back.ts';
 
 const TOPOLOGIES: readonly Topology[] = ['standalone', 'multi-replica', 'single-replica'];
 const TIMEOUT_MS = 10 * 60_000;
@@ -243,7 +243,12 @@ async function downgrade(fleet: Fleet, way: Way, backup: string): Promise<string
   expect(new Set(await imagesOf(fleet, way))).toEqual(new Set(['kaiwudb:3.0.0']));
   // An image that came through a merged base has a line of its own since the upgrade.
   const but = way.method === 'compose' && fleet.hosts.length > 1 ? ' image: ' : undefined;
-  for (const host of fleet.hosts) await sameFiles(host, backup, but);
+  for (const host of fleet.hosts) {
+    await sameFiles(host, backup, but);
+    if (way.method === 'script-container') continue;
+    const { Config, HostConfig } = await madeOf(host, backup);
+    expect([Config.Image, HostConfig.RestartPolicy.Name]).toEqual(['kaiwudb:3.0.0', 'always']);
+  }
   return 'the data of the copy are back';
 }
 

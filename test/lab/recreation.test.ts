@@ -12,6 +12,7 @@ import { ContainerFinder } from '../../packages/agent/src/deployment/container.t
 import { Engine } from '../../packages/agent/src/docker/engine.ts';
 import { ContainerRecords } from '../../packages/agent/src/docker/exchange.ts';
 import { Images } from '../../packages/agent/src/docker/images.ts';
+import { MadeRecord } from '../../packages/agent/src/docker/made-record.ts';
 import { DockerRunDriver } from '../../packages/agent/src/driver/docker-run.ts';
 import type { Watch } from '../../packages/agent/src/driver/driver.ts';
 import type { Observer } from '../../packages/agent/src/observe.ts';
@@ -345,6 +346,7 @@ class Rig {
       name: undefined,
       intent: () => records.intent(),
       restrained: () => records.restrained.read(),
+      made: new MadeRecord(this.#directory),
     });
     return { engine, images, records, finder };
   }

@@ -7,6 +7,7 @@ import { Engine } from './docker/engine.ts';
 import { ContainerRecords } from './docker/exchange.ts';
 import { ImageAnswers } from './docker/image-answers.ts';
 import { Images } from './docker/images.ts';
+import { MadeRecord } from './docker/made-record.ts';
 import type { ContainerOptions } from './driver/container-run.ts';
 import type { Watch } from './driver/driver.ts';
 import type { PackageCache } from './packages.ts';
@@ -27,6 +28,7 @@ export function containersOf(config: AgentConfig, packages: PackageCache, sudo: 
     name: docker.container,
     intent: () => records.intent(),
     restrained: () => records.restrained.read(),
+    made: new MadeRecord(stateDir),
   });
   const answers = new ImageAnswers({ engine, packages, now });
   return { engine, images, records, finder, answers, removeOldImage: docker.removeOldImage };

@@ -6,6 +6,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { ContainerFinder } from '../src/deployment/container.ts';
 import { Engine } from '../src/docker/engine.ts';
 import { Images } from '../src/docker/images.ts';
+import { MadeRecord } from '../src/docker/made-record.ts';
 import type { PackageCache } from '../src/packages.ts';
 
 let directory: string;
@@ -26,7 +27,8 @@ function finder(): { finder: ContainerFinder; images: Images } {
   const images = new Images({ engine, packages: {} as PackageCache, stateDir: directory, now: Date.now });
   const options = { engine, images, now: Date.now, statusTimeoutMs: 1000, name: undefined };
   const intent = async () => ({ theirs: [] });
-  return { images, finder: new ContainerFinder({ ...options, intent, restrained: async () => undefined }) };
+  const made = new MadeRecord(directory);
+  return { images, finder: new ContainerFinder({ ...options, intent, restrained: async () => undefined, made }) };
 }
 
 /** An engine that takes connections, and answers with what it is given, or never. */

@@ -1,5 +1,5 @@
 /** What each way of deployment says that makes up its node, and what it says when a plain copy would not hold it. */
-import { mkdir, mkdtemp, realpath, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, realpath, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -11,6 +11,7 @@ import { SourceFinder } from '../src/deployment/source.ts';
 import { SourceRecords } from '../src/deployment/source-record.ts';
 import { Engine } from '../src/docker/engine.ts';
 import { Images } from '../src/docker/images.ts';
+import { MadeRecord } from '../src/docker/made-record.ts';
 import type { ServiceManager } from '../src/host/services.ts';
 import { startCommand, storeObstacle } from '../src/host/start-command.ts';
 import { unitFiles } from '../src/host/systemd.ts';
@@ -39,6 +40,7 @@ type Container = {
   readonly labels?: Readonly<Record<string, string>>;
   readonly mounts: readonly Readonly<Record<string, string>>[];
   readonly autoRemove?: boolean;
+  readonly running?: boolean;
 };
 const bind = (Source: string, Destination: string) => ({ Type: 'bind', Source, Destination });
 const volume = (Name: string, Destination: string, Driver = 'local') => ({
@@ -54,7 +56,14 @@ const DEVICE = { type: 'none', device: '/srv/x' };
 /** An engine that has one stopped container, in the form in which Docker's API tells of it. */
 async function engineWith(
   root: string,
-  { name = 'kwdb', args = [`--store=${STORE}`, '--insecure'], labels = {}, mounts, autoRemove = false }: Container,
+  {
+    name = 'kwdb',
+    args = [`--store=${STORE}`, '--insecure'],
+    labels = {},
+    mounts,
+    autoRemove = false,
+    running = false,
+  }: Container,
   options: Readonly<Record<string, string>> | null = null,
 ): Promise<Engine> {
   const inspect = {
@@ -63,7 +72,7 @@ async function engineWith(
     Path: './kwbase',
     Args: ['start-single-node', ...args],
     Image: 'sha256:1',
-    State: { Status: 'exited', Running: false, StartedAt: '', ExitCode: 0, Pid: 0 },
+    State: { Status: running ? 'running' : 'exited', Running: running, StartedAt: '', ExitCode: 0, Pid: 0 },
     HostConfig: { AutoRemove: autoRemove, RestartPolicy: { Name: 'no' } },
     Config: { Image: 'kaiwudb:3.0.0', WorkingDir: '/kaiwudb/bin', User: '', Env: [], Labels: labels, Hostname: 'h' },
     NetworkSettings: { Networks: {}, Ports: {} },
@@ -89,20 +98,39 @@ async function engineWith(
   return new Engine({ socket, sudo: false });
 }
 
-async function containerSite(container: Container, options?: Readonly<Record<string, string>>) {
+/** `restrained`: its restart policy is taken away just now. */
+async function containerSite(container: Container, options?: Readonly<Record<string, string>>, isRestrained = false) {
   const root = await directory();
   const engine = await engineWith(root, container, options);
   const images = new Images({ engine, packages: {} as PackageCache, stateDir: root, now: Date.now });
   const intent = async () => ({ theirs: [] });
-  const restrained = async () => undefined;
-  const finder = new ContainerFinder({ ...ASKED, engine, images, name: undefined, intent, restrained });
-  const found = await finder.find();
+  const policy = { Name: 'always', MaximumRetryCount: 0 };
+  const restrained = async () => (isRestrained ? { container: 'c0ffee', policy } : undefined);
+  const made = new MadeRecord(root);
+  const finder = new ContainerFinder({ ...ASKED, engine, images, name: undefined, intent, restrained, made });
+  const [found] = await Promise.all([finder.find(), finder.find()]);
   if (found === undefined) throw new Error('no container was found');
-  return found.site;
+  expect(found.site.places?.definition?.at(-1)).toBe(made.file);
+  const { definition = [], ...places } = found.site.places ?? { configuration: [] };
+  return { ...found.site, places, definition: definition.slice(0, -1), made: made.file };
 }
 
 describe('docker run', () => {
-  it('is the data on the host and nothing else: the engine itself keeps what the container is made from', async () => {
+  it('is the data on the host, with a record of how the container that runs was made', async () => {
+    const mounts = [bind('/var/lib/kaiwudb', STORE)];
+    const { made } = await containerSite({ mounts, running: true });
+    expect(JSON.parse(await readFile(made, 'utf8'))).toMatchObject({ Name: '/kwdb', Mounts: mounts });
+    expect((await stat(made)).mode & 0o077).toBe(0);
+    // What is told of it then lacks its restart policy.
+    for (const other of [
+      await containerSite({ mounts }),
+      await containerSite({ mounts, running: true }, undefined, true),
+    ]) {
+      await expect(stat(other.made)).rejects.toMatchObject({ code: 'ENOENT' });
+    }
+  });
+
+  it('has its data where the mount lies on the host', async () => {
     const site = await containerSite({ mounts: [bind('/var/lib/kaiwudb', STORE)] });
     expect(site).toMatchObject({ method: 'docker-run', dataDir: '/var/lib/kaiwudb', places: { configuration: [] } });
     expect(site.places).toEqual({ configuration: [] });
@@ -146,10 +174,10 @@ describe('compose', () => {
     const site = await containerSite({ labels, mounts: [bind('/var/lib/kaiwudb', STORE)] });
     expect(site.method).toBe('compose');
     const definition = ['base.yml', 'override.yml', '.env'].map((name) => join(project, name));
-    expect(site.places).toEqual({ configuration: [], definition });
+    expect(site).toMatchObject({ places: { configuration: [] }, definition });
     await rm(join(project, 'base.yml'));
     // Nothing is lost by a copy without a file that is gone; the upgrade says that it is.
-    expect((await containerSite({ labels, mounts: [bind('/d', STORE)] })).places).toEqual({ configuration: [] });
+    expect((await containerSite({ labels, mounts: [bind('/d', STORE)] })).definition).toEqual([]);
   });
 });
 

@@ -10,21 +10,22 @@ import type { Site } from './deployment.ts';
 type Places = NonNullable<Site['places']>;
 type Mount = ContainerInspect['Mounts'][number];
 
-/** For a container that people made: what it is made from is the engine's own knowledge, or files of a compose project. */
+/** For a container that people made, from the files of a compose project or by parameters, which the agent keeps in `made`. */
 export async function containerPlaces(
   engine: Engine,
   inspect: ContainerInspect,
   command: ContainerCommand,
+  made: string,
 ): Promise<Places> {
   const data = onHost(inspect, storeOf(command, inspect.Config.WorkingDir));
   const certificates = certificatesOf(inspect, command);
-  const definition = await projectFiles(inspect);
+  const definition = [...(await projectFiles(inspect)), made];
   const obstacle = await containerObstacle(engine, inspect, command);
   return {
     // Those within the data are copied with them.
     ...(certificates === undefined || (data !== undefined && isWithin(certificates, data)) ? {} : { certificates }),
     configuration: [],
-    ...(definition.length === 0 ? {} : { definition }),
+    definition,
     ...(obstacle === undefined ? {} : { obstacle }),
   };
 }

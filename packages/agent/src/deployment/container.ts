@@ -10,6 +10,7 @@ import { LABELS } from '../docker/compose.ts';
 import type { ContainerInspect, Engine } from '../docker/engine.ts';
 import type { Restrained } from '../docker/exchange.ts';
 import { type Images, type Program, THROW_AWAY } from '../docker/images.ts';
+import type { MadeRecord } from '../docker/made-record.ts';
 import type { Endpoint } from '../host/http-health.ts';
 import { Kwbase, type KwbaseRunner, securityArguments } from '../host/kwbase.ts';
 import type { Ended } from '../host/run.ts';
@@ -44,6 +45,7 @@ export type ContainerFinderOptions = FinderOptions & {
   readonly name: string | undefined;
   readonly intent: () => Promise<Intent>;
   readonly restrained: () => Promise<Restrained | undefined>;
+  readonly made: MadeRecord;
 };
 
 const LABEL_VERSION = 'org.opencontainers.image.version';
@@ -59,7 +61,7 @@ export class ContainerFinder implements Finder {
 
   /** Throws CONTAINER_UNFIT when several containers run KWDB and none is chosen; ENGINE_SILENT without an engine. */
   async find(): Promise<ContainerDeployment | undefined> {
-    const { engine, images, intent } = this.#options;
+    const { engine, images, intent, made } = this.#options;
     if (!(await engine.present())) return undefined;
     // An engine that is installed and stopped is nothing to wait for, where it never ran KWDB.
     if (!(await engine.answers()) && !(await images.any())) return undefined;
@@ -70,7 +72,9 @@ export class ContainerFinder implements Finder {
     const restrained = await this.#options.restrained();
     const { intent: _, ...options } = this.#options;
     const told = this.#told;
-    const places = await containerPlaces(engine, found.inspect, found.command);
+    // Its restart policy is taken away while it is being stopped.
+    if (restrained?.container !== found.inspect.Id) await made.keep(found.inspect);
+    const places = await containerPlaces(engine, found.inspect, found.command, made.file);
     return new ContainerDeployment({ ...found, ...options, wanted, restrained, engineRoot: root, told, places });
   }
 
@@ -97,7 +101,7 @@ export class ContainerFinder implements Finder {
 type Found = { readonly inspect: ContainerInspect; readonly command: ContainerCommand };
 
 type Parts = Found &
-  Omit<ContainerFinderOptions, 'intent' | 'restrained'> & {
+  Omit<ContainerFinderOptions, 'intent' | 'restrained' | 'made'> & {
     readonly wanted: Intent;
     readonly restrained: Restrained | undefined;
     readonly engineRoot: string;
