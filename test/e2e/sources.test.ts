@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { main } from '../../packages/cli/src/main.ts';
 import { type Controller, controllerConfig, startController } from '../../packages/controller/src/index.ts';
 import { urlOf, usePostgres } from '../../packages/controller/test/support.ts';
-import { buildPackage } from '../standin/package.ts';
+import { buildPackage, unpackPackage } from '../standin/package.ts';
 import { post } from './hosts.ts';
 
 /** Packages that the controller takes by itself: from its own disk, over HTTP, and images that never come to it. */
@@ -98,6 +98,44 @@ describe('a package is taken', () => {
     expect(
       await take({ image: 'registry.example.net/kwdb:3.1.0', version: '3.1.0', architecture: 'amd64' }),
     ).toMatchObject({ code: 'BAD_REQUEST' });
+  });
+});
+
+describe("an image's file", () => {
+  it('is taken as it is, with the version that it tells or that is said, and signed only as what it is', async () => {
+    const packed = await buildPackage({ version: '3.1.0', method: 'container', outDir: directory });
+    const image = join(await unpackPackage(packed, join(directory, 'allowed/image')), 'packages/KaiwuDB.tar');
+    const { code, out } = await cli('package', 'add', image, '--json');
+    expect(code).toBe(0);
+    expect(JSON.parse(out)).toMatchObject({ kind: 'image-archive', version: '3.1.0', family: 'any', unpackedBytes: 0 });
+    expect((await cli('package', 'add', image, '--architecture', 'amd64')).code).toBe(2);
+    const other = join(directory, 'allowed/other.tar');
+    // Bytes behind the end of an archive: another package, as much as the same image.
+    await writeFile(other, Buffer.concat([await readFile(image), Buffer.alloc(10_240)]));
+    expect(await take({ path: other, version: '3.2.0' })).toMatchObject({ kind: 'image-archive', version: '3.2.0' });
+    const key = join(directory, 'mine.key');
+    const phrase = join(directory, 'phrase');
+    await writeFile(phrase, 'correct horse battery staple\n', { mode: 0o600 });
+    const signing = ['--key', key, '--passphrase-file', phrase];
+    expect((await cli('key', 'create', key, '--passphrase-file', phrase)).code).toBe(0);
+    expect((await cli('root', 'init', ...signing, '--yes')).code).toBe(0);
+    // Whoever signs looks into the file: it says 3.1.0, and the registry something else.
+    const { code: refused, err } = await cli('package', 'sign', other, ...signing, '--yes');
+    expect([refused, err]).toEqual([2, expect.stringContaining('version')]);
+    expect((await cli('package', 'sign', other, '--as', '3.2.0', ...signing, '--yes')).code).toBe(0);
+  });
+
+  it('alone is given a version', async () => {
+    expect(await take({ path: file, version: '3.2.0' })).toMatchObject({ code: 'BAD_REQUEST' });
+    expect(await take({ path: file, version: '3.1.0' })).toMatchObject({ sha256, kind: 'bare' });
+  });
+
+  it('is not another version the second time, nor is an image by its digest', async () => {
+    const path = join(directory, 'allowed/other.tar');
+    expect(await take({ path, version: '3.3.0' })).toMatchObject({ code: 'BAD_REQUEST' });
+    const image = `registry.example.net/kwdb/kwdb@sha256:${'cd'.repeat(32)}`;
+    expect(await take({ image, version: '3.1.0', architecture: 'amd64' })).toMatchObject({ version: '3.1.0' });
+    expect(await take({ image, version: '3.2.0', architecture: 'amd64' })).toMatchObject({ code: 'BAD_REQUEST' });
   });
 });
 

@@ -3,7 +3,14 @@ import { createHash, randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { FleetError, type ImageRequest, normalVersion, type PackageInfo, type StoredPackage } from '@kwfleet/core';
+import {
+  FleetError,
+  type ImageRequest,
+  normalVersion,
+  type PackageInfo,
+  type StoredPackage,
+  sameVersion,
+} from '@kwfleet/core';
 import { audit } from '../store/audit.ts';
 import type { Database } from '../store/database.ts';
 import { deletePackage, findPackage, insertPackage, runUsingPackage } from '../store/packages.ts';
@@ -61,6 +68,7 @@ export async function openRegistry(
           throw new FleetError('PACKAGE_CORRUPT', `the file has the SHA-256 ${sha256}, not ${expected}`);
         }
         const known = await findPackage(database, sha256);
+        if (known !== undefined) refuseOther(known, version);
         if (known !== undefined && existsSync(fileOf(sha256))) return { package: known, added: false };
         const found = await inspectPackage(partial, fileName, maxBytes * UNPACKED_FACTOR, version);
         const info: PackageInfo = { sha256, fileName, sizeBytes, ...found };
@@ -96,7 +104,9 @@ export async function openRegistry(
         if (isNew) await audit(sql, actor, 'package.add', { sha256, image, version: info.version });
         return isNew;
       });
-      return { package: (await findPackage(database, sha256)) as StoredPackage, added };
+      const stored = (await findPackage(database, sha256)) as StoredPackage;
+      refuseOther(stored, version);
+      return { package: stored, added };
     },
     async remove(sha256, actor) {
       await database.transaction(async (sql) => {
@@ -111,6 +121,13 @@ export async function openRegistry(
     },
     pathOf: (sha256) => (/^[0-9a-f]{64}$/.test(sha256) ? fileOf(sha256) : undefined),
   };
+}
+
+/** A package is what it was added as: whoever says otherwise now is told, not silently overruled. */
+function refuseOther({ sha256, version }: StoredPackage, given: string | undefined): void {
+  if (given === undefined || sameVersion(given, version)) return;
+  const message = `version: the registry has ${sha256} as ${version}, not as ${given}; delete it there to add it anew`;
+  throw new FleetError('BAD_REQUEST', message);
 }
 
 async function receive(
