@@ -23,6 +23,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Aside, exchange, undo } from '../src/backup/aside.ts';
 import { check } from '../src/backup/check.ts';
 import { makeCopy, prepare } from '../src/backup/cold-copy.ts';
+import { SPARE_BYTES } from '../src/backup/copy-tree.ts';
 import { discard, putBack, restore, stage } from '../src/backup/restore.ts';
 import type { Identity, Root, Work } from '../src/backup/spec.ts';
 
@@ -358,6 +359,38 @@ async function run(work: Work, isMiddle?: () => boolean): Promise<'ended' | 'kil
 
 /** How many files an interrupted work says it has done. */
 const linesIn = (file: string): number => (existsSync(file) ? readFileSync(file, 'utf8').split('\n').length - 1 : 0);
+
+/** Runs the test with a disk of its own for the copies, of so many bytes; skipped where nobody may mount one. */
+async function onSmallDisk(bytes: number, skip: (why: string) => void, work: () => Promise<void>): Promise<void> {
+  mkdirSync(directory(), { recursive: true });
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${bytes}`, 'tmpfs', directory()]);
+  if (mounted.status !== 0) return skip('this machine lets nobody mount a disk');
+  try {
+    await work();
+  } finally {
+    spawnSync('umount', ['-l', directory()]);
+  }
+}
+
+describe('a disk that is small', () => {
+  test('is empty again after a copy that it could not hold, so that the database can start', ({ skip }) =>
+    onSmallDisk(1024 * 1024, skip, async () => {
+      await expect(copy()).rejects.toMatchObject({ code: 'DISK_FULL' });
+      expect(readdirSync(join(directory(), 'n1'))).toEqual([]);
+    }));
+
+  test('need not hold once more what an interrupted copy brought there', ({ skip }) => {
+    // As much as the copy and what stays free beside it, and not half as much again.
+    writeFileSync(join(data, 'much'), 'x'.repeat(8 * 1024 * 1024));
+    return onSmallDisk(SPARE_BYTES + 12 * 1024 * 1024, skip, async () => {
+      const isCopied = () => linesIn(join(directory(), 'n1/run-1.part/progress.jsonl')) >= 2;
+      truncateSync(join(data, 'sub/log'), 200 * 1024 * 1024);
+      expect(await run(copyWork(), isCopied)).toBe('killed');
+      await copy();
+      expect(readdirSync(join(directory(), 'n1'))).toEqual(['run-1']);
+    });
+  });
+});
 
 describe('killed in the middle', () => {
   const FILES = 40;
