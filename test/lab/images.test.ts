@@ -16,7 +16,7 @@ const WAYS = [
 
 describe.skipIf(!ready).each(WAYS.slice(0, WHOLE_TABLE ? 2 : 1))(
   'an image by its digest: $way',
-  ({ container, deploy }) => {
+  ({ way, container, deploy }) => {
     let shelf: ImageShelf;
     let fleet: Fleet;
     let host: LabHost;
@@ -70,6 +70,26 @@ describe.skipIf(!ready).each(WAYS.slice(0, WHOLE_TABLE ? 2 : 1))(
       });
       expect(await untouched()).toEqual(before);
     });
+
+    it.runIf(way === 'compose')(
+      'is brought, and nothing stopped, where compose cannot speak to the engine',
+      async () => {
+        await registry.start();
+        const record = await host.readFile(RECORD);
+        const older = `#!/bin/sh
+for word; do if [ "$word" = ps ]; then echo 'client version is too old' >&2; exit 1; fi; done
+exec /usr/bin/docker-compose "$@"
+`;
+        await host.writeFile('/usr/local/sbin/docker-compose', older, 0o755);
+        const run = await fleet.begin('3.1.0');
+        expect((await fleet.settled(run)).hold).toMatchObject({ code: 'COMPOSE_UNFIT' });
+        await fleet.abort(run);
+        expect(await host.readFile(RECORD)).toBe(record);
+        await host.exec(['rm', '/usr/local/sbin/docker-compose']);
+        await host.exec(['docker', 'rmi', reference]);
+        await registry.stop();
+      },
+    );
 
     it('is pulled and run once it can be had; the plan only asks', async () => {
       await registry.start();
