@@ -11,6 +11,7 @@ import type { Database } from '../src/store/database.ts';
 import { openDatabase } from '../src/store/database.ts';
 import { migrate } from '../src/store/migrate.ts';
 import { allNodes, attachStream, detachStream, storeBeats } from '../src/store/nodes.ts';
+import { runUsingPackage } from '../src/store/packages.ts';
 import { pgRunStore } from '../src/store/run-store.ts';
 import { eventsAfter, findRun, outputAfter, verifyHistory } from '../src/store/runs.ts';
 import { freshReport, log, putRun, reportCluster, until, usePostgres } from './support.ts';
@@ -304,4 +305,21 @@ describe('backups', () => {
     expect([...page.items, ...rest.items].map(({ id }) => id).sort()).toEqual([first, second].sort());
     expect((await listBackups(database, { cluster: 'a' })).items.map(({ id }) => id)).toEqual([first]);
   });
+});
+
+it('a package is in use by a run that is not ended, also as the way back, and by none that is', async () => {
+  const database = await postgres.database();
+  await reportCluster(database, 'packages');
+  const run = await putRun(database, 'packages');
+  const [wanted, previous] = ['1'.repeat(64), '2'.repeat(64)];
+  const packages = JSON.stringify({ package: { sha256: wanted }, previousPackage: { sha256: previous } });
+  await database.execute('UPDATE runs SET plan = plan || $2 WHERE id = $1', [run, packages]);
+  const users = () => Promise.all([wanted, previous, '3'.repeat(64)].map((one) => runUsingPackage(database, one)));
+  expect(await users()).toEqual([run, run, undefined]);
+  await database.execute(`UPDATE runs SET status = 'held' WHERE id = $1`, [run]);
+  expect(await users()).toEqual([run, run, undefined]);
+  for (const status of ['succeeded', 'failed', 'aborted']) {
+    await database.execute('UPDATE runs SET status = $2 WHERE id = $1', [run, status]);
+    expect(await users()).toEqual([undefined, undefined, undefined]);
+  }
 });
