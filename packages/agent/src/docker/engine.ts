@@ -9,6 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { FleetError } from '@kwfleet/core';
 import Docker from 'dockerode';
 import { type Ended, runShort } from '../host/run.ts';
+import { failed, isSilent, statusOf, wordsOfError } from './engine-errors.ts';
 
 export type ContainerInspect = Docker.ContainerInspectInfo;
 export type ImageInspect = Docker.ImageInspectInfo;
@@ -410,31 +411,4 @@ function parseMessage(line: string): ProgressMessage {
 /** For the calls that take no signal. */
 function aborted(signal: AbortSignal): Promise<never> {
   return new Promise((_, reject) => signal.addEventListener('abort', () => reject(signal.reason), { once: true }));
-}
-
-const statusOf = (error: unknown): number | undefined => (error as { statusCode?: number } | undefined)?.statusCode;
-
-/** Nobody listens, the connection broke, or no answer came in time. */
-function isSilent(error: unknown): boolean {
-  const { code } = error as NodeJS.ErrnoException;
-  return statusOf(error) === undefined && ['ECONNREFUSED', 'ENOENT', 'ECONNRESET', 'EPIPE'].includes(code ?? '');
-}
-
-function failed(what: string, error: unknown): FleetError {
-  if ((error as NodeJS.ErrnoException).code === 'EACCES') {
-    return new FleetError('ENGINE_SILENT', 'the agent may not speak to the Docker engine', { cause: error });
-  }
-  const words = wordsOfError(error);
-  if (/^(Abort|Timeout)Error$/.test((error as Error).name)) {
-    return new FleetError('ENGINE_SILENT', `the Docker engine did not ${what} in time`, { words, cause: error });
-  }
-  if (/no space left on device/i.test(words)) {
-    return new FleetError('DISK_FULL', `no space left for the Docker engine to ${what}`, { words, cause: error });
-  }
-  return new FleetError('ENGINE_FAILED', `the Docker engine could not ${what}`, { words, cause: error });
-}
-
-function wordsOfError(error: unknown): string {
-  const said = (error as { json?: { message?: string } }).json?.message;
-  return (said ?? (error instanceof Error ? error.message : String(error))).slice(-2000);
 }
