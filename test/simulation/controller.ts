@@ -141,6 +141,7 @@ class Session {
   readonly #queue: AgentMessage[] = [];
   readonly #sent = new Set<string>();
   #working = false;
+  #over = false;
 
   constructor(sim: Simulation, controller: Controller, connection: Connection) {
     this.#sim = sim;
@@ -170,6 +171,7 @@ class Session {
   }
 
   take(message: AgentMessage): void {
+    if (this.#over) return;
     this.#queue.push(message);
     if (!this.#working) void this.#work();
   }
@@ -182,8 +184,7 @@ class Session {
       }
     } catch {
       // Not stored, so not acknowledged: the agent says it again on its next stream.
-      this.#queue.length = 0;
-      this.connection.close();
+      this.#end();
     } finally {
       this.#working = false;
     }
@@ -194,7 +195,7 @@ class Session {
     const { life } = this.#controller;
     const { node, stream } = this;
     if ('hello' in message) return this.#hello(message.hello);
-    if (node === '') return this.connection.close();
+    if (node === '') return this.#end();
     if ('heartbeat' in message)
       return store.transaction(life, () => store.beat(node, stream, LINK_MS, message.heartbeat));
     store.beat(node, stream, LINK_MS);
@@ -205,6 +206,13 @@ class Session {
     await store.transaction(life, () => store.storeResult(node, result));
     this.#sent.add(result.action);
     this.connection.toAgent({ resultStored: { action: result.action } });
+  }
+
+  /** What comes later on this stream is not heard. */
+  #end(): void {
+    this.#over = true;
+    this.#queue.length = 0;
+    this.connection.close();
   }
 
   async #hello({ node, inHand }: { node: string; inHand: readonly string[] }): Promise<void> {

@@ -20,7 +20,8 @@ export class Connection {
   readonly #world: World;
   readonly #faults: Faults;
   readonly #wire: Wire;
-  readonly #last = { up: 0, down: 0 };
+  /** Nothing that is sent from now on comes before. */
+  readonly #first = { up: 0, down: 0 };
   readonly #broken = { up: false, down: false };
   #doomed = false;
   open = true;
@@ -63,10 +64,11 @@ export class Connection {
       atMs += veryLate ? random.int(8_000, 120_000) : random.int(200, 8_000);
       // A stream that stands still that long is given up; what was in it may come out much later all the same.
       if (veryLate) this.#doom(5_000, 15_000);
-    } else atMs = Math.max(atMs, this.#last[direction]);
-    // What is true now stays ahead of what is told after it, results above all; the rest may overtake each other.
-    const isReport = typeof message === 'object' && message !== null && 'report' in message;
-    this.#last[direction] = Math.max(this.#last[direction], isReport ? atMs : this.#world.nowMs + 1);
+    }
+    // A stream begins with its hello, and what is true now stays ahead of what is told after it; the rest may overtake.
+    atMs = Math.max(atMs, this.#first[direction]);
+    const isFirst = typeof message === 'object' && message !== null && ('report' in message || 'hello' in message);
+    if (isFirst) this.#first[direction] = atMs;
     this.#world.after(atMs - this.#world.nowMs, () => {
       // What was on its way when a stream broke may still come out of a buffer at the other side.
       if (this.#wire.cut[direction]) {

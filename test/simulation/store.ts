@@ -245,16 +245,13 @@ export class Store {
     this.#notify('run');
   }
 
-  /** Over the node's own stream; without one, it waited in a journal. */
-  storeReport(node: string, report: NodeReport, stream: string | undefined): void {
+  storeReport(node: string, report: NodeReport, stream: string): void {
     const row = this.nodes.get(node);
-    const onlyNewer = stream === undefined;
-    if (row === undefined || (!onlyNewer && row.stream !== stream)) return;
-    if (onlyNewer && row.report !== undefined && row.report.observedAtMs >= report.observedAtMs) return;
+    if (row === undefined || row.stream !== stream) return;
     row.report = report;
     this.nodesEdition++;
-    if (!onlyNewer) row.lastSeenMs = this.#world.nowMs;
-    if (!onlyNewer) row.clockSkewMs = report.host.clockMs - this.#world.nowMs;
+    row.lastSeenMs = this.#world.nowMs;
+    row.clockSkewMs = report.host.clockMs - this.#world.nowMs;
     this.#notify('run');
   }
 
@@ -286,7 +283,6 @@ export class Store {
     const why = failure === undefined ? '' : `${failure.code} in ${failure.phase}: ${failure.message}`;
     this.#world.tell({ type: 'result', action: result.action, outcome, disposition, why });
     this.#input(this.#run(row.action.run), { type: 'result', result });
-    this.storeReport(node, result.report, undefined);
   }
 
   storeProgress(node: string, progress: ActionProgress): void {

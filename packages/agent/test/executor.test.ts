@@ -41,6 +41,15 @@ describe('one order', () => {
     expect(executor.unacknowledged()).toEqual([]);
   });
 
+  test('tells how the node is before it tells the result, and a result that is sent again tells nothing of now', async () => {
+    const { executor, sent } = await carryOut({}, order());
+    const kinds = () =>
+      sent.flatMap((message) => Object.keys(message)).filter((kind) => kind === 'report' || kind === 'result');
+    expect(kinds()).toEqual(['report', 'result']);
+    await executor.accept(order());
+    expect(kinds()).toEqual(['report', 'result', 'result']);
+  });
+
   test('a second attempt finds the work done', async () => {
     const { host, executor, sent } = await carryOut({}, order());
     const before = host.deeds.length;
@@ -218,6 +227,36 @@ describe('when a phase fails', () => {
     });
     expect(host.deeds).not.toContain('put-back');
     expect(host.installed).toBe('3.1.0');
+  });
+
+  test('an older version is not started on data that a newer one has opened', async () => {
+    const back = order({ id: 'run/return:n1/1', phases: ['start', 'verify'], from: '3.1.0', to: '3.0.0' });
+    const { executor, sent, host } = await carryOut({}, order());
+    host.running = null;
+    host.installed = '3.0.0';
+    const deeds = [...host.deeds];
+    await executor.accept(back);
+    await executor.idle();
+    expect(resultsIn(sent)[1]).toMatchObject({ failure: { code: 'VERSION_OLDER' }, disposition: 'untouched' });
+    expect(host.deeds).toEqual(deeds);
+    const restore = { set: 'run-0', version: '3.0.0', manifestSha256: 'b'.repeat(64) };
+    await executor.accept(order({ ...back, id: 'run/restore:n1/1', phases: ['restore'], restore }));
+    await executor.accept({ ...back, id: 'run/return:n1/2', attempt: 2 });
+    await executor.idle();
+    expect(resultsIn(sent)[3]).toMatchObject({ outcome: 'succeeded' });
+  });
+
+  test.each([
+    ['3.1.0', 'VERSION_OLDER', true],
+    ['3.0.0', undefined, false],
+  ])('a database at %s that came up while the version before was put back', async (running, code, started) => {
+    const back = order({ phases: ['put-back'] });
+    const { result } = await carryOut({ comesUpMeanwhile: running }, back, (host) => {
+      host.running = null;
+      host.installed = '3.1.0';
+    });
+    expect(result.failure?.code).toBe(code);
+    expect(result.newVersionStarted).toBe(started);
   });
 
   test('a put-back order is refused after that', async () => {

@@ -57,6 +57,8 @@ export type Faults = {
   backupDamaged?: boolean;
   restoreFails?: boolean;
   startsWhileStaging?: boolean;
+  /** What the database that came up while the version before was put back tells that it is. */
+  comesUpMeanwhile?: string;
 };
 
 export class FakeHost implements Driver {
@@ -217,6 +219,9 @@ export class FakeHost implements Driver {
   async putBack(action: Action): Promise<void> {
     if (this.running !== null) throw new Error('put back under a running database');
     this.deeds.push('put-back');
+    if (this.faults.comesUpMeanwhile !== undefined) {
+      this.running = { pid: 98, version: this.faults.comesUpMeanwhile, startedAtMs: this.clock.now() };
+    }
     if (this.faults.putBackFails === true) throw new FleetError('INSTALL_FAILED', 'told to fail');
     this.installed = action.from;
     this.half = false;

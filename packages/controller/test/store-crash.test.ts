@@ -62,6 +62,7 @@ async function carryOut(database: Database, cluster: string, given: Action[]): P
       report,
       ...(report.health && { health: report.health }),
     };
+    await database.transaction((sql) => storeReport(sql, NODE, report));
     await database.transaction((sql) => storeResult(sql, NODE, result));
   }
 }

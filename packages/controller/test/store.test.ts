@@ -149,6 +149,16 @@ describe('what agents send back', () => {
     expect(await database.transaction((sql) => storeResult(sql, 'c-n2', resultOf(action, 'c')))).toBe('foreign');
   });
 
+  it('tells of its time: what is known of the node now is what its stream told, however the clocks stand', async () => {
+    const database = await postgres.database();
+    const { node, action } = await dispatched(database, 'c');
+    const before = await allNodes(database);
+    const result = resultOf(action, 'c');
+    const late = { ...result, report: { ...result.report, serving: false, observedAtMs: Date.now() + 3_600_000 } };
+    await database.transaction((sql) => storeResult(sql, node, late));
+    expect((await allNodes(database)).map(({ report }) => report)).toEqual(before.map(({ report }) => report));
+  });
+
   it('is applied in the order it was stored, each once', async () => {
     const database = await postgres.database();
     const { node, store, run, action, epoch, state } = await dispatched(database, 'c');

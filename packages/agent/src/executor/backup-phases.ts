@@ -41,6 +41,7 @@ export async function restore(run: ActionRun): Promise<void> {
   requireStopped(report, 'restored');
   await run.deed('restore', report);
   await run.parts.backups.restore(run.action, report, run.watch);
+  await run.record({ type: 'data-replaced', action: run.action.id });
   await run.parts.driver.restored?.(run.action, run.watch);
   requireStopped(await run.observe(), 'restored');
 }
@@ -51,6 +52,7 @@ export async function putDataBack(run: ActionRun): Promise<void> {
   requireStopped(report, 'put back');
   run.fence('put-data-back');
   await run.parts.backups.putBack(run.action, report, run.watch);
+  await run.record({ type: 'data-replaced', action: run.action.id });
 }
 
 export async function discardReplaced(run: ActionRun): Promise<void> {

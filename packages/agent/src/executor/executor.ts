@@ -165,6 +165,8 @@ export class Executor {
     const run = new ActionRun(this.#parts, entry, () => this.#stopping);
     const result = await this.#resultOf(run);
     await run.record({ type: 'result', result }, 'for-ever');
+    // What is true now is told as such: a result may wait, and then tells of a time that is past.
+    send({ report: result.report });
     send({ result });
     try {
       await driver.release(entry.action);

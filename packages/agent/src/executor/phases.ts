@@ -3,8 +3,10 @@
  * core's judgements over a fresh observation, never of an exit code.
  */
 import {
+  compareVersions,
   type Finding,
   FleetError,
+  isVersion,
   judgeInstalled,
   judgeRejoined,
   judgeServing,
@@ -14,6 +16,7 @@ import {
   type NodeReport,
   type Phase,
   type ProcessMark,
+  parseVersion,
   sameVersion,
 } from '@kwfleet/core';
 import { DeadlineError, Stopping } from '../driver/driver.ts';
@@ -263,6 +266,7 @@ export async function start(run: ActionRun, version: string): Promise<void> {
   let report = await run.observe();
   const installed = judgeInstalled(report, version)[0];
   if (installed !== undefined) throw new FleetError('START_FAILED', `${version} is not started: ${installed.message}`);
+  refuseOlder(run, version);
   const active = isActive(report);
   if (!active) await run.deed('start', report);
   if (sameVersion(version, action.to)) await run.recordTargetStarted();
@@ -276,6 +280,13 @@ export async function start(run: ActionRun, version: string): Promise<void> {
     return [{ code: 'START_FAILED', severity: 'block', message: `the service is ${unit.active}` }];
   });
   await restoreEnabled(run);
+}
+
+/** KWDB is never downgraded in place: what a newer version has opened is not given to an older one. */
+function refuseOlder({ started }: ActionRun, version: string): void {
+  if (started === null || !isVersion(started) || compareVersions(parseVersion(version), parseVersion(started)) >= 0)
+    return;
+  throw new FleetError('VERSION_OLDER', `${started} was started on the data: ${version} is not started on them`);
 }
 
 /** Recognises a service that ended for good, so that nobody waits a whole deadline for it. */
@@ -368,7 +379,24 @@ export async function putBack(run: ActionRun): Promise<void> {
   await run.deed('put-back', report);
   await finishedOrThrow(run, action.from, () => parts.driver.putBack(action, run.watch));
   await settleInstalled(run, action.from, 'ROLLBACK_FAILED');
+  await refuseIntruder(run);
   await restoreEnabled(run);
+}
+
+/**
+ * A reboot, or somebody, may have started the database while it was exchanged: what began then may be the target, and is
+ * taken for it unless it says that it is not.
+ */
+async function refuseIntruder(run: ActionRun): Promise<void> {
+  const report = await run.observe();
+  const { from, to } = run.action;
+  const running = report.installation?.versions.running;
+  if (!isActive(report) || (running !== undefined && sameVersion(running, from))) return;
+  await run.recordTargetStarted();
+  throw new FleetError(
+    'VERSION_OLDER',
+    `the database came up while ${from} was put back: ${to} may have opened the data`,
+  );
 }
 
 /**

@@ -25,6 +25,8 @@ export type JournalRecord =
   | ({ readonly type: 'ended' } & At)
   /** This version is about to be started on the data, or was found to run on it. */
   | { readonly type: 'started'; readonly action: string; readonly version: string }
+  /** Other data are in place: nothing was started on them yet. */
+  | { readonly type: 'data-replaced'; readonly action: string }
   /** The action cannot succeed any more; from here on it is only backed out. */
   | { readonly type: 'failed'; readonly action: string; readonly atMs: number; readonly failure: ActionFailure }
   | { readonly type: 'result'; readonly result: ActionResult }
@@ -100,10 +102,14 @@ export function applyRecord(state: JournalState, record: JournalRecord): void {
   }
 }
 
-type OfAction = Extract<JournalRecord, { type: 'mark' | 'began' | 'deed' | 'ended' | 'started' | 'failed' }>;
+type OfAction = Extract<
+  JournalRecord,
+  { type: 'data-replaced' | 'mark' | 'began' | 'deed' | 'ended' | 'started' | 'failed' }
+>;
 
 function applyToAction(state: JournalState, record: OfAction): void {
   if (record.type === 'started') state.startedVersion = record.version;
+  if (record.type === 'data-replaced') state.startedVersion = null;
   const entry = state.inHand.get(record.action);
   if (entry === undefined) return;
   switch (record.type) {
@@ -123,6 +129,8 @@ function applyToAction(state: JournalState, record: OfAction): void {
       if (times !== undefined) times.endedAtMs = record.atMs;
       return;
     }
+    case 'data-replaced':
+      return;
     case 'started':
       entry.newVersionStarted ||= sameVersion(record.version, entry.action.to);
       return;

@@ -159,8 +159,7 @@ export class Session {
     const { database, heartbeats } = this.#context;
     if ('heartbeat' in message) return heartbeats.heard({ node, stream: this.stream, ...message.heartbeat });
     heartbeats.heard({ node, stream: this.stream });
-    if ('report' in message)
-      return database.transaction((sql) => storeReport(sql, node, message.report, false, this.stream));
+    if ('report' in message) return database.transaction((sql) => storeReport(sql, node, message.report, this.stream));
     if ('progress' in message) return database.transaction((sql) => storeProgress(sql, node, message.progress));
     if ('inventory' in message) return storeInventory(database, node, message.inventory);
     if ('output' in message) return database.transaction((sql) => storeOutput(sql, node, message.output));

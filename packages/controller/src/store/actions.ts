@@ -3,7 +3,6 @@ import type { Action, ActionProgress, ActionResult } from '@kwfleet/core';
 import type { ActionOutput } from '@kwfleet/protocol';
 import { storeBackup } from './backups.ts';
 import type { Sql } from './database.ts';
-import { storeReport } from './nodes.ts';
 import { CHANNELS } from './notices.ts';
 import { insertInput } from './runs.ts';
 
@@ -36,7 +35,6 @@ export async function storeResult(sql: Sql, node: string, result: ActionResult):
   await insertInput(sql, action.run, { type: 'result', action: result.action, body: result });
   await sql.execute('UPDATE actions SET ended_at_ms = coalesce(ended_at_ms, now_ms()) WHERE id = $1', [result.action]);
   if (result.backup !== undefined) await storeBackup(sql, action.run, node, result.backup);
-  await storeReport(sql, node, result.report, true);
   return 'stored';
 }
 

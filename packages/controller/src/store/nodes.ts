@@ -47,24 +47,17 @@ export async function currentStreams(sql: Sql, nodes: readonly string[]): Promis
 }
 
 /**
- * Stores a report that came over the node's own stream, or, with `onlyNewer`, one that waited in a journal. One of a
- * stream that another has taken over is late, however new it looks, and is dropped.
+ * Stores a report that came over the node's own stream. One of a stream that another has taken over is late, however new it
+ * looks, and is dropped. Hosts' clocks jump: which report is the newer is told by the stream, and by nothing else.
  */
-export async function storeReport(
-  sql: Sql,
-  node: string,
-  report: NodeReport,
-  onlyNewer = false,
-  stream?: string,
-): Promise<void> {
+export async function storeReport(sql: Sql, node: string, report: NodeReport, stream?: string): Promise<void> {
   const clusterId = report.identity?.clusterId;
   if (clusterId !== undefined) await sql.execute(NEW_CLUSTER, [clusterId, `kwdb-${clusterId.slice(0, 8)}`]);
   await sql.execute(
-    `UPDATE nodes SET report = $2, last_seen_ms = CASE WHEN $3 THEN last_seen_ms ELSE now_ms() END,
-       clock_skew_ms = CASE WHEN $3 THEN clock_skew_ms ELSE ($2::jsonb #>> '{host,clockMs}')::bigint - now_ms() END
-     WHERE node = $1 AND (NOT $3 OR report IS NULL OR (report ->> 'observedAtMs')::bigint < ($2::jsonb ->> 'observedAtMs')::bigint)
-       AND ($4::text IS NULL OR stream = $4)`,
-    [node, JSON.stringify(report), onlyNewer, stream ?? null],
+    `UPDATE nodes SET report = $2, last_seen_ms = now_ms(),
+       clock_skew_ms = ($2::jsonb #>> '{host,clockMs}')::bigint - now_ms()
+     WHERE node = $1 AND ($3::text IS NULL OR stream = $3)`,
+    [node, JSON.stringify(report), stream ?? null],
   );
   await wakeRunner(sql);
 }
