@@ -29,6 +29,8 @@ export class Agent {
   #healthAtMs = Number.NEGATIVE_INFINITY;
   #told = '';
   #beats = 0;
+  /** The stream speaks for the node: until then, only its hello was sent. */
+  #welcomed = false;
   #latest: NodeReport | undefined;
 
   constructor(sim: Simulation, host: Host, wire: Wire) {
@@ -128,7 +130,7 @@ export class Agent {
   }
 
   #send(message: AgentMessage): void {
-    if (this.life.alive) this.#connection?.toController(this.#sim.guard.upward(message));
+    if (this.life.alive && this.#welcomed) this.#connection?.toController(this.#sim.guard.upward(message));
   }
 
   #connect(): void {
@@ -139,6 +141,7 @@ export class Agent {
     if (controller === undefined || !this.wire.open) return void again();
     const connection = new Connection(world, faults, this.wire);
     this.#connection = connection;
+    this.#welcomed = false;
     connection.agent = {
       life: this.life,
       receive: (message) => this.#receive(message, connection),
@@ -151,7 +154,12 @@ export class Agent {
     controller.open(connection);
     const inHand = this.#sim.guard.inHand(this.executor?.inHand() ?? []);
     connection.toController({ hello: { node: this.host.node, agentVersion: '0.1.0', protocol: 1, inHand } });
-    // What is true now goes first: a result that waited in the journal tells of a time that may be long past.
+  }
+
+  /** What is true now goes first: a result that waited in the journal tells of a time that may be long past. */
+  #welcome(connection: Connection): void {
+    if (this.#connection !== connection) return;
+    this.#welcomed = true;
     if (this.#latest !== undefined) this.#send({ report: this.#latest });
     this.#resend();
   }
@@ -159,6 +167,7 @@ export class Agent {
   #receive(message: ControllerMessage, connection: Connection): void {
     const { executor } = this;
     if (executor === undefined) return;
+    if ('welcome' in message) this.#welcome(connection);
     if ('resultStored' in message) {
       for (const action of this.#sim.guard.acknowledgements(message.resultStored.action)) {
         // A full disk: the result is sent again, and acknowledged again.

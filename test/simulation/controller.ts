@@ -221,6 +221,7 @@ class Session {
     await store.transaction(this.#controller.life, () => store.attach(node, this.stream, LINK_MS));
     this.node = node;
     for (const action of inHand) this.#sent.add(action);
+    this.connection.toAgent({ welcome: { clockMs: this.#sim.world.nowMs, protocol: 1, heartbeatMs: HEARTBEAT_MS } });
     this.#controller.attached(this);
   }
 }

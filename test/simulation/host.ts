@@ -145,8 +145,8 @@ export class Host {
       this.unit.failed = true;
       return;
     }
-    const older = this.record?.build ?? binary;
-    const version = binary !== older && this.faults.strikes('startsOld') ? older : binary;
+    const before = this.record?.build ?? binary;
+    const version = compareReleases(before, binary) < 0 && this.faults.strikes('startsOld') ? before : binary;
     this.world.tell({ type: 'started', node: this.node, version, cause, action, dataVersion: this.dataVersion });
     const startedHostMs = this.clock();
     this.process = {

@@ -138,7 +138,9 @@ export class Operator {
     const back = this.#sim.hosts.every(({ node }) => this.#sim.agents.get(node)?.connected === true);
     this.#backSinceMs = back ? (this.#backSinceMs ?? world.nowMs) : undefined;
     const stillMs = world.nowMs - Math.max(this.#heldSinceMs, this.#backSinceMs ?? world.nowMs);
-    this.done = stillMs > 60_000 || world.nowMs - this.#heldSinceMs > 600_000;
+    // What has just come in may end the hold.
+    const news = run.inputs.some(({ seq }) => seq > run.appliedSeq);
+    this.done = !news && (stillMs > 60_000 || world.nowMs - this.#heldSinceMs > 600_000);
   }
 
   #plan(): void {
@@ -188,7 +190,8 @@ export class Operator {
       const backup = state.steps[step]?.result?.backup;
       return backup === undefined ? [] : [{ node, kwdbId, ...backup }];
     });
-    if (parts.length < plan.nodes.length) return undefined;
+    // What was copied of a cluster of two versions brings back neither.
+    if (parts.length < plan.nodes.length || parts.some(({ version }) => version !== OLD)) return undefined;
     return { id, cluster: plan.cluster, policy: 'copy', version: OLD, oneMoment: true, nodes: parts.length, parts };
   }
 

@@ -123,7 +123,8 @@ export class SimBackups implements Backups {
   #copyOf(action: Action): SimCopy {
     const copy = this.#host.copies.get(action.restore?.set ?? '');
     if (copy === undefined) throw new FleetError('BACKUP_MISSING', 'the copy is gone');
-    const known = copy.receipt.manifestSha256 === action.restore?.manifestSha256;
+    const { manifestSha256, version } = action.restore ?? {};
+    const known = copy.receipt.manifestSha256 === manifestSha256 && copy.receipt.version === version;
     if (copy.rotten || !known) throw new FleetError('BACKUP_DAMAGED', 'a file is not as it was when it was copied');
     return copy;
   }

@@ -246,6 +246,33 @@ describe('when a phase fails', () => {
     expect(resultsIn(sent)[3]).toMatchObject({ outcome: 'succeeded' });
   });
 
+  test('what was seen to run and told no version counts for what was installed then, when that is newer', async () => {
+    const host = new FakeHost(new FakeClock(), {});
+    const { executor, sent, journal } = await executorOver(host, new CrashingStorage());
+    await executor.saw(await host.observe());
+    host.faults.tellsNoVersion = true;
+    await executor.saw(await host.observe());
+    expect(journal.state.startedVersion).toBe('3.0.0');
+    host.installed = '3.1.0';
+    await executor.saw(await host.observe());
+    expect(journal.state.startedVersion).toBe('3.1.0');
+    host.running = null;
+    await executor.accept(order({ phases: ['stop', 'put-back'] }));
+    await executor.idle();
+    expect(resultsIn(sent)[0]).toMatchObject({ failure: { code: 'VERSION_OLDER' }, newVersionStarted: true });
+    expect(host.deeds).toEqual([]);
+  });
+
+  test.each([
+    [true, true],
+    [false, false],
+  ])('a stop remembers what nobody can ask any more; mute: %s', async (tellsNoVersion, started) => {
+    const { result } = await carryOut({ tellsNoVersion }, order({ phases: ['stop'] }), (host) => {
+      host.installed = '3.1.0';
+    });
+    expect(result).toMatchObject({ outcome: 'succeeded', newVersionStarted: started });
+  });
+
   test.each([
     ['3.1.0', 'VERSION_OLDER', true],
     ['3.0.0', undefined, false],

@@ -57,6 +57,8 @@ export type Faults = {
   backupDamaged?: boolean;
   restoreFails?: boolean;
   startsWhileStaging?: boolean;
+  /** A database that waits for the rest of its cluster answers nobody. */
+  tellsNoVersion?: boolean;
   /** What the database that came up while the version before was put back tells that it is. */
   comesUpMeanwhile?: string;
 };
@@ -127,7 +129,7 @@ export class FakeHost implements Driver {
           recorded: this.installed,
           package: this.installed,
           binary: this.installed,
-          ...(this.running === null ? {} : { running: this.running.version }),
+          ...(this.running === null || this.faults.tellsNoVersion === true ? {} : { running: this.running.version }),
         },
         condition,
         conditionDetail: this.half ? 'kaiwudb-server is iF' : '',

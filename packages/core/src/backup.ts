@@ -33,6 +33,8 @@ export const BackupPart = Type.Object({
   files: Type.Integer(),
   manifestSha256: Type.String(),
   madeAtMs: Type.Integer(),
+  /** Whose data it holds; absent in plans of older controllers. */
+  version: Type.Optional(Type.String()),
   /** Set once the host removed it, to keep no more than agent.yaml says. */
   removedAtMs: Type.Optional(Type.Integer()),
 });
@@ -67,6 +69,14 @@ export function judgeSet(set: BackupSet): BackupFinding[] {
     findings.push({
       code: 'BACKUP_INCONSISTENT',
       message: `the copies of ${set.id} are of different moments: the other nodes served while each was made`,
+    });
+  }
+  for (const { node, version } of set.parts) {
+    if (version === undefined || version === set.version) continue;
+    findings.push({
+      code: 'BACKUP_INCONSISTENT',
+      message: `its copy in ${set.id} is of data of ${version}, that of others of data of ${set.version}`,
+      node,
     });
   }
   for (const { node, removedAtMs } of set.parts) {

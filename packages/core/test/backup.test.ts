@@ -4,6 +4,7 @@ import {
   type ActionResult,
   actionFor,
   apply,
+  type BackupPart,
   type BackupSet,
   type Decision,
   decide,
@@ -304,6 +305,9 @@ describe('what may be restored', () => {
       'BACKUP_INCONSISTENT',
       'BACKUP_INCOMPLETE',
     ]);
+    const [first, ...others] = setOf(3).parts;
+    const mixed = setOf(3, { parts: [{ ...(first as BackupPart), version: '2.9.0' }, ...others] });
+    expect(judgeSet(mixed)).toMatchObject([{ code: 'BACKUP_INCONSISTENT', node: first?.node }]);
   });
 });
 

@@ -6,9 +6,12 @@ import {
   type Action,
   type ActionFailure,
   type ActionResult,
+  compareVersions,
   FleetError,
+  isVersion,
   type NodeReport,
   type Phase,
+  parseVersion,
   sameVersion,
 } from '@kwfleet/core';
 import { Stopping } from '../driver/driver.ts';
@@ -65,8 +68,8 @@ export class Executor {
    */
   async saw({ installation }: NodeReport): Promise<void> {
     const { journal } = this.#parts;
-    const running = installation?.versions.running;
     const known = journal.state.startedVersion;
+    const running = installation?.versions.running ?? newerThan(known, installation);
     if (running === undefined || (known !== null && sameVersion(known, running))) return;
     await journal.append({ type: 'started', action: '', version: running }).catch(() => {});
   }
@@ -226,4 +229,16 @@ function isDone(entry: ActionState, phase: Phase, index: number): boolean {
   if (!ended) return false;
   if (phase === 'check' || phase === 'export' || phase === 'compare') return false;
   return phase !== 'interlock' || entry.deeds.length > 0;
+}
+
+/**
+ * A process that tells no version, over a binary newer than what last ran: a node that waits for the rest of its cluster. It
+ * is taken for that version, which errs on the side where no older one is started on the data.
+ */
+function newerThan(known: string | null, installation: NodeReport['installation']): string | undefined {
+  const { unit, versions } = installation ?? {};
+  const { binary } = versions ?? {};
+  const runs = unit?.mainPid !== undefined && (unit.active === 'active' || unit.active === 'activating');
+  if (!runs || known === null || binary === undefined || !isVersion(binary) || !isVersion(known)) return undefined;
+  return compareVersions(parseVersion(binary), parseVersion(known)) > 0 ? binary : undefined;
 }

@@ -164,7 +164,8 @@ export async function stop(run: ActionRun): Promise<void> {
   assureHostReady(run, report);
   await assureSpare(run);
   // Once it is stopped nobody can tell any more that it was the new version which a reboot had started on the data.
-  if (run.action.phases.includes('put-back') && hasTargetStarted(run, report)) await run.recordTargetStarted();
+  const { from, to } = run.action;
+  if (!sameVersion(from, to) && hasTargetStarted(run, report)) await run.recordTargetStarted();
   await run.deed('stop', report);
   await run.parts.driver.stop(run.action, run.watch);
   await run.until(async () => judgeStopped(await run.observe()));

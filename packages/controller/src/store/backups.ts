@@ -62,10 +62,10 @@ async function partsOf(sql: Sql, rows: readonly Row[]): Promise<readonly PartRow
 function setOf({ run, cluster, plan }: Row, all: readonly PartRow[]): BackupSet {
   const rows = all.filter((part) => part.run === run);
   const parts = rows.map(({ node, receipt, removedAtMs }): BackupPart => {
-    const { place, sizeBytes, files, manifestSha256, madeAtMs } = receipt;
+    const { place, sizeBytes, files, manifestSha256, madeAtMs, version } = receipt;
     const kwdbId = plan.nodes.find((candidate) => candidate.node === node)?.kwdbId ?? 0;
     const removed = removedAtMs === null ? {} : { removedAtMs };
-    return { node, kwdbId, place, sizeBytes, files, manifestSha256, madeAtMs, ...removed };
+    return { node, kwdbId, place, sizeBytes, files, manifestSha256, madeAtMs, version, ...removed };
   });
   const [first] = rows;
   const policy = first?.receipt.policy ?? 'copy';
