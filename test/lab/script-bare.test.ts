@@ -70,7 +70,7 @@ const RPM_CLUSTERS: readonly [Topology, Partial<FleetOptions>, PackageFaults][] 
 describe.skipIf(!(await labHere()))('hosts of an rpm distribution', () => {
   afterAll(() => console.info(`\n${renderMethods()}\n`));
 
-  it.for(RPM_CLUSTERS.filter(([topology]) => WHOLE_TABLE || topology !== 'single-replica'))(
+  it.for(RPM_CLUSTERS.filter(([topology]) => WHOLE_TABLE || topology === 'standalone'))(
     '%s',
     { timeout: 8 * 60_000 },
     async ([topology, options, fault]) => {
