@@ -8,6 +8,7 @@ import { access, mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/p
 import { join } from 'node:path';
 import { runShort, wordsOf } from './run.ts';
 import type { LongCommandSpec, LongCommandState, LongCommands } from './services.ts';
+import { assureAnswers, showUnit } from './systemd.ts';
 
 /**
  * The one shell text: it takes the command as its arguments and writes the exit status with a rename, so that the
@@ -130,11 +131,8 @@ export class TransientUnits extends FiledCommands {
   }
 
   protected async isRunning(id: string): Promise<boolean> {
-    const ended = await runShort('systemctl', ['show', '--property=ActiveState', '--value', `${unitOf(id)}.service`], {
-      timeoutMs: MANAGER_TIMEOUT_MS,
-    });
-    if (ended.exitCode !== 0) throw new Error(`systemctl show ${unitOf(id)}: ${wordsOf(ended)}`);
-    return ['active', 'activating', 'deactivating', 'reloading'].includes(ended.stdout.trim());
+    const [, state = ''] = /^ActiveState=(.*)$/m.exec(await showUnit(unitOf(id), 'ActiveState')) ?? [];
+    return ['active', 'activating', 'deactivating', 'reloading'].includes(state);
   }
 
   async kill(id: string): Promise<void> {
@@ -144,7 +142,9 @@ export class TransientUnits extends FiledCommands {
   async #run(program: string, args: readonly string[]): Promise<void> {
     const [file, ...rest] = [...this.#prefix, program, ...args];
     const ended = await runShort(file as string, rest, { timeoutMs: MANAGER_TIMEOUT_MS });
-    if (ended.exitCode !== 0) throw new Error(`${program}: ${wordsOf(ended)}`);
+    if (ended.exitCode === 0) return;
+    await assureAnswers();
+    throw new Error(`${program}: ${wordsOf(ended)}`);
   }
 }
 

@@ -45,6 +45,28 @@ function isoOf(stamp: string): string {
   return match === null ? '' : `${match[1]}T${match[2]}Z`;
 }
 
+/** `Name=value` lines of these properties, joined by commas. Throws SERVICE_MANAGER_SILENT. */
+export async function showUnit(unit: string, properties: string): Promise<string> {
+  let words = '';
+  for (let tries = 0; tries < QUERY_TRIES; tries++) {
+    // Silent for a moment while it re-executes itself, and for good while the host goes down with this agent.
+    if (tries > 0) await sleep(QUERY_PAUSE_MS);
+    const ended = await runShort('systemctl', ['show', `--property=${properties}`, `${unit}.service`], {
+      timeoutMs: QUERY_TIMEOUT_MS,
+      env: { TZ: 'UTC' },
+    });
+    if (ended.exitCode === 0) return ended.stdout;
+    words = wordsOf(ended);
+  }
+  throw new FleetError('SERVICE_MANAGER_SILENT', `systemd does not tell the state of ${unit}`, { words });
+}
+
+/**
+ * A "no" counts from a systemd that answers: one that goes down, with this agent, fails every call before it is gone, and
+ * none of that is to be remembered as what came of an order. Throws SERVICE_MANAGER_SILENT.
+ */
+export const assureAnswers = async (): Promise<void> => void (await showUnit('kwfleet-agent', 'LoadState'));
+
 /** systemd, through `systemctl` with arguments of its own making: no shell, no unit name from outside. */
 export class Systemd implements ServiceManager {
   readonly kind = 'systemd';
@@ -55,26 +77,11 @@ export class Systemd implements ServiceManager {
   }
 
   async state(unit: string): Promise<UnitState> {
-    return parseUnit(await this.#show(unit, 'LoadState,ActiveState,UnitFileState,MainPID,ExecMainStartTimestamp'));
+    return parseUnit(await showUnit(unit, 'LoadState,ActiveState,UnitFileState,MainPID,ExecMainStartTimestamp'));
   }
 
   async files(unit: string): Promise<readonly string[]> {
-    return unitFiles(unit, await this.#show(unit, 'FragmentPath,DropInPaths'));
-  }
-
-  async #show(unit: string, properties: string): Promise<string> {
-    let words = '';
-    for (let tries = 0; tries < QUERY_TRIES; tries++) {
-      // Silent for a moment while it re-executes itself, and for good while the host goes down with this agent.
-      if (tries > 0) await sleep(QUERY_PAUSE_MS);
-      const ended = await runShort('systemctl', ['show', `--property=${properties}`, `${unit}.service`], {
-        timeoutMs: QUERY_TIMEOUT_MS,
-        env: { TZ: 'UTC' },
-      });
-      if (ended.exitCode === 0) return ended.stdout;
-      words = wordsOf(ended);
-    }
-    throw new FleetError('SERVICE_MANAGER_SILENT', `systemd does not tell the state of ${unit}`, { words });
+    return unitFiles(unit, await showUnit(unit, 'FragmentPath,DropInPaths'));
   }
 
   start(unit: string, timeoutMs: number): Promise<void> {
@@ -96,6 +103,8 @@ export class Systemd implements ServiceManager {
   async #change(args: readonly string[], timeoutMs: number): Promise<void> {
     const [file, ...before] = this.#sudo ? ['sudo', '-n', 'systemctl'] : ['systemctl'];
     const ended = await runShort(file as string, [...before, '--no-ask-password', ...args], { timeoutMs });
-    if (ended.exitCode !== 0) throw new Error(`systemctl ${args.join(' ')}: ${wordsOf(ended)}`);
+    if (ended.exitCode === 0) return;
+    await assureAnswers();
+    throw new Error(`systemctl ${args.join(' ')}: ${wordsOf(ended)}`);
   }
 }
