@@ -62,7 +62,7 @@ const installed = (host: LabHost) =>
   host.exec(['rpm', '-q', '--qf', '%{VERSION} ', 'kaiwudb-server', 'kaiwudb-libcommon']);
 
 const RPM_CLUSTERS: readonly [Topology, Partial<FleetOptions>, PackageFaults][] = [
-  ['standalone', { encrypted: true }, { maintainerScriptFails: true }],
+  ['standalone', { encrypted: true, secure: 'tls' }, { maintainerScriptFails: true }],
   ['multi-replica', { secure: 'tls' }, { maintainerScriptFails: true }],
   ['single-replica', { secure: 'tlcp' }, { corrupt: true }],
 ];
