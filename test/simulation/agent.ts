@@ -29,6 +29,7 @@ export class Agent {
   #healthAtMs = Number.NEGATIVE_INFINITY;
   #told = '';
   #beats = 0;
+  #edition = 0;
   /** The stream speaks for the node: until then, only its hello was sent. */
   #welcomed = false;
   #latest: NodeReport | undefined;
@@ -72,7 +73,10 @@ export class Agent {
       backups: new SimBackups(this.host, this.life, ({ id }) => guard.trueId(id)),
       journal,
       clock: this.#clock(),
-      send: (message) => this.#send(message),
+      send: (message) => {
+        if ('report' in message) this.#tellsNow(message.report);
+        this.#send(message);
+      },
     });
     this.executor.resume();
     await this.#look();
@@ -202,6 +206,13 @@ export class Agent {
     this.#send({ heartbeat: { clockMs: this.host.clock(), ...pulse } });
   }
 
+  /** As the real reporter: a look that began before tells of an older time. */
+  #tellsNow(report: NodeReport): void {
+    this.#edition++;
+    this.#latest = report;
+    this.#told = signOf(report);
+  }
+
   /** Looks at the node, also while nobody listens; tells what changed, and the cluster's health when it is due again. */
   async #look(): Promise<void> {
     const { world, faults } = this.#sim;
@@ -210,9 +221,11 @@ export class Agent {
       this.#healthAtMs = world.nowMs;
       this.#health = await this.driver.health('all').catch(() => this.#health);
     }
+    const edition = this.#edition;
     const report = await this.driver.observe();
     void this.executor?.saw(report);
     if (faults.strikes('reportLate')) await world.io(this.life, world.random.int(1_000, 20_000), () => {});
+    if (edition !== this.#edition) return;
     this.#latest = this.#health === undefined ? report : { ...report, health: this.#health };
     const sign = signOf(report);
     if (this.#connection === undefined || (!due && sign === this.#told)) return;

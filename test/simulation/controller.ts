@@ -142,8 +142,10 @@ class Session {
   readonly #sent = new Set<string>();
   #working = false;
   #over = false;
+  #heardAtMs: number;
 
   constructor(sim: Simulation, controller: Controller, connection: Connection) {
+    this.#heardAtMs = sim.world.nowMs;
     this.#sim = sim;
     this.#controller = controller;
     this.connection = connection;
@@ -172,6 +174,13 @@ class Session {
 
   take(message: AgentMessage): void {
     if (this.#over) return;
+    // The real one looks for silence as soon as it thaws, before it reads what waited in its sockets.
+    const { nowMs } = this.#sim.world;
+    if (nowMs - this.#heardAtMs > LINK_MS) {
+      this.#end();
+      return;
+    }
+    this.#heardAtMs = nowMs;
     this.#queue.push(message);
     if (!this.#working) void this.#work();
   }

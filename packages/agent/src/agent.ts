@@ -157,7 +157,7 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
     send: (message) => {
       if ('progress' in message) log.info(message.progress, 'progress');
       if ('result' in message) log.info({ action: message.result.action, outcome: message.result.outcome }, 'result');
-      link.send(message);
+      link.send('report' in message ? { report: reporter.told(message.report) } : message);
     },
   });
   const link: Link = new Link({

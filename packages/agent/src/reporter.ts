@@ -6,7 +6,7 @@ import type { Observer } from './observe.ts';
 
 export type ReporterOptions = {
   readonly observer: Pick<Observer, 'observe' | 'pulse' | 'health'>;
-  readonly link: Link;
+  readonly link: Pick<Link, 'connected' | 'send'>;
   readonly heartbeatMs: number;
   readonly busy: () => boolean;
   /** Told of every full look. */
@@ -28,6 +28,8 @@ export class Reporter {
   #sentAtMs = 0;
   #sentText = '';
   #wanted = false;
+  /** Rises with each report that the executor told. */
+  #edition = 0;
   #rouse: () => void = () => {};
   #health: ClusterHealth | undefined;
   #healthAtMs = Number.NEGATIVE_INFINITY;
@@ -56,6 +58,18 @@ export class Reporter {
   welcomed(heartbeatMs: number): void {
     this.#heartbeatMs = Math.min(this.#options.heartbeatMs, heartbeatMs);
     if (this.#latest !== undefined) this.#noteSent(this.#latest);
+  }
+
+  /**
+   * The executor tells how the node is, in `report`: a look that began before tells of an older time, and is not told any
+   * more. Returns what is to be sent.
+   */
+  told(report: NodeReport): NodeReport {
+    this.#edition++;
+    this.#latest = this.#health === undefined ? report : { ...report, health: this.#health };
+    this.#pulse = { serving: report.serving, ready: report.ready };
+    this.#noteSent(this.#latest);
+    return this.#latest;
   }
 
   /** The controller asks for a full report now. */
@@ -93,8 +107,13 @@ export class Reporter {
         const wanted = this.#wanted;
         this.#wanted = false;
         if (wanted || now() - this.#healthAtMs >= HEALTH_EVERY_MS) await this.#askHealth();
-        const health = this.#health === undefined ? {} : { health: this.#health };
-        this.#latest = { ...(await observer.observe()), ...health };
+        const edition = this.#edition;
+        const seen = await observer.observe();
+        if (edition !== this.#edition) {
+          this.#wanted ||= wanted;
+          continue;
+        }
+        this.#latest = this.#health === undefined ? seen : { ...seen, health: this.#health };
         this.#pulse = { serving: this.#latest.serving, ready: this.#latest.ready };
         this.#options.seen(this.#latest);
         this.#tell(this.#latest, wanted);

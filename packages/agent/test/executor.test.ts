@@ -246,6 +246,22 @@ describe('when a phase fails', () => {
     expect(resultsIn(sent)[3]).toMatchObject({ outcome: 'succeeded' });
   });
 
+  test.each(['install', 'put-back'] as const)(
+    'no %s is begun, or begun again, beside a database that came up',
+    async (phase) => {
+      const { result, host } = await carryOut({}, order({ phases: [phase] }), (it) => {
+        it.running = null;
+        if (phase === 'put-back') it.installed = '3.1.0';
+        it.meanwhile = () => {
+          it.running = { pid: 98, version: it.installed, startedAtMs: it.clock.now() };
+        };
+      });
+      expect(result.failure?.code).toMatch(/DEPLOY_STILL_RUNNING|ROLLBACK_FAILED/);
+      expect(result.failure?.message).toContain('while the database runs');
+      expect(host.deeds).not.toContain(phase);
+    },
+  );
+
   test('what was seen to run and told no version counts for what was installed then, when that is newer', async () => {
     const host = new FakeHost(new FakeClock(), {});
     const { executor, sent, journal } = await executorOver(host, new CrashingStorage());

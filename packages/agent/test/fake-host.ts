@@ -193,6 +193,8 @@ export class FakeHost implements Driver {
   async quiesce(): Promise<void> {}
 
   async install(action: Action, watch: Watch): Promise<void> {
+    this.meanwhile();
+    await watch.fence();
     if (this.running !== null) throw new Error('installed under a running database');
     this.deeds.push('install');
     watch.output(0, 'installing\n');
@@ -218,7 +220,9 @@ export class FakeHost implements Driver {
     if (!this.#crashed) this.running = { pid: this.#nextPid++, version: this.installed, startedAtMs: this.clock.now() };
   }
 
-  async putBack(action: Action): Promise<void> {
+  async putBack(action: Action, watch: Watch): Promise<void> {
+    this.meanwhile();
+    await watch.fence();
     if (this.running !== null) throw new Error('put back under a running database');
     this.deeds.push('put-back');
     if (this.faults.comesUpMeanwhile !== undefined) {

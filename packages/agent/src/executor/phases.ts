@@ -179,7 +179,8 @@ async function install(run: ActionRun): Promise<void> {
   if (judgeInstalled(report, action.to).length > 0) {
     refuseWhileRunning(report);
     await run.deed('install', report);
-    await finishedOrThrow(run, action.to, () => parts.driver.install(action, run.watch));
+    const work = () => whileStopped(run, () => parts.driver.install(action, run.watch));
+    await finishedOrThrow(run, action.to, work);
     await settleInstalled(run, action.to, 'INSTALL_FAILED');
   }
   await restoreEnabled(run);
@@ -189,6 +190,16 @@ function refuseWhileRunning(report: NodeReport): void {
   const running = judgeStopped(report)[0];
   if (running === undefined) return;
   throw new FleetError('DEPLOY_STILL_RUNNING', `nothing is installed while the database runs: ${running.message}`);
+}
+
+/** A command that was killed is started again: not beside a database that came up meanwhile. */
+async function whileStopped(run: ActionRun, work: () => Promise<void>): Promise<void> {
+  run.beforeCommand = async () => refuseWhileRunning(await run.observe());
+  try {
+    await work();
+  } finally {
+    run.beforeCommand = undefined;
+  }
 }
 
 /** Runs an installation; an error counts only when the version is not there: a refusal may mean "already done". */
@@ -378,7 +389,7 @@ export async function putBack(run: ActionRun): Promise<void> {
   }
   refuseWhileRunning(report);
   await run.deed('put-back', report);
-  await finishedOrThrow(run, action.from, () => parts.driver.putBack(action, run.watch));
+  await finishedOrThrow(run, action.from, () => whileStopped(run, () => parts.driver.putBack(action, run.watch)));
   await settleInstalled(run, action.from, 'ROLLBACK_FAILED');
   await refuseIntruder(run);
   await restoreEnabled(run);

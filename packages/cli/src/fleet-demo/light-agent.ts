@@ -50,7 +50,7 @@ export async function startLightAgent(
     backups: NO_BACKUPS,
     journal,
     clock: systemClock,
-    send: (message) => link.send(message),
+    send: (message) => link.send('report' in message ? { report: reporter.told(message.report) } : message),
   });
   const link: Link = new Link({
     address,
