@@ -17,6 +17,7 @@ const TIMED = {
   commandKilled: [5_000, 40_000],
   job: [30_000, 200_000],
   operatorPresses: [8_000, 80_000],
+  agentFreeze: [15_000, 120_000],
 } as const;
 
 /** Troubles of a single act; the value is the chance. */

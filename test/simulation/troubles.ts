@@ -49,6 +49,13 @@ const TROUBLES: Readonly<Record<Exclude<TimedFault, 'operatorPresses'>, Trouble>
     if (sim.controllers.length === 1) sim.world.after(sim.world.random.int(1_000, 15_000), () => sim.startController());
     return `${controller.life.name} freezes for ${forMs} ms`;
   },
+  agentFreeze(sim) {
+    const agent = sim.agents.get(someHost(sim).node);
+    if (agent?.life.alive !== true) return undefined;
+    const forMs = sim.world.random.int(1_000, 60_000);
+    agent.life.frozenUntilMs = sim.world.nowMs + forMs;
+    return `${agent.life.name} freezes for ${forMs} ms`;
+  },
   storeDown(sim) {
     const forMs = sim.world.random.int(1_000, 40_000);
     sim.store.down = true;
