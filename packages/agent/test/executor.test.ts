@@ -262,6 +262,18 @@ describe('when a phase fails', () => {
     },
   );
 
+  test.each([
+    [true, 'broken'],
+    [false, 'backed-out'],
+  ])('a unit that has failed while a stopped node was installed may have opened the data: %s', async (falls, left) => {
+    const faults = { installHalf: true, fallsMeanwhile: falls };
+    const { result, host } = await carryOut(faults, order({ phases: ['install'] }), (it) => {
+      it.running = null;
+    });
+    expect(result).toMatchObject({ disposition: left, newVersionStarted: falls });
+    expect(host.deeds.includes('put-back')).toBe(!falls);
+  });
+
   test('what was seen to run and told no version counts for what was installed then, when that is newer', async () => {
     const host = new FakeHost(new FakeClock(), {});
     const { executor, sent, journal } = await executorOver(host, new CrashingStorage());

@@ -59,6 +59,8 @@ export type Faults = {
   startsWhileStaging?: boolean;
   /** A database that waits for the rest of its cluster answers nobody. */
   tellsNoVersion?: boolean;
+  /** Something starts the database while an installation is at work, and it falls before anybody looks. */
+  fallsMeanwhile?: boolean;
   /** What the database that came up while the version before was put back tells that it is. */
   comesUpMeanwhile?: string;
 };
@@ -200,6 +202,7 @@ export class FakeHost implements Driver {
     watch.output(0, 'installing\n');
     while (this.faults.installHangs === true) await watch.pause();
     this.half = this.faults.installHalf === true;
+    if (this.faults.fallsMeanwhile === true) this.#crashed = true;
     if (this.faults.installFails === true || this.half) throw new FleetError('INSTALL_FAILED', 'told to fail');
     this.installed = action.to;
   }

@@ -136,6 +136,7 @@ export class ActionRun {
     }
     const mark = {
       running: unit.mainPid !== undefined,
+      failed: unit.active === 'failed',
       enabled: unit.enabled,
       ...(unit.mainPid === undefined ? {} : { pid: unit.mainPid }),
       ...(unit.startedAtMs === undefined ? {} : { startedAtMs: unit.startedAtMs }),

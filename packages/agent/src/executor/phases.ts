@@ -403,7 +403,8 @@ async function refuseIntruder(run: ActionRun): Promise<void> {
   const report = await run.observe();
   const { from, to } = run.action;
   const running = report.installation?.versions.running;
-  if (!isActive(report) || (running !== undefined && sameVersion(running, from))) return;
+  if (!isActive(report) && !fellMeanwhile(run, report)) return;
+  if (running !== undefined && sameVersion(running, from)) return;
   await run.recordTargetStarted();
   throw new FleetError(
     'VERSION_OLDER',
@@ -461,10 +462,16 @@ export function hasTargetStarted(run: ActionRun, report: NodeReport): boolean {
   if (run.started !== null && sameVersion(run.started, to)) return true;
   const versions = report.installation?.versions;
   if (versions?.running !== undefined) return sameVersion(versions.running, to);
+  if (fellMeanwhile(run, report)) return true;
   // A process that is mute and not the one from before runs what was installed when it began: after a reboot in the
   // middle of the exchange that may be the target, though its binary is gone by now.
   const oldBinary = versions?.binary !== undefined && sameVersion(versions.binary, from);
   return !oldBinary && isActive(report) && !isSameProcess(report, run.entry.mark);
+}
+
+/** Nothing ran when this order began to act, and the unit has failed since: somebody, or a reboot, started what was there. */
+function fellMeanwhile({ entry: { mark } }: ActionRun, report: NodeReport): boolean {
+  return mark?.running === false && mark.failed === false && report.installation?.unit.active === 'failed';
 }
 
 function unknown(message: string): Finding {

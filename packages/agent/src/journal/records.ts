@@ -7,6 +7,8 @@ import { type Action, type ActionFailure, type ActionResult, type Phase, sameVer
 /** How the database's process and unit stood before the first deed of an action. */
 export type Mark = {
   readonly running: boolean;
+  /** Whether the unit was told to have failed; absent in marks of older agents. */
+  readonly failed?: boolean;
   readonly pid?: number;
   readonly startedAtMs?: number;
   /** Whether the unit was enabled: deploy.sh and package scripts may change it, and it is put back. */
