@@ -51,8 +51,9 @@ it('a run waits for its window, which cannot be deleted meanwhile, and starts wh
   expect(await start({ windows: ['none'] })).toMatchObject({ code: 'WINDOW_UNKNOWN' });
   expect(await start({ skipAfterMs: 1 })).toMatchObject({ code: 'BAD_REQUEST' });
   // Never open now: whatever day it is, the freeze is stronger.
-  const from = new Date(Date.now() - 86_400_000).toISOString().slice(0, 10);
-  const to = new Date(Date.now() + 86_400_000).toISOString().slice(0, 10);
+  // Days of the window's zone: it may have tomorrow's date already.
+  const from = new Date(Date.now() - 2 * 86_400_000).toISOString().slice(0, 10);
+  const to = new Date(Date.now() + 2 * 86_400_000).toISOString().slice(0, 10);
   await put(nights(`freezes: [{from: ${from}, until: ${to}, reason: a test}]`));
   const run = await start({ windows: ['nights'] });
   const look = () => rig.get<RunSummary>(`/v1/runs/${run.id}`);
