@@ -73,7 +73,7 @@ export class ImageShelf {
     const tree = join(this.directory, `layout-${version}`);
     const blobs = join(tree, 'blobs/sha256');
     const parts = join(this.directory, `parts-${version}`);
-    await Promise.all([mkdir(blobs, { recursive: true }), mkdir(parts)]);
+    await Promise.all([blobs, parts].map((path) => mkdir(path, { recursive: true })));
     await run(['tar', '-C', parts, '-xf', await this.image(version)]);
     const [image] = JSON.parse(await readFile(join(parts, 'manifest.json'), 'utf8')) as [SavedImage];
     const keep = async (data: Buffer, mediaType: string) => {
