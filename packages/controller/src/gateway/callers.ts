@@ -37,7 +37,11 @@ export async function openCallers(
       (error: unknown) => log.warn({ err: error }, 'revoked certificates could not be read; those known stay revoked'),
     );
   };
-  const stop = notices.on('stream', look);
+  // A stream that speaks for its node revokes nothing, and a whole fleet can come back at once.
+  const stop = notices.on('stream', (payload) => {
+    const [, stream = ''] = payload.split(' ');
+    if (stream === '') look();
+  });
   const timer = setInterval(look, LOOK_MS);
   const of = (call: Call) => {
     const caller = callerOf(call);

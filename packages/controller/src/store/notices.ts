@@ -5,7 +5,7 @@ import pg from 'pg';
 import type { Logger } from 'pino';
 import { type ConnectionSettings, clientConfig } from './database.ts';
 
-/** Payloads: a run's id; a node's name; a run's id; `NODE STREAM`; `NODE SHA256...`; `NODE REQUEST`. */
+/** Payloads: a run's id; a node's name; a run's id; `NODE STREAM`, or `NODE ` of one that was removed; `NODE SHA256...`; `NODE REQUEST`. */
 export const CHANNELS = {
   /** A run was made, or got an input, or facts changed (empty payload). */
   run: 'kwfleet_run',
