@@ -49,9 +49,14 @@ export class Reporter {
 
   /** Looks once; so that the first hello has a report behind it. */
   async prepare(): Promise<void> {
-    this.#latest = await this.#options.observer.observe();
-    this.#pulse = { serving: this.#latest.serving, ready: this.#latest.ready };
-    this.#options.seen(this.#latest);
+    this.#options.seen(this.#keep(await this.#options.observer.observe()));
+  }
+
+  /** From now on the latest report, with what the cluster check last said. */
+  #keep(report: NodeReport): NodeReport {
+    this.#pulse = { serving: report.serving, ready: report.ready };
+    this.#latest = this.#health === undefined ? report : { ...report, health: this.#health };
+    return this.#latest;
   }
 
   /** A new stream has the latest report already; the controller's heartbeat is kept when it is shorter. */
@@ -66,10 +71,9 @@ export class Reporter {
    */
   told(report: NodeReport): NodeReport {
     this.#edition++;
-    this.#latest = this.#health === undefined ? report : { ...report, health: this.#health };
-    this.#pulse = { serving: report.serving, ready: report.ready };
-    this.#noteSent(this.#latest);
-    return this.#latest;
+    const latest = this.#keep(report);
+    this.#noteSent(latest);
+    return latest;
   }
 
   /** The controller asks for a full report now. */
@@ -113,10 +117,9 @@ export class Reporter {
           this.#wanted ||= wanted;
           continue;
         }
-        this.#latest = this.#health === undefined ? seen : { ...seen, health: this.#health };
-        this.#pulse = { serving: this.#latest.serving, ready: this.#latest.ready };
-        this.#options.seen(this.#latest);
-        this.#tell(this.#latest, wanted);
+        const latest = this.#keep(seen);
+        this.#options.seen(latest);
+        this.#tell(latest, wanted);
       } catch (error) {
         log.error({ err: error }, 'the node could not be observed');
       }

@@ -96,6 +96,10 @@ export function compareVersions(a: Version, b: Version): number {
   return compareNumbers(a.basic, b.basic) || compareNumbers(rank(a), rank(b));
 }
 
+/** Whether `a` comes before `b`; false where one of them is no version. */
+export const isOlder = (a: string, b: string): boolean =>
+  isVersion(a) && isVersion(b) && compareVersions(parseVersion(a), parseVersion(b)) < 0;
+
 export type Transition =
   | { readonly verdict: 'legal' }
   /** deploy.sh takes it only with --bypass-version-check. */

@@ -1,7 +1,7 @@
 /** The phases about backups: look whether the database is as the phase needs it, then do. */
-import { FleetError, judgeStopped, type NodeReport, sameVersion } from '@kwfleet/core';
+import { FleetError, judgeStopped, type NodeReport } from '@kwfleet/core';
 import type { ActionRun } from './action-run.ts';
-import { hasTargetStarted } from './phases.ts';
+import { isConverted } from './phases.ts';
 
 export async function prepareBackup(run: ActionRun): Promise<void> {
   await run.parts.backups.prepare(run.action, await run.observe(), run.watch);
@@ -13,18 +13,13 @@ export async function backUp(run: ActionRun): Promise<void> {
   const report = await run.observe();
   if (run.action.backup !== 'command') {
     requireStopped(report, 'copied');
+    // A copy of what the new version has opened would bring nothing back.
     if (isConverted(run, report)) {
       run.watch.detail(`${run.action.to} has run on the data: the copy that was made before stands`);
       return;
     }
   }
   await run.parts.backups.make(run.action, report, run.watch);
-}
-
-/** What the new version has opened is no data of the version before any more: a copy of it would bring nothing back. */
-function isConverted(run: ActionRun, report: NodeReport): boolean {
-  const { from, to } = run.action;
-  return !sameVersion(from, to) && hasTargetStarted(run, report);
 }
 
 export async function checkBackup(run: ActionRun): Promise<void> {

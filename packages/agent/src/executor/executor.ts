@@ -6,12 +6,10 @@ import {
   type Action,
   type ActionFailure,
   type ActionResult,
-  compareVersions,
   FleetError,
-  isVersion,
+  isOlder,
   type NodeReport,
   type Phase,
-  parseVersion,
   sameVersion,
 } from '@kwfleet/core';
 import { Stopping } from '../driver/driver.ts';
@@ -239,6 +237,5 @@ function newerThan(known: string | null, installation: NodeReport['installation'
   const { unit, versions } = installation ?? {};
   const { binary } = versions ?? {};
   const runs = unit?.mainPid !== undefined && (unit.active === 'active' || unit.active === 'activating');
-  if (!runs || known === null || binary === undefined || !isVersion(binary) || !isVersion(known)) return undefined;
-  return compareVersions(parseVersion(binary), parseVersion(known)) > 0 ? binary : undefined;
+  return runs && known !== null && binary !== undefined && isOlder(known, binary) ? binary : undefined;
 }

@@ -3,10 +3,9 @@
  * core's judgements over a fresh observation, never of an exit code.
  */
 import {
-  compareVersions,
   type Finding,
   FleetError,
-  isVersion,
+  isOlder,
   judgeInstalled,
   judgeRejoined,
   judgeServing,
@@ -16,7 +15,6 @@ import {
   type NodeReport,
   type Phase,
   type ProcessMark,
-  parseVersion,
   sameVersion,
 } from '@kwfleet/core';
 import { DeadlineError, Stopping } from '../driver/driver.ts';
@@ -164,8 +162,7 @@ export async function stop(run: ActionRun): Promise<void> {
   assureHostReady(run, report);
   await assureSpare(run);
   // Once it is stopped nobody can tell any more that it was the new version which a reboot had started on the data.
-  const { from, to } = run.action;
-  if (!sameVersion(from, to) && hasTargetStarted(run, report)) await run.recordTargetStarted();
+  if (isConverted(run, report)) await run.recordTargetStarted();
   await run.deed('stop', report);
   await run.parts.driver.stop(run.action, run.watch);
   await run.until(async () => judgeStopped(await run.observe()));
@@ -179,8 +176,7 @@ async function install(run: ActionRun): Promise<void> {
   if (judgeInstalled(report, action.to).length > 0) {
     refuseWhileRunning(report);
     await run.deed('install', report);
-    const work = () => whileStopped(run, () => parts.driver.install(action, run.watch));
-    await finishedOrThrow(run, action.to, work);
+    await whileStopped(run, () => finishedOrThrow(run, action.to, () => parts.driver.install(action, run.watch)));
     await settleInstalled(run, action.to, 'INSTALL_FAILED');
   }
   await restoreEnabled(run);
@@ -193,8 +189,12 @@ function refuseWhileRunning(report: NodeReport): void {
 }
 
 /** A command that was killed is started again: not beside a database that came up meanwhile. */
-async function whileStopped(run: ActionRun, work: () => Promise<void>): Promise<void> {
-  run.beforeCommand = async () => refuseWhileRunning(await run.observe());
+const whileStopped = (run: ActionRun, work: () => Promise<void>): Promise<void> =>
+  beforeEachCommand(run, async () => refuseWhileRunning(await run.observe()), work);
+
+/** Each command of the work, also one that is started again, is begun only after `look`. */
+async function beforeEachCommand(run: ActionRun, look: () => Promise<void>, work: () => Promise<void>): Promise<void> {
+  run.beforeCommand = look;
   try {
     await work();
   } finally {
@@ -246,16 +246,15 @@ async function installOnline(run: ActionRun): Promise<void> {
     assureHostReady(run, report);
     await assureSpareOnce(run);
     await run.deed('install-online', report);
-    run.beforeCommand = async () => {
+    const spareWhileItRuns = async () => {
       if (isActive(await run.observe())) await assureSpare(run);
     };
     try {
-      await finishedOrThrow(run, action.to, () => parts.driver.installOnline(action, run.watch));
+      const work = () => finishedOrThrow(run, action.to, () => parts.driver.installOnline(action, run.watch));
+      await beforeEachCommand(run, spareWhileItRuns, work);
     } catch (error) {
       if (!(error instanceof Stopping)) await noteStarted(run);
       throw error;
-    } finally {
-      run.beforeCommand = undefined;
     }
   }
   await run.recordTargetStarted();
@@ -296,8 +295,7 @@ export async function start(run: ActionRun, version: string): Promise<void> {
 
 /** KWDB is never downgraded in place: what a newer version has opened is not given to an older one. */
 function refuseOlder({ started }: ActionRun, version: string): void {
-  if (started === null || !isVersion(started) || compareVersions(parseVersion(version), parseVersion(started)) >= 0)
-    return;
+  if (started === null || !isOlder(version, started)) return;
   throw new FleetError('VERSION_OLDER', `${started} was started on the data: ${version} is not started on them`);
 }
 
@@ -389,7 +387,7 @@ export async function putBack(run: ActionRun): Promise<void> {
   }
   refuseWhileRunning(report);
   await run.deed('put-back', report);
-  await finishedOrThrow(run, action.from, () => whileStopped(run, () => parts.driver.putBack(action, run.watch)));
+  await whileStopped(run, () => finishedOrThrow(run, action.from, () => parts.driver.putBack(action, run.watch)));
   await settleInstalled(run, action.from, 'ROLLBACK_FAILED');
   await refuseIntruder(run);
   await restoreEnabled(run);
@@ -467,6 +465,12 @@ export function hasTargetStarted(run: ActionRun, report: NodeReport): boolean {
   // middle of the exchange that may be the target, though its binary is gone by now.
   const oldBinary = versions?.binary !== undefined && sameVersion(versions.binary, from);
   return !oldBinary && isActive(report) && !isSameProcess(report, run.entry.mark);
+}
+
+/** What the new version has opened is no data of the version before any more; a restore has no other version. */
+export function isConverted(run: ActionRun, report: NodeReport): boolean {
+  const { from, to } = run.action;
+  return !sameVersion(from, to) && hasTargetStarted(run, report);
 }
 
 /** Nothing ran when this order began to act, and the unit has failed since: somebody, or a reboot, started what was there. */

@@ -94,6 +94,9 @@ export function applyRecord(state: JournalState, record: JournalRecord): void {
     case 'acknowledged':
       acknowledged(state, record.action);
       return;
+    case 'data-replaced':
+      state.startedVersion = null;
+      return;
     case 'kept':
       for (const [cluster, epoch] of Object.entries(record.epochs)) state.epochs.set(cluster, epoch);
       state.startedVersion = record.startedVersion;
@@ -104,14 +107,10 @@ export function applyRecord(state: JournalState, record: JournalRecord): void {
   }
 }
 
-type OfAction = Extract<
-  JournalRecord,
-  { type: 'data-replaced' | 'mark' | 'began' | 'deed' | 'ended' | 'started' | 'failed' }
->;
+type OfAction = Extract<JournalRecord, { type: 'mark' | 'began' | 'deed' | 'ended' | 'started' | 'failed' }>;
 
 function applyToAction(state: JournalState, record: OfAction): void {
   if (record.type === 'started') state.startedVersion = record.version;
-  if (record.type === 'data-replaced') state.startedVersion = null;
   const entry = state.inHand.get(record.action);
   if (entry === undefined) return;
   switch (record.type) {
@@ -131,8 +130,6 @@ function applyToAction(state: JournalState, record: OfAction): void {
       if (times !== undefined) times.endedAtMs = record.atMs;
       return;
     }
-    case 'data-replaced':
-      return;
     case 'started':
       entry.newVersionStarted ||= sameVersion(record.version, entry.action.to);
       return;

@@ -17,7 +17,7 @@ import {
   type Step,
 } from '../plan.ts';
 import type { Cluster } from '../topology.ts';
-import { compareVersions, normalVersion, parseVersion, sameVersion } from '../version.ts';
+import { isOlder, normalVersion, sameVersion } from '../version.ts';
 import { choosePackage, fitsLike, type PlanDraft, type PlanWish, planNodes } from './make-plan.ts';
 import { copyEverywhere, ids, type PlannerInput, step } from './steps.ts';
 
@@ -113,7 +113,7 @@ function checkVersions(kind: WholeWish['kind'], nodes: readonly PlanNode[] | und
   }
   if (others.length === 0) return [block('VERSION_EQUAL', `every node has ${to} already: a restore is what is wanted`)];
   return others
-    .filter(({ from }) => compareVersions(parseVersion(from), parseVersion(to)) < 0)
+    .filter(({ from }) => isOlder(from, to))
     .map(({ node, from }) => block('BACKUP_WRONG_VERSION', `it has ${from}, which is older than ${to}`, node));
 }
 
