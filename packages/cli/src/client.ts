@@ -102,10 +102,6 @@ export class Client {
     const path = `/v1/clusters/${encodeURIComponent(cluster)}/health?limit=${limit}`;
     return (await this.#json<Page<HealthEventView>>(path)).items;
   };
-  async removeNode(id: string): Promise<void> {
-    await this.#ask(`/v1/nodes/${encodeURIComponent(id)}`, { method: 'DELETE' });
-  }
-
   nodes = (): Promise<NodeView[]> => this.#all<NodeView>('/v1/nodes');
   trust = (): Promise<TrustView> => this.#json('/v1/trust');
 
@@ -162,6 +158,10 @@ export class Client {
   window = (name: string, days: number): Promise<WindowView> =>
     this.#json(`/v1/windows/${encodeURIComponent(name)}?days=${days}`);
   putWindow = (json: WrittenFile): Promise<WindowView> => this.#json('/v1/windows', { method: 'POST', json });
+  async removeNode(id: string): Promise<void> {
+    await this.#ask(`/v1/nodes/${encodeURIComponent(id)}`, { method: 'DELETE' });
+  }
+
   async deleteWindow(name: string): Promise<void> {
     await this.#ask(`/v1/windows/${encodeURIComponent(name)}`, { method: 'DELETE' });
   }
@@ -210,8 +210,10 @@ export class Client {
     return answer.text();
   }
 
-  /** Streams a package to the controller. The body's own progress is its deadline: see `uploadBody`. */
-  /** `version`: of an image's file, as a person says it. */
+  /**
+   * Streams a package to the controller. The body's own progress is its deadline: see `uploadBody`. `version`: of an
+   * image's file, as a person says it.
+   */
   async addPackage(
     fileName: string,
     body: ReadableStream<Uint8Array>,
