@@ -13,7 +13,7 @@ import { buildPackage, type PackageOptions, unpackPackage } from './package.ts';
 
 export const UNIT = 'kaiwudb';
 /** Liveness short enough for tests, long enough that a busy machine does not lose a node by itself. */
-const QUICK: Knobs = { heartbeatMs: 200, livenessMs: 1500 };
+const QUICK: Knobs = { heartbeatMs: 200, livenessMs: 3000 };
 
 /** Calls `look` until it gives something else than null, undefined or false; throws after the deadline. */
 export async function poll<T>(
