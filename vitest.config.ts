@@ -10,8 +10,8 @@ export default defineConfig({
         test: {
           name: 'host',
           include: ['test/{standin,e2e,house}/**/*.test.ts'],
-          testTimeout: 60_000,
-          hookTimeout: 60_000,
+          testTimeout: 180_000,
+          hookTimeout: 120_000,
         },
       },
       { test: { name: 'simulation', include: ['test/simulation/**/*.test.ts'], testTimeout: 120_000 } },

@@ -135,14 +135,17 @@ const patient = { idleMs: 2_000, ceilingMs: 600_000 };
 
 test("an earlier order's command is waited for as long as it moves", async () => {
   const here = await host();
-  const moving = `while [ ! -e ${here.at('go')} ]; do echo x; sleep 0.001; done; exit 0`;
+  const moving = `while [ ! -e ${here.at('go')} ]; do echo x; sleep 0.01; done; exit 0`;
   const id = commandId(earlier.id, 'install', 1);
   await here.agent().start(id, { argv: ['/bin/sh', '-c', moving], cwd: '/', env: {} });
   let looks = 0;
+  const told = async () => (await here.agent().output(id, 0)).length;
   const watch = watching({
+    // However slow this machine is, there is something new at each look: until the end.
     pause: async () => {
       if (looks++ === 20) await writeFile(here.at('go'), '');
-      await sleep(50);
+      const before = await told();
+      while ((await told()) === before && (await here.agent().state(id)).status === 'running') await sleep(5);
     },
   });
   const ended = await run(here, `echo second`, watch, order({ deadline: patient }));

@@ -49,7 +49,8 @@ test('so many at once: the next is told to come again, and gets a place when one
   await expect.poll(() => giver.sentBytes).toBeGreaterThan(0);
   await expect(take().ended).rejects.toMatchObject({ code: grpc.status.RESOURCE_EXHAUSTED });
   expect(await first.ended).toBe(BYTES);
-  expect(await take(BYTES - 10).ended).toBe(10);
+  // The end reaches the client before the giver knows that it did.
+  await expect.poll(() => take(BYTES - 10).ended.catch(() => 'busy')).toBe(10);
 });
 
 test('one who goes away leaves a place', async () => {
