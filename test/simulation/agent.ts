@@ -171,7 +171,10 @@ export class Agent {
   #receive(message: ControllerMessage, connection: Connection): void {
     const { executor } = this;
     if (executor === undefined) return;
-    if ('welcome' in message) this.#welcome(connection);
+    if ('welcome' in message) {
+      executor.welcomed(message.welcome.clockMs);
+      this.#welcome(connection);
+    }
     if ('resultStored' in message) {
       for (const action of this.#sim.guard.acknowledgements(message.resultStored.action)) {
         // A full disk: the result is sent again, and acknowledged again.
@@ -183,7 +186,9 @@ export class Agent {
     const action: Action = this.#sim.guard.order(trueAction);
     executor.accept(action).then(
       () => {
-        if (!executor.inHand().includes(action.id)) return;
+        // What was refused has its result already.
+        const refused = executor.unacknowledged().some((result) => result.action === action.id);
+        if (refused || !executor.inHand().includes(action.id)) return;
         this.#sim.world.tell({ type: 'accepted', node: this.host.node, action: trueAction.id });
       },
       (error: unknown) => {

@@ -6,6 +6,7 @@ import type { RunStore } from '../../packages/controller/src/runner/run-store.ts
 import type { Connection } from './network.ts';
 import type { Simulation } from './simulation.ts';
 import type { Notice } from './store.ts';
+import { cutLink } from './troubles.ts';
 import { Life } from './world.ts';
 
 /** The real ones look each second; notices wake them sooner anyway, and twice the time is half the events. */
@@ -168,7 +169,11 @@ class Session {
       if (this.#sent.has(action.id)) continue;
       this.#sent.add(action.id);
       const row = this.#sim.store.orders.get(action.id);
-      if (row !== undefined) this.connection.toAgent({ action: row.action });
+      if (row === undefined) continue;
+      if (row.action.beginByMs !== undefined && this.#sim.faults.strikes('orderStranded')) {
+        cutLink(this.#sim, this.node, this.#sim.world.random.int(20_000, 600_000));
+      }
+      this.connection.toAgent({ action: row.action });
     }
   }
 

@@ -42,6 +42,8 @@ const CHANCES = {
   flaps: [0.1, 0.6],
   healsSlowly: [0.2, 1],
   reportLate: [0.1, 0.5],
+  /** The link dies under an order that takes a node down, and lives again long after. */
+  orderStranded: [0.1, 0.6],
 } as const;
 
 export type TimedFault = keyof typeof TIMED;

@@ -65,9 +65,11 @@ export class Connection {
       // A stream that stands still that long is given up; what was in it may come out much later all the same.
       if (veryLate) this.#doom(5_000, 15_000);
     }
-    // A stream begins with its hello, and what is true now stays ahead of what is told after it; the rest may overtake.
+    // A stream begins with its hello and its welcome, and what is true now stays ahead of what is told after it; the rest may
+    // overtake.
     atMs = Math.max(atMs, this.#first[direction]);
-    const isFirst = typeof message === 'object' && message !== null && ('report' in message || 'hello' in message);
+    const isFirst =
+      typeof message === 'object' && message !== null && ['report', 'hello', 'welcome'].some((kind) => kind in message);
     if (isFirst) this.#first[direction] = atMs;
     this.#world.after(atMs - this.#world.nowMs, () => {
       // What was on its way when a stream broke may still come out of a buffer at the other side.

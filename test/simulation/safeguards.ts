@@ -19,6 +19,7 @@ export const SAFEGUARDS = {
   observe: 'what is true is looked at, not concluded',
   idempotence: 'an order that comes again changes nothing',
   approval: 'nothing is done before those have agreed whom a policy names',
+  lateness: 'a host refuses what would take its node down long after it was decided',
   ledger: 'a changed setting gets its prior value back',
 } as const;
 export type Safeguard = keyof typeof SAFEGUARDS;
@@ -59,6 +60,10 @@ export class Guard {
         return { ...action, phases: action.phases.filter((phase) => phase !== 'interlock') };
       case 'witness':
         return { ...action, phases: action.phases.filter((phase) => phase !== 'witness') };
+      case 'lateness': {
+        const { beginByMs: _, ...whenever } = action;
+        return whenever;
+      }
       case 'ledger':
         return { ...action, ledger: [] };
       case 'idempotence':

@@ -27,6 +27,7 @@ const BROKEN: Record<Safeguard, readonly string[]> = {
   observe: ['I6'],
   idempotence: ['I11', 'I4'],
   approval: ['I10'],
+  lateness: ['I4'],
   ledger: ['I7'],
 };
 

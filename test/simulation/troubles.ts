@@ -7,6 +7,19 @@ type Trouble = (sim: Simulation) => string | undefined;
 
 const someHost = ({ world, hosts }: Simulation): Host => world.random.pick(hosts);
 
+/** In one direction, or in both. */
+export function cutLink(sim: Simulation, node: string, forMs: number): string {
+  const { cut } = sim.wire(node);
+  const how = sim.world.random.pick(['up', 'down', 'both'] as const);
+  cut.up ||= how !== 'down';
+  cut.down ||= how !== 'up';
+  sim.world.after(forMs, () => {
+    cut.up = false;
+    cut.down = false;
+  });
+  return `the link of ${node} is cut (${how}) for ${forMs} ms`;
+}
+
 const TROUBLES: Readonly<Record<Exclude<TimedFault, 'operatorPresses'>, Trouble>> = {
   agentCrash(sim) {
     const agent = sim.agents.get(someHost(sim).node);
@@ -66,18 +79,10 @@ const TROUBLES: Readonly<Record<Exclude<TimedFault, 'operatorPresses'>, Trouble>
   },
   linkCut(sim) {
     const { node } = someHost(sim);
-    const { cut } = sim.wire(node);
-    const how = sim.world.random.pick(['up', 'down', 'both'] as const);
     const forMs = sim.world.random.chance(0.7)
       ? sim.world.random.int(500, 20_000)
       : sim.world.random.int(20_000, 120_000);
-    cut.up ||= how !== 'down';
-    cut.down ||= how !== 'up';
-    sim.world.after(forMs, () => {
-      cut.up = false;
-      cut.down = false;
-    });
-    return `the link of ${node} is cut (${how}) for ${forMs} ms`;
+    return cutLink(sim, node, forMs);
   },
   databaseCrash(sim) {
     const host = someHost(sim);

@@ -184,8 +184,9 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
   const busy = () => executor.busy;
   const seen = (report: NodeReport) => void executor.saw(report);
   const reporter: Reporter = new Reporter({ observer, link, heartbeatMs, busy, seen, now: systemClock.now, log });
-  link.whenWelcomed((everyMs) => {
-    reporter.welcomed(everyMs);
+  link.whenWelcomed((welcome) => {
+    executor.welcomed(welcome.clockMs);
+    reporter.welcomed(welcome.heartbeatMs);
     supply.welcomed();
   });
   return { executor, link, reporter, storage, supply };

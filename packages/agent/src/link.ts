@@ -1,7 +1,14 @@
 /** The stream to the controller: it is made again whenever it breaks, and what must not be lost is said again. */
 import * as grpc from '@grpc/grpc-js';
 import type { Action, PackageInfo } from '@kwfleet/core';
-import { type AgentMessage, agentGateway, type ControllerMessage, type Peer, PROTOCOL } from '@kwfleet/protocol';
+import {
+  type AgentMessage,
+  agentGateway,
+  type ControllerMessage,
+  type Peer,
+  PROTOCOL,
+  type Welcome,
+} from '@kwfleet/protocol';
 import type { Logger } from 'pino';
 import { controllerClient } from './controller-client.ts';
 import type { Identity } from './enroll.ts';
@@ -53,7 +60,7 @@ export class Link {
   /** Set from the welcome to the end of the stream. */
   #stream: Stream | null = null;
   readonly #waiting: AgentMessage[] = [];
-  #welcomed: (heartbeatMs: number) => void = () => {};
+  #welcomed: (welcome: Welcome) => void = () => {};
 
   constructor(options: LinkOptions) {
     this.#options = options;
@@ -64,8 +71,8 @@ export class Link {
     return this.#stream !== null;
   }
 
-  /** Called with the controller's heartbeat interval at every welcome. */
-  whenWelcomed(then: (heartbeatMs: number) => void): void {
+  /** Called at every welcome, before any order of its stream. */
+  whenWelcomed(then: (welcome: Welcome) => void): void {
     this.#welcomed = then;
   }
 
@@ -172,7 +179,7 @@ export class Link {
             return finish(`protocol ${message.welcome.protocol} is not spoken here`);
           clearTimeout(timer);
           welcomed = true;
-          this.#open(stream, message.welcome.heartbeatMs);
+          this.#open(stream, message.welcome);
           return;
         }
         // An order that cannot be journalled is not taken: the stream is dropped, and the order comes again.
@@ -186,13 +193,13 @@ export class Link {
     });
   }
 
-  #open(stream: Stream, heartbeatMs: number): void {
+  #open(stream: Stream, welcome: Welcome): void {
     const { opening, log, address } = this.#options;
     for (const message of opening()) stream.write(message);
     this.#stream = stream;
     log.info({ controller: address }, 'connected to the controller');
     this.#flush();
-    this.#welcomed(heartbeatMs);
+    this.#welcomed(welcome);
   }
 
   #flush(): void {

@@ -78,6 +78,78 @@ describe('one order', () => {
     expect(host.deeds).toEqual([]);
   });
 
+  describe('to be begun by some time of the controller', () => {
+    /** The controller is an hour ahead of this host, whose own clock counts for nothing. */
+    const aheadMs = 3_600_000;
+    async function told(host: FakeHost, storage = new CrashingStorage()) {
+      const agent = await executorOver(host, storage);
+      agent.executor.welcomed(host.clock.now() + aheadMs);
+      return agent;
+    }
+    const by = (host: FakeHost, ms: number) => order({ beginByMs: host.clock.now() + aheadMs + ms });
+
+    test('is begun before, and then comes to its end however long that takes', async () => {
+      const host = new FakeHost(new FakeClock());
+      class Slow extends CrashingStorage {
+        override append(bytes: Uint8Array): Promise<void> {
+          if (Buffer.from(bytes).includes('"deed"')) host.clock.nowMs += 61_000;
+          return super.append(bytes);
+        }
+      }
+      const { executor, sent } = await told(host, new Slow());
+      await executor.accept(by(host, 60_000));
+      await executor.idle();
+      expect(resultsIn(sent)).toMatchObject([{ outcome: 'succeeded' }]);
+    });
+
+    test('is refused when it comes after, before anything is asked', async () => {
+      const host = new FakeHost(new FakeClock(), { mute: true });
+      const { executor, sent } = await told(host);
+      await executor.accept(by(host, -1));
+      await executor.idle();
+      expect(resultsIn(sent)).toMatchObject([{ failure: { code: 'ORDER_LATE' }, disposition: 'untouched' }]);
+      expect(host.deeds).toEqual([]);
+    });
+
+    test('is refused when what it waits for comes true after', async () => {
+      const host = new FakeHost(new FakeClock(), { unhealthyLooks: 70 });
+      const { executor, sent } = await told(host);
+      await executor.accept({ ...by(host, 60_000), deadline: { idleMs: 600_000, ceilingMs: 600_000 } });
+      await executor.idle();
+      expect(resultsIn(sent)).toMatchObject([{ failure: { code: 'ORDER_LATE' }, disposition: 'untouched' }]);
+      expect(host.deeds).toEqual([]);
+    });
+
+    test('is refused by the next agent process, if the one before died with it untouched and long ago', async () => {
+      for (let crashAt = 1; ; crashAt++) {
+        const host = new FakeHost(new FakeClock());
+        const storage = new CrashingStorage(new Uint8Array(), crashAt);
+        const first = await told(host, storage);
+        void first.executor.accept(by(host, 60_000));
+        await Promise.race([storage.crashed, first.executor.idle()]);
+        if (storage.writes < crashAt) break;
+        const before = [...host.deeds];
+        host.clock.nowMs += 61_000;
+        const { executor, sent, journal } = await executorOver(host, new CrashingStorage(storage.bytes));
+        const [entry] = journal.state.inHand.values();
+        executor.resume();
+        await executor.idle();
+        if (entry === undefined || entry.deeds.length > 0) continue;
+        expect(before, `crash at write ${crashAt}`).toEqual([]);
+        expect(resultsIn(sent)).toMatchObject([{ failure: { code: 'ORDER_LATE' }, disposition: 'untouched' }]);
+        expect(host.deeds).toEqual([]);
+      }
+    });
+
+    test('is the wish of a controller whose clock nobody told: it does not count', async () => {
+      const host = new FakeHost(new FakeClock());
+      const { executor, sent } = await executorOver(host, new CrashingStorage());
+      await executor.accept(order({ beginByMs: 1 }));
+      await executor.idle();
+      expect(resultsIn(sent)).toMatchObject([{ outcome: 'succeeded' }]);
+    });
+  });
+
   test('a newer epoch lets what only looks come to its end', async () => {
     const host = new FakeHost(new FakeClock(), { unhealthyLooks: 3 });
     const { executor, sent } = await executorOver(host, new CrashingStorage());

@@ -9,7 +9,7 @@ import { applyRecord, emptyState, type JournalRecord, snapshotRecords } from '..
 import { CrashingStorage, order } from './fake-host.ts';
 
 const RECORDS: JournalRecord[] = [
-  { type: 'accepted', atMs: 1, action: order() },
+  { type: 'accepted', atMs: 1, action: order(), beginWithinMs: 60_000 },
   { type: 'began', action: order().id, phase: 'stop', index: 2, atMs: 2 },
   { type: 'mark', action: order().id, mark: { running: true, pid: 7, startedAtMs: 3, enabled: true } },
   { type: 'deed', action: order().id, phase: 'stop' },

@@ -27,7 +27,7 @@ async function dispatched(database: Database, cluster: string) {
   const epoch = (await store.lease(run, 'a', 60_000)) ?? 0;
   const { plan, state } = await store.load(run);
   const step = stepOf(plan, plan.steps[0]?.id ?? '');
-  const action: Action = { ...actionFor(plan, state, step, step.node, epoch), node };
+  const action: Action = { ...actionFor(plan, state, step, { executor: step.node, epoch, nowMs: 0 }), node };
   expect(await store.commit(run, epoch, { state, events: [started(1)], actions: [action], appliedSeq: 0 })).toBe(true);
   return { node, run, store, epoch, action, state };
 }

@@ -169,6 +169,11 @@ export const Action = Type.Object({
   backup: Type.Optional(BackupPolicy),
   /** For `check-backup` and what follows it. */
   restore: Type.Optional(RestoreOrder),
+  /**
+   * By the controller's clock. A host that has not been touched by then refuses: what the order was decided on (a gate's
+   * answer, a window, an approval) may be so no more. Absent where the order finishes what was begun.
+   */
+  beginByMs: Type.Optional(Type.Integer({ minimum: 0 })),
   soakMs: Type.Integer({ minimum: 0 }),
   /** Between the two samples in which ranges must be healthy. */
   sampleGapMs: Type.Integer({ minimum: 0 }),
@@ -220,6 +225,10 @@ export const ActionResult = Type.Object({
   backup: Type.Optional(BackupReceipt),
 });
 export type ActionResult = Static<typeof ActionResult>;
+
+/** Whether the host refused the order because it came too late: it was not begun. */
+export const isLate = ({ failure, disposition }: ActionResult): boolean =>
+  failure?.code === 'ORDER_LATE' && disposition === 'untouched';
 
 export const ActionProgress = Type.Object({
   action: Type.String(),

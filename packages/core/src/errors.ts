@@ -300,6 +300,11 @@ export const ERRORS = {
     status: 409,
     remedy: 'Nothing to do: an order of a controller that is no longer in charge was refused.',
   },
+  ORDER_LATE: {
+    status: 409,
+    remedy:
+      'Nothing was touched: orders reach this host long after they were given. See to its link to the controller, and to the clocks; then retry.',
+  },
   ACTION_INVALID: { status: 422, remedy: 'Agent and controller differ in version: upgrade the agent.' },
   INTERLOCK_REFUSED: {
     status: 409,

@@ -155,7 +155,11 @@ describe('the backup before an upgrade', () => {
       const plan = planFor(topology, topology === 'standalone' ? 1 : 3, { backup: { policy: 'command' } });
       expect(stepOf(plan, 'back-up:n1').needs).toContain('fetch:n1');
       expect(stepOf(plan, 'gate:n1').needs).toContain('back-up:n1');
-      const action = actionFor(plan, initialState('r', plan), stepOf(plan, 'back-up:n1'), 'n1', 1);
+      const action = actionFor(plan, initialState('r', plan), stepOf(plan, 'back-up:n1'), {
+        executor: 'n1',
+        epoch: 1,
+        nowMs: 0,
+      });
       expect(action.backup).toBe('command');
     }
   });
@@ -221,13 +225,21 @@ describe('a plan for a whole cluster', () => {
 
   it('names each node its own copy, of the version that it will have', () => {
     const { plan } = made({ topology: 'single-replica', size: 3, kind: 'downgrade', replaced: 'keep' });
-    const action = actionFor(plan, initialState('r', plan), stepOf(plan, 'restore:n2'), 'n2', 1);
+    const action = actionFor(plan, initialState('r', plan), stepOf(plan, 'restore:n2'), {
+      executor: 'n2',
+      epoch: 1,
+      nowMs: 0,
+    });
     expect(action).toMatchObject({
       from: NEW,
       to: OLD,
       restore: { set: 'run-1', version: OLD, manifestSha256: '2'.repeat(64) },
     });
-    const install = actionFor(plan, initialState('r', plan), stepOf(plan, 'install:n2'), 'n2', 1);
+    const install = actionFor(plan, initialState('r', plan), stepOf(plan, 'install:n2'), {
+      executor: 'n2',
+      epoch: 1,
+      nowMs: 0,
+    });
     expect(install).toMatchObject({
       bypassVersionCheck: true,
       package: { version: OLD },

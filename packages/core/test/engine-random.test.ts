@@ -44,6 +44,7 @@ function modelOf({ topology, size, calmBefore, done, approvers, inWindows, optio
 const code = fc.constantFrom('INSTALL_FAILED', 'EPOCH_STALE', 'NO_SUCH_CODE', 'toString', '__proto__');
 const ending: fc.Arbitrary<Ending> = fc.oneof(
   { weight: 3, arbitrary: fc.constant<Ending>('as it goes') },
+  { weight: 1, arbitrary: fc.constant<Ending>('too late') },
   { weight: 1, arbitrary: fc.record({ disposition: fc.constantFrom('untouched', 'backed-out', 'broken'), code }) },
 );
 const pick = fc.nat(99);
@@ -131,7 +132,10 @@ describe('whatever agents, networks, hosts and people do', () => {
         calm(model);
         expect(model.state.status).toBe('succeeded');
         for (const one of model.hosts) expect(one.running).toBe(NEW);
-        for (const event of model.events) seen.add(event.type === 'run-held' ? event.hold.code : event.type);
+        for (const event of model.events) {
+          seen.add(event.type === 'run-held' ? event.hold.code : event.type);
+          if (event.type === 'step-reset' && event.late) seen.add('came too late');
+        }
       }),
       { numRuns: 250 },
     );
@@ -141,6 +145,7 @@ describe('whatever agents, networks, hosts and people do', () => {
       'STEP_STALLED',
       'INTERNAL',
       'INSTALL_FAILED',
+      'came too late',
       'step-reset',
       'run-paused',
       ...TIMED,

@@ -104,6 +104,25 @@ describe('a run with a window', () => {
     expect(model.state.status).toBe('succeeded');
   });
 
+  it('takes no other node down when an order came too late, but waits for the next', () => {
+    for (const topology of ['multi-replica', 'single-replica'] as const) {
+      const model = begin(topology);
+      to(model, OPENS);
+      model.until('gate:n1');
+      if (topology === 'single-replica') model.until('gate:n2', 'gate:n3');
+      model.settle();
+      model.wait(CLOSES - model.nowMs);
+      for (const id of model.running) model.end(id, 'too late');
+      model.settle();
+      expect(model.state).toMatchObject({ status: 'scheduled', wait: { untilMs: OPENS + DAY } });
+      to(model, OPENS + DAY);
+      expect(find(model, 'window-opened')).toBeDefined();
+      model.until(topology === 'single-replica' ? 'verify:n3' : 'witness:n3');
+      model.settle();
+      expect(model.state.status).toBe('succeeded');
+    }
+  });
+
   it('goes on in the next window without being approved once more: what was agreed to has begun', () => {
     const plan = planFor('multi-replica', 3);
     const validForMs = 20 * HOUR;

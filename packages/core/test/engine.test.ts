@@ -1100,13 +1100,68 @@ describe('what comes late, twice or out of order', () => {
   });
 });
 
+describe('an order that comes too late', () => {
+  it('is given again after its gate was asked again', () => {
+    const model = after(multi(), 'gate:n1');
+    model.waitDeciding(3 * MINUTE);
+    model.end('upgrade:n1', 'too late');
+    model.settle();
+    expect(eventsOf(model, 'step-reset').map(({ step }) => step)).toEqual(['upgrade:n1', 'gate:n1']);
+    expect(model.running).toEqual(['gate:n1']);
+    model.until('witness:n3');
+    model.settle();
+    expect(model.state.status).toBe('succeeded');
+    expect(model.step('upgrade:n1')).toMatchObject({ attempt: 2, late: 1 });
+  });
+
+  it('is, the third time, a hold; each that a person asks for after that too', () => {
+    const model = after(multi(), 'gate:n1');
+    for (let count = 1; count <= 3; count++) {
+      model.until('gate:n1');
+      model.settle();
+      model.end('upgrade:n1', 'too late');
+      model.settle();
+    }
+    expect(model.state.hold).toMatchObject({ code: 'ORDER_LATE', node: 'n1', choices: ['retry', 'abort'] });
+    model.request('retry');
+    model.settle();
+    model.end('upgrade:n1', 'too late');
+    model.settle();
+    expect(model.state.hold).toMatchObject({ code: 'ORDER_LATE' });
+    model.request('retry');
+    model.until('witness:n3');
+    model.settle();
+    expect(model.state.status).toBe('succeeded');
+  });
+
+  it('leaves the way back needless, as nothing was begun', () => {
+    const model = after(single(), 'gate:n1', 'gate:n2', 'gate:n3');
+    for (const node of ['n1', 'n2', 'n3']) model.end(`stop:${node}`, 'too late');
+    model.request('abort');
+    model.settle();
+    expect(model.state.status).toBe('aborted');
+    expect(dispatches(model).filter((step) => /^(put-back|return):/.test(step))).toEqual([]);
+  });
+
+  it('is given again at once where others of its cluster are stopped already', () => {
+    const model = after(single(), 'gate:n1', 'gate:n2', 'gate:n3');
+    model.end('stop:n1');
+    model.end('stop:n2');
+    model.end('stop:n3', 'too late');
+    model.wait(3 * MINUTE);
+    model.settle();
+    expect(model.running).toEqual(['stop:n3']);
+    expect(model.orders.find(({ step }) => step === 'stop:n3')).not.toHaveProperty('beginByMs');
+  });
+});
+
 describe('the order for an agent', () => {
   let model: Model;
   beforeAll(() => {
     model = after(multi({ route: 'online' }), 'upgrade:n1');
   });
   const order = (step: string, executor: string) =>
-    actionFor(model.plan, model.state, stepOf(model.plan, step), executor, 4);
+    actionFor(model.plan, model.state, stepOf(model.plan, step), { executor, epoch: 4, nowMs: 1000 });
 
   it('names the node, its versions, who else must be there, and the lease', () => {
     expect(order('upgrade:n2', 'n2')).toMatchObject({
@@ -1123,6 +1178,21 @@ describe('the order for an agent', () => {
     expect(order('upgrade:n2', 'n2')).not.toHaveProperty('subject');
   });
 
+  it('that takes down what was not touched yet is to be begun within a minute; no other is', () => {
+    expect(order('upgrade:n2', 'n2')).toMatchObject({ beginByMs: 61_000 });
+    for (const step of ['fetch:n2', 'gate:n2', 'witness:n2', 'upgrade:n1']) {
+      expect(order(step, 'n1')).not.toHaveProperty('beginByMs');
+    }
+    const cluster = single();
+    cluster.until('gate:n1', 'gate:n2', 'gate:n3');
+    cluster.settle();
+    expect(cluster.orders.map(({ step, beginByMs }) => [step, (beginByMs ?? 0) - cluster.nowMs])).toEqual([
+      ['stop:n1', MINUTE],
+      ['stop:n2', MINUTE],
+      ['stop:n3', MINUTE],
+    ]);
+  });
+
   it('to a witness names whom it looks at, and since when it must have been started', () => {
     const startedAfterMs = model.step('gate:n1').baselineStartedAtMs;
     expect(order('witness:n1', 'n3')).toMatchObject({ node: 'n3', kwdbId: 3, subject: { kwdbId: 1, startedAfterMs } });
@@ -1131,7 +1201,8 @@ describe('the order for an agent', () => {
   it('on the way back swaps the versions', () => {
     const cluster = planFor('single-replica', 3);
     const fresh = initialState('r1', cluster);
-    const back = (step: string) => actionFor(cluster, fresh, stepOf(cluster, step), 'n1', 1);
+    const back = (step: string) =>
+      actionFor(cluster, fresh, stepOf(cluster, step), { executor: 'n1', epoch: 1, nowMs: 0 });
     expect(back('return:n1')).toMatchObject({ from: NEW, to: OLD });
     expect(back('put-back:n1')).toMatchObject({ from: OLD, to: NEW, previousPackage: { version: OLD } });
   });

@@ -42,6 +42,7 @@ import {
   type StepTimes,
   stepOf,
   type Window,
+  wasBegun,
 } from '../src/index.ts';
 import {
   allAt,
@@ -83,9 +84,13 @@ export type Host = {
   report: NodeReport;
 };
 
-/** How an action comes out: as the world allows, or with a failure that leaves the node as said. */
+/**
+ * How an action comes out: as the world allows, refused by its host for coming too late (where that matters to it), or
+ * with a failure that leaves the node as said.
+ */
 export type Ending =
   | 'as it goes'
+  | 'too late'
   | { readonly disposition: Disposition; readonly code?: string; readonly newVersionStarted?: boolean };
 
 /** When a run may work, and the same once more as the model itself knows it. */
@@ -190,10 +195,11 @@ export class Model {
 
   /** Decides once and does what was decided. */
   turn(): Decision[] {
+    const decided = this.state;
     const decisions = this.decide();
     for (const decision of decisions) {
       if (decision.do === 'record') this.apply(decision.event);
-      else this.#dispatch(decision.step, decision.executor);
+      else this.#dispatch(decision.step, decision.executor, decided);
     }
     return decisions;
   }
@@ -226,8 +232,8 @@ export class Model {
     this.#checkState(event);
   }
 
-  #dispatch(step: Step, executor: string): void {
-    const action = actionFor(this.plan, this.state, step, executor, 1);
+  #dispatch(step: Step, executor: string, decided: RunState): void {
+    const action = actionFor(this.plan, decided, step, { executor, epoch: 1, nowMs: this.nowMs });
     this.#checkDispatch(step, action);
     const { id, attempt } = action;
     this.apply({ type: 'step-dispatched', step: step.id, attempt, executor, atMs: this.nowMs });
@@ -302,11 +308,19 @@ export class Model {
   finish(action: Action, ending: Ending = 'as it goes'): void {
     this.orders = this.orders.filter((one) => one !== action);
     this.nowMs += SECOND;
-    const result = ending === 'as it goes' ? this.#carryOut(action) : this.#fail(action, ending);
+    const result = this.#resultOf(action, ending);
     this.#answeredAtMs.set(action.id, this.nowMs);
     this.heartbeat();
     if (this.host(action.node).connected) this.deliver(result);
     else this.journals.push({ node: action.node, result });
+  }
+
+  #resultOf(action: Action, ending: Ending): ActionResult {
+    if (ending === 'as it goes' || (ending === 'too late' && action.beginByMs === undefined))
+      return this.#carryOut(action);
+    if (ending !== 'too late') return this.#fail(action, ending);
+    this.#touched.delete(action.node);
+    return this.#fail(action, { disposition: 'untouched', code: 'ORDER_LATE' });
   }
 
   /** Finishes the order of a step that is under way. */
@@ -509,7 +523,7 @@ export class Model {
     if (plan.topology === 'multi-replica') {
       const away = plan.nodes.filter(({ node }) => {
         const upgrade = state.steps[`upgrade:${node}`];
-        if (upgrade === undefined || upgrade.attempt === 0) return false;
+        if (upgrade === undefined || !wasBegun(upgrade)) return false;
         if (state.steps[`witness:${node}`]?.status === 'succeeded') return false;
         const left = upgrade.status === 'running' ? undefined : upgrade.result?.disposition;
         return left !== 'untouched' && left !== 'backed-out';
@@ -558,10 +572,9 @@ export class Model {
     if (step.executor === 'self') must(action.node === node, `${id} to ${action.node}`);
     if (step.executor === 'peer') must(action.node !== node, `${id} to the node it is about`);
     this.#mustBeApproved(id, 'start', state.startedAtMs ?? nowMs);
-    const isFirst = plan.steps.every((one) => !one.irreversible || (state.steps[one.id]?.attempt ?? 0) === 0);
+    const isFirst = plan.steps.every((one) => !one.irreversible || !wasBegun(state.steps[one.id]));
     if (step.irreversible && isFirst) this.#mustBeApproved(id, 'irreversible', nowMs);
-    const begun = (prefix: string) =>
-      plan.nodes.some((one) => (state.steps[`${prefix}:${one.node}`]?.attempt ?? 0) > 0);
+    const begun = (prefix: string) => plan.nodes.some((one) => wasBegun(state.steps[`${prefix}:${one.node}`]));
     const all = (prefix: string) =>
       plan.nodes.every((one) => state.steps[`${prefix}:${one.node}`]?.status === 'succeeded');
     if (kind === 'upgrade' && this.host(node).down !== 'us') {

@@ -297,10 +297,12 @@ describe('the packages of a plan', () => {
     const plan = planOf(draft(nodes));
     const state = initialState('r1', plan);
     for (const { node, from } of plan.nodes) {
-      const action = actionFor(plan, state, stepOf(plan, `upgrade:${node}`), node, 1);
+      const action = actionFor(plan, state, stepOf(plan, `upgrade:${node}`), { executor: node, epoch: 1, nowMs: 0 });
       expect([undefined, from]).toContain(action.previousPackage?.version);
     }
-    expect(actionFor(plan, state, stepOf(plan, 'upgrade:n1'), 'n1', 1).previousPackage).toEqual(OLD_PACKAGE);
+    expect(
+      actionFor(plan, state, stepOf(plan, 'upgrade:n1'), { executor: 'n1', epoch: 1, nowMs: 0 }).previousPackage,
+    ).toEqual(OLD_PACKAGE);
   });
 
   it('are of the target in its normal form', () => {

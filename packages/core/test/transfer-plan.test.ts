@@ -225,7 +225,7 @@ describe('the run of a transfer', () => {
           state = apply(plan, state, decision.event);
           continue;
         }
-        const action = actionFor(plan, state, decision.step, decision.executor, 1);
+        const action = actionFor(plan, state, decision.step, { executor: decision.executor, epoch: 1, nowMs: 0 });
         orders.push(action);
         const { step, attempt } = action;
         state = apply(plan, state, { type: 'step-dispatched', step, attempt, executor: action.node, atMs: NOW });

@@ -6,6 +6,7 @@ import { type Checker, type Chronicle, DISRUPTIVE } from '../chronicle.ts';
 const BACKING_OUT: ReadonlySet<Phase> = new Set(['stop', 'put-back', 'start', 'put-data-back']);
 /** A gate's answer is good for 60 s: a job that ran before it must have been seen by it. */
 const GATE_FRESH_MS = 62_000;
+const BEGUN_WITHIN_MS = 65_000;
 
 /** The highest true epoch among the orders that each agent took on. */
 const knownEpochs = new WeakMap<Chronicle, Map<string, number>>();
@@ -24,7 +25,10 @@ export const i4: Checker = {
     if (order === undefined) return fails(`${evidence.action} on ${evidence.node} was never decided by anybody`);
     const epochs = epochsOf(chronicle);
     const highest = epochs.get(evidence.node) ?? 0;
-    if (evidence.type === 'accepted') return void epochs.set(evidence.node, Math.max(highest, order.epoch));
+    if (evidence.type === 'accepted') {
+      checkAge(order, chronicle, (message) => fails(`${order.id} on ${evidence.node}: ${message}`));
+      return void epochs.set(evidence.node, Math.max(highest, order.epoch));
+    }
     const what = `${evidence.deed} on ${evidence.node} by ${order.id}`;
     if (order.epoch < highest) fails(`${what}: its epoch is ${order.epoch}, and this agent knows ${highest}`);
     const plan = chronicle.plan(order.run);
@@ -35,6 +39,16 @@ export const i4: Checker = {
     checkJobs(evidence.deed, order.id, chronicle, (message) => fails(`${what}: ${message}`));
   },
 };
+
+/** An order that takes down what its run had not touched is taken on soon after it was decided, or not at all. */
+function checkAge({ beginByMs, id }: Action, { sim, nowMs }: Chronicle, fails: (message: string) => void): void {
+  const row = sim.store.orders.get(id);
+  if (row === undefined || beginByMs === undefined) return;
+  const { chances, timed } = sim.faults.plan;
+  // The controller tells its clock with a message; after its look at that clock an agent may stand still.
+  const limitMs = BEGUN_WITHIN_MS + (chances.messageLate > 0 ? 120_000 : 0) + (timed.agentFreeze > 0 ? 60_000 : 0);
+  if (nowMs - row.createdAtMs > limitMs) fails(`it is taken on ${nowMs - row.createdAtMs} ms after it was decided`);
+}
 
 function checkJobs(deed: Phase, id: string, chronicle: Chronicle, fails: (message: string) => void): void {
   const row = chronicle.sim.store.orders.get(id);

@@ -14,7 +14,7 @@ import {
 } from '@kwfleet/core';
 import { Stopping } from '../driver/driver.ts';
 import { type ActionState, BACK_OUT } from '../journal/records.ts';
-import { ActionRun, type Parts } from './action-run.ts';
+import { ActionRun, lateError, type Parts } from './action-run.ts';
 import { failureOf, settle } from './back-out.ts';
 import { PHASES, TITLES } from './phases.ts';
 
@@ -26,6 +26,8 @@ export class Executor {
   #stopping = false;
   #loop: Promise<void> | null = null;
   #accepting: Promise<void> = Promise.resolve();
+  /** What to add to the elapsed time for the controller's clock; undefined until it told it. */
+  #controllerAheadMs: number | undefined;
 
   constructor(parts: Parts) {
     this.#parts = parts;
@@ -34,6 +36,11 @@ export class Executor {
   /** Goes on with what the journal says is in hand. */
   resume(): void {
     this.#wake();
+  }
+
+  /** The controller's clock, as it tells it with each welcome: the host's own may be set, or wrong. */
+  welcomed(clockMs: number): void {
+    this.#controllerAheadMs = clockMs - this.#parts.clock.elapsed();
   }
 
   /**
@@ -101,17 +108,25 @@ export class Executor {
     const known = state.results.get(action.id);
     if (known !== undefined) return send({ result: known.result });
     if (state.inHand.has(action.id) || state.finished.has(action.id)) return;
-    const refusal = this.#refusal(action);
+    const beginWithinMs = this.#leftToBegin(action);
+    const refusal = this.#refusal(action, beginWithinMs);
     if (refusal !== null) {
       const result = await this.#refuse(action, refusal);
       await journal.append({ type: 'result', result });
       return send({ result });
     }
-    await journal.append({ type: 'accepted', atMs: clock.now(), action });
+    const within = beginWithinMs === undefined ? {} : { beginWithinMs };
+    await journal.append({ type: 'accepted', atMs: clock.now(), action, ...within });
     this.#wake();
   }
 
-  #refusal(action: Action): FleetError | null {
+  /** How long from now the order may be begun, negative when it came too late; undefined when that does not matter. */
+  #leftToBegin({ beginByMs }: Action): number | undefined {
+    if (beginByMs === undefined || this.#controllerAheadMs === undefined) return undefined;
+    return beginByMs - (this.#controllerAheadMs + this.#parts.clock.elapsed());
+  }
+
+  #refusal(action: Action, beginWithinMs: number | undefined): FleetError | null {
     const { node, journal } = this.#parts;
     if (action.node !== node) {
       return new FleetError('ACTION_INVALID', `the order is for ${action.node}; this is ${node}`);
@@ -120,6 +135,7 @@ export class Executor {
     if (action.epoch < highest) {
       return new FleetError('EPOCH_STALE', `the order is of epoch ${action.epoch}; epoch ${highest} is in charge now`);
     }
+    if (beginWithinMs !== undefined && beginWithinMs < 0) return lateError(-beginWithinMs);
     if (journal.state.inHand.size >= IN_HAND_LIMIT) {
       return new FleetError('ACTION_INVALID', `${IN_HAND_LIMIT} orders are in hand already`);
     }

@@ -19,7 +19,8 @@ export type Mark = {
 type At = { readonly action: string; readonly phase: Phase; readonly index: number; readonly atMs: number };
 
 export type JournalRecord =
-  | { readonly type: 'accepted'; readonly atMs: number; readonly action: Action }
+  /** `beginWithinMs`: how long after that it may be begun; absent when that does not matter. */
+  | { readonly type: 'accepted'; readonly atMs: number; readonly action: Action; readonly beginWithinMs?: number }
   | { readonly type: 'mark'; readonly action: string; readonly mark: Mark }
   | ({ readonly type: 'began' } & At)
   /** Written right before the host is changed. */
@@ -54,6 +55,7 @@ export const BACK_OUT = -1;
 export type ActionState = {
   readonly action: Action;
   readonly acceptedAtMs: number;
+  readonly beginWithinMs: number | undefined;
   readonly phases: PhaseTimes[];
   readonly deeds: Phase[];
   mark: Mark | null;
@@ -85,7 +87,7 @@ export function emptyState(): JournalState {
 export function applyRecord(state: JournalState, record: JournalRecord): void {
   switch (record.type) {
     case 'accepted':
-      accepted(state, record.action, record.atMs);
+      accepted(state, record);
       return;
     case 'result':
       state.inHand.delete(record.result.action);
@@ -144,12 +146,16 @@ function applyToAction(state: JournalState, record: OfAction): void {
 const sameStep = (a: { phase: Phase; index: number }, b: { phase: Phase; index: number }): boolean =>
   a.phase === b.phase && a.index === b.index;
 
-function accepted(state: JournalState, action: Action, atMs: number): void {
+function accepted(
+  state: JournalState,
+  { action, atMs, beginWithinMs }: Extract<JournalRecord, { type: 'accepted' }>,
+): void {
   state.epochs.set(action.cluster, Math.max(action.epoch, state.epochs.get(action.cluster) ?? 0));
   if (state.inHand.has(action.id) || state.results.has(action.id)) return;
   state.inHand.set(action.id, {
     action,
     acceptedAtMs: atMs,
+    beginWithinMs,
     phases: [],
     deeds: [],
     mark: null,
@@ -190,7 +196,15 @@ export function snapshotRecords(state: JournalState): JournalRecord[] {
 
 function actionRecords(entry: ActionState): JournalRecord[] {
   const action = entry.action.id;
-  const records: JournalRecord[] = [{ type: 'accepted', atMs: entry.acceptedAtMs, action: entry.action }];
+  const { acceptedAtMs, beginWithinMs } = entry;
+  const records: JournalRecord[] = [
+    {
+      type: 'accepted',
+      atMs: acceptedAtMs,
+      action: entry.action,
+      ...(beginWithinMs === undefined ? {} : { beginWithinMs }),
+    },
+  ];
   if (entry.mark !== null) records.push({ type: 'mark', action, mark: entry.mark });
   for (const { phase, index, startedAtMs, endedAtMs } of entry.phases) {
     records.push({ type: 'began', action, phase, index, atMs: startedAtMs });

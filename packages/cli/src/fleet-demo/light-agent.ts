@@ -78,7 +78,10 @@ export async function startLightAgent(
     now: systemClock.now,
     log,
   });
-  link.whenWelcomed((everyMs) => reporter.welcomed(everyMs));
+  link.whenWelcomed(({ clockMs, heartbeatMs }) => {
+    executor.welcomed(clockMs);
+    reporter.welcomed(heartbeatMs);
+  });
   host.bring = (sha256) => proved(link, sha256);
 
   await reporter.prepare();

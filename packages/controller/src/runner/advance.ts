@@ -49,13 +49,15 @@ export function turn(snapshot: RunSnapshot, epoch: number): RunWrite | undefined
   }
   for (let made = 0; ; made++) {
     if (made > MAX_DECISIONS) throw new Error(`run ${state.run} makes no end of deciding`);
-    const decisions = decide(plan, state, { nodes, windows, stepTimes }, nowMs);
+    // What is decided at once is ordered at once: no order is told that another of them has begun.
+    const decided = state;
+    const decisions = decide(plan, decided, { nodes, windows, stepTimes }, nowMs);
     for (const decision of decisions) {
       if (decision.do === 'record') {
         put(decision.event);
         continue;
       }
-      const action = actionFor(plan, state, decision.step, decision.executor, epoch);
+      const action = actionFor(plan, decided, decision.step, { executor: decision.executor, epoch, nowMs });
       actions.push(action);
       put({ type: 'step-dispatched', step: action.step, attempt: action.attempt, executor: action.node, atMs: nowMs });
     }

@@ -1,10 +1,16 @@
 import Schema from 'typebox/schema';
-import { type Action, type ActionResult, LedgerEntry, type Phase } from '../action.ts';
+import { type Action, type ActionResult, DESTRUCTIVE, isLate, LedgerEntry, type Phase } from '../action.ts';
 import { judgeGate } from '../checks.ts';
 import { type Plan, type Step, stepOf } from '../plan.ts';
 import { taskFor } from '../transfer/task-for.ts';
 import { sameVersion } from '../version.ts';
 import type { RunEvent, RunState } from './state.ts';
+import { leadsUp } from './timing.ts';
+
+/** What takes a node down begins as soon as the answer of its gate is good for (GATE_FRESH_MS), or not at all. */
+const BEGIN_WITHIN_MS = 60_000;
+/** An order that came too late is given again, on facts of then; so many in one step are a person's to look into. */
+const LATE_MAX = 3;
 
 /** `RUN/STEP/ATTEMPT`, and back. */
 export const actionId = (run: string, step: string, attempt: number): string => `${run}/${step}/${attempt}`;
@@ -15,8 +21,13 @@ export function parseActionId(run: string, id: string): { step: string; attempt:
   return match?.[1] === undefined ? undefined : { step: match[1], attempt: Number(match[2]) };
 }
 
-/** The order for the next attempt of a step, under the epoch of the lease that decided it. */
-export function actionFor(plan: Plan, state: RunState, step: Step, executor: string, epoch: number): Action {
+/** The order for the next attempt of a step, under the epoch of the lease that decided it now. */
+export function actionFor(
+  plan: Plan,
+  state: RunState,
+  step: Step,
+  { executor, epoch, nowMs }: { readonly executor: string; readonly epoch: number; readonly nowMs: number },
+): Action {
   const attempt = (state.steps[step.id]?.attempt ?? 0) + 1;
   const about = plan.nodes.find(({ node }) => node === step.node);
   const carrier = plan.nodes.find(({ node }) => node === executor);
@@ -49,6 +60,9 @@ export function actionFor(plan: Plan, state: RunState, step: Step, executor: str
     ...(transfer === undefined ? {} : { transfer }),
     ...backupOf(plan, step),
     ...restoreOf(plan, step),
+    ...(leadsUp(plan, state, step) && step.phases.some((phase) => DESTRUCTIVE.has(phase))
+      ? { beginByMs: nowMs + BEGIN_WITHIN_MS }
+      : {}),
     soakMs: plan.options.soakMs,
     sampleGapMs: plan.options.sampleGapMs,
     deadline: step.deadline,
@@ -76,7 +90,8 @@ function ledgerOf(plan: Plan, state: RunState): LedgerEntry[] {
 
 /**
  * The event that a result makes, or none when it is of an attempt that no longer matters. A gate that could not be
- * asked, or whose answer speaks against going on, is no failure yet: it is reset, waits, and is asked again.
+ * asked, or whose answer speaks against going on, is no failure yet: it is reset, waits, and is asked again. Nor is an
+ * order that came too late: whether it is given again is decided anew.
  */
 export function eventOfResult(plan: Plan, state: RunState, result: ActionResult, atMs: number): RunEvent | undefined {
   const named = parseActionId(state.run, result.action);
@@ -84,6 +99,9 @@ export function eventOfResult(plan: Plan, state: RunState, result: ActionResult,
   const current = state.steps[named.step];
   if (current?.status !== 'running' || current.attempt !== named.attempt) return undefined;
   const step = stepOf(plan, named.step);
+  if (isLate(result) && (current.late ?? 0) + 1 < LATE_MAX) {
+    return { type: 'step-reset', step: step.id, late: true, why: result.failure?.message ?? 'it came too late', atMs };
+  }
   if (step.kind === 'gate' && result.outcome === 'failed') {
     const { code = 'HEALTH_UNKNOWN', message = 'the database could not be asked' } = result.failure ?? {};
     return { type: 'step-reset', step: step.id, code, why: message, atMs };

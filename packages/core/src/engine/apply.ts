@@ -1,4 +1,4 @@
-import type { ActionResult, LedgerEntry } from '../action.ts';
+import { type ActionResult, isLate, type LedgerEntry } from '../action.ts';
 import { type Plan, stepOf } from '../plan.ts';
 import { stepPart, unitOf } from '../transfer/plan-transfer.ts';
 import {
@@ -95,6 +95,7 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
           ...(step.result !== undefined && (step.result.disposition === 'broken' || plan.transfer !== undefined)
             ? { result: step.result }
             : {}),
+          ...lateness(step, false),
           ...firstSeen(step),
         };
       });
@@ -113,6 +114,7 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
         status: 'pending',
         attempt: step.attempt,
         endedAtMs: event.atMs,
+        ...lateness(step, event.late === true),
         ...firstSeen(step),
         ...(event.code === undefined
           ? {}
@@ -139,6 +141,12 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
     default:
       return event satisfies never;
   }
+}
+
+/** How many attempts came too late, with this one if it did. */
+function lateness({ late = 0 }: Pick<StepState, 'late'>, isLate: boolean): Pick<StepState, 'late'> {
+  const counted = isLate ? late + 1 : late;
+  return counted === 0 ? {} : { late: counted };
 }
 
 /** What a gate saw first counts: a retry after the node was already touched must not move the marks. */
@@ -215,6 +223,7 @@ function applyEnd(plan: Plan, state: RunState, event: RunEvent & { type: 'step-e
       status: result.outcome,
       endedAtMs: event.atMs,
       result: outcomeOf(result, step.result),
+      ...lateness(step, isLate(result)),
       ...firstSeen({
         baselineStartedAtMs: step.baselineStartedAtMs ?? row?.startedAtMs,
         ledger: step.ledger ?? ledgerOf(result),

@@ -10,7 +10,7 @@ import { LOST_AFTER_MS } from '../topology.ts';
 import type { StepTimes } from '../windows/estimate.ts';
 import type { Window } from '../windows/window.ts';
 import { approvalDeadlineMs, approvalStanding, hasLapsed, missingBefore } from './approvals.ts';
-import { ENDED, type Hold, type RunEvent, type RunState, type StepState } from './state.ts';
+import { ENDED, type Hold, type RunEvent, type RunState, type StepState, wasBegun } from './state.ts';
 import { decideScheduled, findOverrun, isWindowed, waitToTouch } from './timing.ts';
 
 export type EngineFacts = {
@@ -234,7 +234,7 @@ function decideAbort(plan: Plan, state: RunState, facts: EngineFacts, nowMs: num
 /** Legal until the new version is started anywhere, and needed once a node was touched. */
 function canBackOut(plan: Plan, state: RunState): boolean {
   const begun = (kinds: readonly StepKind[]) =>
-    plan.steps.some(({ id, kind }) => kinds.includes(kind) && (state.steps[id]?.attempt ?? 0) > 0);
+    plan.steps.some(({ id, kind }) => kinds.includes(kind) && wasBegun(state.steps[id]));
   return plan.backOut.length > 0 && begun(['stop', 'upgrade']) && !begun(['start']);
 }
 
@@ -361,7 +361,7 @@ function assertNoneDown(plan: Plan, state: RunState, next: Step): void {
     if (other.kind !== 'upgrade' || other.node === next.node) continue;
     const upgraded = state.steps[other.id];
     const witnessed = state.steps[`witness:${other.node}`]?.status === 'succeeded';
-    if (upgraded !== undefined && upgraded.attempt > 0 && !witnessed) {
+    if (wasBegun(upgraded) && !witnessed) {
       throw new Error(`${next.id} is due while ${other.node} was touched and is not verified to be back`);
     }
   }
@@ -433,7 +433,7 @@ function closedByAgent(
  * node was stopped there is nobody to ask: the cluster misses it because of us.
  */
 function staleGates(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision | undefined {
-  const begun = plan.steps.some(({ id, kind }) => kind === 'stop' && (state.steps[id]?.attempt ?? 0) > 0);
+  const begun = plan.steps.some(({ id, kind }) => kind === 'stop' && wasBegun(state.steps[id]));
   const gates = plan.steps.filter(({ kind }) => kind === 'gate');
   const ageOf = ({ id }: Step) => nowMs - answeredAtMs(state.steps[id], facts);
   const newest = gates.toSorted((a, b) => ageOf(a) - ageOf(b))[0];

@@ -94,6 +94,8 @@ export const StepState = Type.Object({
   ]),
   /** How often it was dispatched; the action of an attempt is `RUN/STEP/ATTEMPT`. */
   attempt: Type.Integer(),
+  /** How many of those its host refused because they came too late: nothing was touched by them. */
+  late: Type.Optional(Type.Integer()),
   /** The node that carries it out. */
   executor: Type.Optional(Type.String()),
   phase: Type.Optional(Phase),
@@ -110,6 +112,9 @@ export const StepState = Type.Object({
   waiting: Type.Optional(Type.Object({ sinceMs: Type.Integer(), code: Type.String(), message: Type.String() })),
 });
 export type StepState = Static<typeof StepState>;
+
+/** Whether a host may have begun it: an order is taken for begun until its host says that it came too late. */
+export const wasBegun = (step: StepState | undefined): boolean => (step?.attempt ?? 0) > (step?.late ?? 0);
 
 /** Raised whenever the shape changes; read-state.ts brings older ones up. */
 export const STATE_FORMAT = 3;
@@ -192,6 +197,8 @@ export type RunEvent =
       readonly step: string;
       readonly why: string;
       readonly code?: string;
+      /** Its host refused the attempt because it came too late. */
+      readonly late?: true;
       readonly atMs: number;
     }
   | { readonly type: 'run-held'; readonly hold: Hold; readonly atMs: number }

@@ -10,7 +10,7 @@ import { type Admission, admit } from '../windows/admission.ts';
 import { estimateMs } from '../windows/estimate.ts';
 import type { Window } from '../windows/window.ts';
 import type { EngineFacts } from './decide.ts';
-import type { RunEvent, RunState, RunWait } from './state.ts';
+import { type RunEvent, type RunState, type RunWait, wasBegun } from './state.ts';
 
 /** What a planned or scheduled run does now: start, go on, end because its time was missed, or wait (for something else). */
 export function decideScheduled(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): RunEvent[] {
@@ -72,10 +72,14 @@ export function waitToTouch(plan: Plan, state: RunState, facts: EngineFacts, now
 }
 
 /** Steps that begin inside a window only: those that lead up to touching a node, or a whole cluster, for the first time. */
-export function isWindowed(plan: Plan, state: RunState, { kind, node }: Step): boolean {
-  if (state.timing === undefined || state.timing.windows.length === 0) return false;
+export function isWindowed(plan: Plan, state: RunState, step: Step): boolean {
+  return state.timing !== undefined && state.timing.windows.length > 0 && leadsUp(plan, state, step);
+}
+
+/** Whether a step leads up to touching what this run has not touched yet: its node, or the cluster that is stopped as a whole. */
+export function leadsUp(plan: Plan, state: RunState, { kind, node }: Step): boolean {
   if (stopsAll(plan)) return ['gate', 'back-up', 'stop'].includes(kind) && !isTouched(plan, state);
-  return ['gate', 'back-up', 'upgrade'].includes(kind) && (state.steps[`upgrade:${node}`]?.attempt ?? 0) === 0;
+  return ['gate', 'back-up', 'upgrade'].includes(kind) && !wasBegun(state.steps[`upgrade:${node}`]);
 }
 
 /** What goes on although the window is closed, in words, the first time that it is so. */
@@ -98,7 +102,7 @@ const stopsAll = (plan: Plan): boolean => plan.steps.some(({ kind }) => kind ===
 
 /** Whether the run took anything down yet. */
 const isTouched = (plan: Plan, state: RunState): boolean =>
-  plan.steps.some(({ id, kind }) => (kind === 'stop' || kind === 'upgrade') && (state.steps[id]?.attempt ?? 0) > 0);
+  plan.steps.some(({ id, kind }) => (kind === 'stop' || kind === 'upgrade') && wasBegun(state.steps[id]));
 
 /** None without windows. One that is gone is no leave to work. */
 function admissionOf(state: RunState, facts: EngineFacts, nowMs: number, needMs: number): Admission | undefined {
@@ -117,6 +121,6 @@ function admissionOf(state: RunState, facts: EngineFacts, nowMs: number, needMs:
 function neededMs(plan: Plan, state: RunState, { stepTimes }: EngineFacts): number {
   const left = plan.steps.filter(({ id }) => state.steps[id]?.status !== 'succeeded');
   if (!isTouched(plan, state)) return estimateMs(plan, stepTimes, left);
-  const next = left.find(({ kind, node }) => kind === 'gate' && (state.steps[`upgrade:${node}`]?.attempt ?? 0) === 0);
+  const next = left.find(({ kind, node }) => kind === 'gate' && !wasBegun(state.steps[`upgrade:${node}`]));
   return estimateMs(plan, stepTimes, next === undefined ? [] : left.filter(({ node }) => node === next.node));
 }
