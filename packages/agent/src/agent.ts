@@ -21,7 +21,7 @@ import { HostDriver } from './driver/host-driver.ts';
 import { ScriptBareDriver } from './driver/script-bare.ts';
 import { ScriptContainerDriver } from './driver/script-container.ts';
 import { SourceDriver } from './driver/source.ts';
-import { enrolledIdentity, type Identity, readIdentity } from './enroll.ts';
+import { enrolledIdentity, type Identity, readIdentity, renewedIdentity } from './enroll.ts';
 import { Executor } from './executor/executor.ts';
 import { DetachedProcesses, TransientUnits } from './host/long-commands.ts';
 import { ProcessServices } from './host/process-services.ts';
@@ -42,6 +42,7 @@ export const AGENT_VERSION: string = manifest.version;
 /** The main loop counts as stuck when its beat is this much late. */
 const STUCK_MS = 30_000;
 const ENROLL_RETRY_MS = 5000;
+const RENEWAL_LOOK_MS = 3_600_000;
 
 /**
  * Runs the agent until `signal` aborts, then resolves: no order is taken any more, long commands go on by themselves and
@@ -57,26 +58,41 @@ export async function runAgent(
   const lock = await lockState(config.stateDir);
   const notify = new ServiceNotify(log);
   try {
-    const identity = await identityOf(config, log, signal);
-    if (signal.aborted) return;
-    const parts = await assemble(config, identity, log);
-    await parts.supply.open();
-    await parts.reporter.prepare();
-    parts.executor.resume();
-    await notify.ready(`node ${config.node}, controller ${config.controller.address}`);
-    log.info({ controller: config.controller.address, version: AGENT_VERSION }, 'agent started');
-    const beating = () => Date.now() - parts.reporter.beatAtMs < config.heartbeatMs + STUCK_MS;
-    await Promise.all([
-      parts.link.run(signal),
-      parts.reporter.run(signal),
-      notify.watchdog(beating, signal),
-      stopAtEnd(parts, notify, signal),
-    ]);
-    await parts.storage.close();
+    while (!signal.aborted) {
+      const identity = await identityOf(config, log, signal);
+      if (!signal.aborted) await live(config, identity, { signal, notify, log });
+    }
   } finally {
     lock?.close();
     log.info('agent stopped');
   }
+}
+
+type Process = { readonly signal: AbortSignal; readonly notify: ServiceNotify; readonly log: Logger };
+
+/** One life under one identity: until the agent is to end, or has the next certificate. */
+async function live(
+  config: AgentConfig,
+  identity: Identity | undefined,
+  { signal, notify, log }: Process,
+): Promise<void> {
+  const parts = await assemble(config, identity, log);
+  await parts.supply.open();
+  await parts.reporter.prepare();
+  parts.executor.resume();
+  await notify.ready(`node ${config.node}, controller ${config.controller.address}`);
+  log.info({ controller: config.controller.address, version: AGENT_VERSION }, 'agent started');
+  const beating = () => Date.now() - parts.reporter.beatAtMs < config.heartbeatMs + STUCK_MS;
+  const renewed = new AbortController();
+  const over = AbortSignal.any([signal, renewed.signal]);
+  await Promise.all([
+    parts.link.run(over),
+    parts.reporter.run(over),
+    notify.watchdog(beating, over),
+    renew(config, identity, parts.executor, over, log).then(() => renewed.abort()),
+    stopAtEnd(parts, () => (signal.aborted ? notify.stopping() : undefined), over),
+  ]);
+  await parts.storage.close();
 }
 
 type AgentParts = {
@@ -212,12 +228,16 @@ function sourceOf(
   return { records, finder: new SourceFinder({ records, services, now: systemClock.now, statusTimeoutMs, tree }) };
 }
 
-async function stopAtEnd({ executor, supply }: AgentParts, notify: ServiceNotify, signal: AbortSignal): Promise<void> {
+async function stopAtEnd(
+  { executor, supply }: AgentParts,
+  tell: () => Promise<void> | undefined,
+  signal: AbortSignal,
+): Promise<void> {
   await new Promise<void>((resolve) => {
     if (signal.aborted) resolve();
     else signal.addEventListener('abort', () => resolve(), { once: true });
   });
-  await notify.stopping();
+  await tell();
   await Promise.all([executor.stop(), supply.close()]);
 }
 
@@ -270,6 +290,28 @@ async function identityOf(config: AgentConfig, log: Logger, signal: AbortSignal)
       }
     default:
       return security satisfies never;
+  }
+}
+
+/** Resolves when the next certificate is kept, or the signal aborts. An order in hand is not disturbed for it. */
+async function renew(
+  { security, stateDir, node, controller }: AgentConfig,
+  identity: Identity | undefined,
+  executor: Executor,
+  signal: AbortSignal,
+  log: Logger,
+): Promise<void> {
+  while (!signal.aborted) {
+    if (security.kind === 'enrollment' && identity !== undefined && !executor.busy) {
+      try {
+        if ((await renewedIdentity(stateDir, node, controller.address, identity)) !== undefined) {
+          return log.info('the next certificate is kept: the agent begins anew with it');
+        }
+      } catch (error) {
+        log.warn({ err: error }, 'the certificate could not be renewed; it is tried again');
+      }
+    }
+    await pause(RENEWAL_LOOK_MS, signal);
   }
 }
 

@@ -1,12 +1,12 @@
-/** How an agent gets its certificate: a key pair made here, a signing request, a one-time token. */
+/** How an agent gets its certificates: a key pair made here and a signing request, for a one-time token or the certificate before. */
 import 'reflect-metadata';
-import { createHash, webcrypto, X509Certificate } from 'node:crypto';
-import { mkdir, readFile } from 'node:fs/promises';
+import { createHash, createPrivateKey, webcrypto, X509Certificate } from 'node:crypto';
+import { mkdir, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import { connect, type DetailedPeerCertificate } from 'node:tls';
 import * as grpc from '@grpc/grpc-js';
 import { FleetError } from '@kwfleet/core';
-import { type EnrollResponse, enrollment } from '@kwfleet/protocol';
+import { agentGateway, type EnrollResponse, enrollment, isRenewable } from '@kwfleet/protocol';
 import * as x509 from '@peculiar/x509';
 import type { LinkSecurity } from './config.ts';
 import { controllerClient, splitAddress } from './controller-client.ts';
@@ -19,6 +19,8 @@ type Enrollment = Extract<LinkSecurity, { kind: 'enrollment' }>;
 const KEY = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
 const CALL_TIMEOUT_MS = 20_000;
 const FILES = { certificate: 'agent.crt', key: 'agent.key', authority: 'authority.crt' } as const;
+/** Of a certificate that is about to be put in place. */
+const NEXT_KEY = 'agent.key.next';
 
 /** The identity kept in `<state_dir>/tls`, or a new one for the token. Throws ENROLLMENT_INVALID or UNAVAILABLE. */
 export async function enrolledIdentity(
@@ -27,23 +29,47 @@ export async function enrolledIdentity(
   address: string,
   security: Enrollment,
 ): Promise<Identity> {
-  const directory = join(stateDir, 'tls');
-  const kept = await readIdentity({
-    certificate: join(directory, FILES.certificate),
-    key: join(directory, FILES.key),
-    authority: join(directory, FILES.authority),
-  }).catch(() => undefined);
+  const kept = await keptIdentity(stateDir);
   if (kept !== undefined && isCurrent(kept.certificate)) return kept;
   const token = (await readFile(security.tokenFile, 'utf8').catch(missingToken(security.tokenFile))).trim();
   const authority = await presentedAuthority(address, security.authoritySha256);
   const { privateKey, request } = await signingRequest(node);
-  const response = await callEnroll(address, authority, { token, node, signingRequest: request });
+  const response = await call(controllerClient(address, { authority }), enrollment.enroll, {
+    token,
+    node,
+    signingRequest: request,
+  });
   checkResponse(response, node, authority);
+  return keep(stateDir, privateKey, response);
+}
+
+/**
+ * The identity that follows this one, kept in its place; undefined while half of its time is not over. Throws
+ * ENROLLMENT_INVALID or UNAVAILABLE; then the one before is still the one that is kept.
+ */
+export async function renewedIdentity(
+  stateDir: string,
+  node: string,
+  address: string,
+  { certificate, key, authority }: Identity,
+): Promise<Identity | undefined> {
+  const { validFrom, validTo } = new X509Certificate(certificate);
+  if (!isRenewable(validFrom, validTo, Date.now())) return undefined;
+  const { privateKey, request } = await signingRequest(node);
+  const client = controllerClient(address, { certificate, key, authority });
+  const response = await call(client, agentGateway.renewCertificate, { signingRequest: request });
+  checkResponse(response, node, authority);
+  return keep(stateDir, privateKey, response);
+}
+
+/** The key first, beside the one in use; then the certificate; then the key takes its place. At each moment one pair is whole. */
+async function keep(stateDir: string, privateKey: string, response: EnrollResponse): Promise<Identity> {
+  const directory = join(stateDir, 'tls');
   await mkdir(directory, { recursive: true, mode: 0o700 });
-  // The certificate last: whoever finds it finds its key.
-  await replaceFile(join(directory, FILES.key), privateKey);
+  await replaceFile(join(directory, NEXT_KEY), privateKey);
   await replaceFile(join(directory, FILES.authority), response.authority);
   await replaceFile(join(directory, FILES.certificate), response.certificate);
+  await rename(join(directory, NEXT_KEY), join(directory, FILES.key));
   await syncDirectory(directory);
   return {
     certificate: Buffer.from(response.certificate),
@@ -51,6 +77,23 @@ export async function enrolledIdentity(
     authority: Buffer.from(response.authority),
   };
 }
+
+/** What `keep` left, put right where it was cut off; undefined when there is no whole pair. */
+async function keptIdentity(stateDir: string): Promise<Identity | undefined> {
+  const file = (name: string) => join(stateDir, 'tls', name);
+  const pairWith = (key: string) =>
+    readIdentity({ certificate: file(FILES.certificate), key: file(key), authority: file(FILES.authority) })
+      .then((found) => (isPair(found) ? found : undefined))
+      .catch(() => undefined);
+  const whole = await pairWith(FILES.key);
+  if (whole !== undefined) return whole;
+  const cutOff = await pairWith(NEXT_KEY);
+  if (cutOff !== undefined) await rename(file(NEXT_KEY), file(FILES.key));
+  return cutOff;
+}
+
+const isPair = ({ certificate, key }: Identity): boolean =>
+  new X509Certificate(certificate).checkPrivateKey(createPrivateKey(key));
 
 /** Reads the three PEM files. */
 export async function readIdentity(files: {
@@ -130,30 +173,22 @@ async function signingRequest(node: string): Promise<{ privateKey: string; reque
   return { privateKey: x509.PemConverter.encode(pkcs8, 'PRIVATE KEY'), request: request.toString('pem') };
 }
 
-function callEnroll(
-  address: string,
-  authority: Buffer,
-  request: { token: string; node: string; signingRequest: string },
+/** Asks once, and closes the client. */
+function call<Request>(
+  client: grpc.Client,
+  { path, requestSerialize, responseDeserialize }: grpc.MethodDefinition<Request, EnrollResponse>,
+  request: Request,
 ): Promise<EnrollResponse> {
-  const client = controllerClient(address, { authority });
-  const { path, requestSerialize, responseDeserialize } = enrollment.enroll;
   return new Promise<EnrollResponse>((resolve, reject) => {
     const deadline = Date.now() + CALL_TIMEOUT_MS;
     const done = (error: grpc.ServiceError | null, response?: EnrollResponse) => {
       if (error === null && response !== undefined) return resolve(response);
       const refused = error?.code === grpc.status.UNAUTHENTICATED || error?.code === grpc.status.PERMISSION_DENIED;
       const code = refused ? 'ENROLLMENT_INVALID' : 'UNAVAILABLE';
-      reject(new FleetError(code, `enrollment failed: ${error?.details ?? 'no answer'}`, { cause: error }));
+      reject(new FleetError(code, `no certificate was given: ${error?.details ?? 'no answer'}`, { cause: error }));
     };
-    client.makeUnaryRequest(
-      path,
-      requestSerialize,
-      responseDeserialize,
-      request,
-      new grpc.Metadata(),
-      { deadline },
-      done,
-    );
+    const metadata = new grpc.Metadata();
+    client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, metadata, { deadline }, done);
   }).finally(() => client.close());
 }
 

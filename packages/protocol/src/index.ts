@@ -1,3 +1,4 @@
+export * from './certificate.ts';
 export * from './giver.ts';
 export * from './peer.ts';
 export { agentGateway, enrollment } from './service.ts';

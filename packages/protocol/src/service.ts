@@ -31,6 +31,8 @@ import {
   metadataFile,
   type PackageChunk,
   packageChunk,
+  type RenewCertificateRequest,
+  renewCertificateRequest,
 } from './wire.ts';
 
 function method<Request, Response>(
@@ -91,6 +93,12 @@ export const agentGateway = {
     fetchFileRequest,
     packageChunk,
     { requestStream: false, responseStream: true },
+  ),
+  renewCertificate: method<RenewCertificateRequest, EnrollResponse>(
+    '/kwfleet.v1.AgentGateway/RenewCertificate',
+    renewCertificateRequest,
+    enrollResponse,
+    { requestStream: false, responseStream: false },
   ),
 };
 

@@ -33,6 +33,7 @@ const Prefetched = Type.Object({
   message: Type.Optional(Type.String()),
 });
 const EnrollRequest = Type.Object({ token: Type.String(), node: Type.String(), signingRequest: Type.String() });
+const RenewCertificateRequest = Type.Object({ signingRequest: Type.String() });
 const EnrollResponse = Type.Object({ certificate: Type.String(), authority: Type.String() });
 const InventoryRequest = Type.Object({ request: Type.String() });
 const InventoryAnswer = Type.Object({
@@ -81,6 +82,7 @@ export type ActionOutput = Static<typeof ActionOutput>;
 export type Welcome = Static<typeof Welcome>;
 export type Prefetched = Static<typeof Prefetched>;
 export type EnrollRequest = Static<typeof EnrollRequest>;
+export type RenewCertificateRequest = Static<typeof RenewCertificateRequest>;
 export type EnrollResponse = Static<typeof EnrollResponse>;
 export type FetchPackageRequest = Static<typeof FetchPackageRequest>;
 export type FindPeersRequest = Static<typeof FindPeersRequest>;
@@ -198,6 +200,10 @@ export const controllerMessage = codec<ControllerMessage>(
 
 /** For the agent's journal and the controller's store, which keep the same messages. */
 export const enrollRequest = codec<EnrollRequest>('EnrollRequest', EnrollRequest);
+export const renewCertificateRequest = codec<RenewCertificateRequest>(
+  'RenewCertificateRequest',
+  RenewCertificateRequest,
+);
 export const enrollResponse = codec<EnrollResponse>('EnrollResponse', EnrollResponse);
 export const fetchPackageRequest = codec<FetchPackageRequest>('FetchPackageRequest', FetchPackageRequest);
 export const findPeersRequest = codec<FindPeersRequest>('FindPeersRequest', FindPeersRequest);

@@ -28,8 +28,8 @@ const SIGNING = { name: 'ECDSA', hash: 'SHA-256' } as const;
 const DAY_MS = 86_400_000;
 const AUTHORITY_DAYS = 3_650;
 const SERVER_DAYS = 825;
-/** Agents have no way yet to renew: a certificate must outlive the host's next reinstallation. */
-const AGENT_DAYS = 1_825;
+/** An agent asks for its next certificate when half of this is over: a host may be away for the other half. */
+const AGENT_DAYS = 825;
 /** A server certificate is made anew at a start when less than this is left. */
 const RENEW_DAYS = 90;
 /** Hosts' clocks differ a little; a certificate must not be from the future. */

@@ -26,18 +26,25 @@ export function serverCredentials(authority: Authority | undefined): grpc.Server
 
 export type Call = Pick<grpc.ServerUnaryCall<unknown, unknown>, 'getAuthContext'>;
 
-/** By the caller's certificate: the node, and which of its certificates. */
-export type Caller = { readonly node: string; readonly serial: string };
+/** By the caller's certificate: the node, which of its certificates, and how long that is good. */
+export type Caller = {
+  readonly node: string;
+  readonly serial: string;
+  /** As OpenSSL writes dates. */
+  readonly validFrom: string;
+  readonly validTo: string;
+};
 
 /**
  * By the caller's certificate, which is of our authority; undefined when it has none. grpc-js hands out a certificate
  * only when TLS found it authorised.
  */
 export function callerOf(call: Call): Caller | undefined {
-  const { subject, serialNumber = '' } = call.getAuthContext().sslPeerCertificate ?? {};
-  const node = subject?.CN;
-  if (typeof node !== 'string' || node === '') return undefined;
-  return { node, serial: serialAsIssued(serialNumber) };
+  const certificate = call.getAuthContext().sslPeerCertificate;
+  const node = certificate?.subject?.CN;
+  if (certificate === undefined || typeof node !== 'string' || node === '') return undefined;
+  const { serialNumber, valid_from: validFrom, valid_to: validTo } = certificate;
+  return { node, serial: serialAsIssued(serialNumber), validFrom, validTo };
 }
 
 /** OpenSSL shows the number, `newSerial` writes all of its bytes. */

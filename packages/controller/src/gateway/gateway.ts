@@ -5,12 +5,14 @@ import {
   type AgentMessage,
   agentGateway,
   type ControllerMessage,
+  type EnrollResponse,
   enrollment,
   type FetchCall,
   type FindPeersRequest,
   type FindPeersResponse,
   type MetadataFile,
   PackageGiver,
+  type RenewCertificateRequest,
 } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
 import type { ControllerConfig } from '../config.ts';
@@ -26,7 +28,7 @@ import type { Repository } from '../trust/repository.ts';
 import type { Authority } from './authority.ts';
 import { openCallers, REFUSED } from './callers.ts';
 import { type Caller, serverCredentials } from './credentials.ts';
-import { enrollHandler } from './enroll.ts';
+import { enrollHandler, renewHandler } from './enroll.ts';
 import { type MetadataCall, sendMetadata } from './fetch-metadata.ts';
 import { givePackage, namePeers, Seeds } from './give-package.ts';
 import { collectHeartbeats } from './heartbeats.ts';
@@ -71,6 +73,8 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
   const giver = new PackageGiver(config.giving, (error, sha256) =>
     log.error({ err: error, sha256 }, 'a package could not be sent'),
   );
+  const certifying = { authority, database, log };
+  const renew = renewHandler(certifying, callers.of);
   const giving = { database, registry, giver, seeds: new Seeds(), log };
   const server = new grpc.Server({
     'grpc.keepalive_time_ms': 20_000,
@@ -97,9 +101,16 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
       if (callers.refuses(call)) return refuse(call);
       void sendMetadata(call, answer, repository, log);
     },
+    renewCertificate(
+      call: grpc.ServerUnaryCall<RenewCertificateRequest, EnrollResponse>,
+      answer: grpc.sendUnaryData<EnrollResponse>,
+    ) {
+      if (callers.refuses(call)) return refuse(call);
+      renew(call, answer);
+    },
     ...transferFileCalls(transfers, callers, log),
   });
-  server.addService(enrollment, { enroll: enrollHandler(authority, database, log) });
+  server.addService(enrollment, { enroll: enrollHandler(certifying) });
 
   const port = await bind(server, config.grpc, authority);
   const stopListening = [

@@ -130,6 +130,25 @@ export async function spendEnrollment(sql: Sql, secret: string, node: string, se
   return row;
 }
 
+/**
+ * Stores that a node's certificate was followed by another. Throws ENROLLMENT_INVALID when the first is unknown or revoked,
+ * or is by the end of this transaction.
+ */
+export async function succeedCertificate(sql: Sql, node: string, serial: string, next: string): Promise<void> {
+  const known = await sql.query(
+    'SELECT 1 FROM certificates WHERE serial = $1 AND node = $2 AND revoked_at_ms IS NULL FOR SHARE',
+    [serial, node],
+  );
+  if (known.length === 0) {
+    throw new FleetError('ENROLLMENT_INVALID', `the certificate ${serial} was not given to ${node}, or was revoked`);
+  }
+  await sql.execute(
+    `INSERT INTO certificates (serial, node, issued_at_ms, enrollment)
+     SELECT $2, node, now_ms(), enrollment FROM certificates WHERE serial = $1`,
+    [serial, next],
+  );
+}
+
 /** Of nodes that were removed. */
 export async function revokedSerials(sql: Sql): Promise<string[]> {
   const rows = await sql.query<{ serial: string }>('SELECT serial FROM certificates WHERE revoked_at_ms IS NOT NULL');

@@ -113,6 +113,8 @@ export async function knowsNode(sql: Sql, node: string): Promise<boolean> {
  * Returns whether there was anything of it. Throws RUN_ACTIVE while a run that is not ended needs it.
  */
 export async function removeNode(sql: Sql, node: string): Promise<boolean> {
+  // A renewal that is under way ends first, so that its certificate is seen too; the next one finds its own revoked.
+  await sql.query('SELECT 1 FROM certificates WHERE node = $1 FOR UPDATE', [node]);
   const revoked = await sql.execute(
     'UPDATE certificates SET revoked_at_ms = now_ms() WHERE node = $1 AND revoked_at_ms IS NULL',
     [node],
