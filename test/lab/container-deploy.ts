@@ -39,6 +39,7 @@ export function dockerHere(...more: readonly string[]): boolean {
 export class ImageShelf {
   readonly directory: string;
   readonly #base: string;
+  readonly #images = new Map<string, Promise<string>>();
 
   private constructor(directory: string, base: string) {
     this.directory = directory;
@@ -57,15 +58,17 @@ export class ImageShelf {
     return buildPackage({ version, method: 'container', outDir: this.directory, baseLayer: this.#base, ...given });
   }
 
-  /** The path of a KaiwuDB.tar. */
-  async image(version: string, faults?: PackageFaults): Promise<string> {
-    const place = join(
-      this.directory,
-      `unpacked-${version}${faults === undefined ? '' : `-${JSON.stringify(faults)}`}`,
-    );
-    const file = join(place, 'kaiwudb_install/packages/KaiwuDB.tar');
-    if (!existsSync(file)) await unpackPackage(await this.package(version, faults), place);
-    return file;
+  /** The path of a KaiwuDB.tar; made once, however many hosts ask for it at once. */
+  image(version: string, faults?: PackageFaults): Promise<string> {
+    const name = `unpacked-${version}${faults === undefined ? '' : `-${JSON.stringify(faults)}`}`;
+    const made = this.#images.get(name) ?? this.#unpack(join(this.directory, name), version, faults);
+    this.#images.set(name, made);
+    return made;
+  }
+
+  async #unpack(place: string, version: string, faults: PackageFaults | undefined): Promise<string> {
+    await unpackPackage(await this.package(version, faults), place);
+    return join(place, 'kaiwudb_install/packages/KaiwuDB.tar');
   }
 
   /** The same image as engines from 25 on save it: an OCI layout with a manifest of the older form beside. */
