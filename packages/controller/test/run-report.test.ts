@@ -4,6 +4,7 @@ import { readReport, verifyReport } from '../../cli/src/verify-report.ts';
 import { runToHtml } from '../src/report/html.ts';
 import { runToMarkdown } from '../src/report/markdown.ts';
 import { makeRunReport, type RunReport } from '../src/report/run-report.ts';
+import { STYLE } from '../src/report/style.ts';
 import { lasted, versionWords } from '../src/report/words.ts';
 import { advance } from '../src/runner/advance.ts';
 import { pendingActions, storeResult } from '../src/store/actions.ts';
@@ -97,6 +98,11 @@ describe('the report of a run', () => {
     expect(page).toContain('&lt;script&gt;alert(1)');
     expect(page).toContain("default-src 'none'");
     expect(page).toContain('<svg');
+  });
+
+  it('as HTML writes a status on its colour, never in it', () => {
+    const byTone = STYLE.split('\n').filter((line) => /(^|[,}]) *\.(good|warn|bad|calm) *[,{]/.test(line));
+    expect(byTone).toEqual([]);
   });
 
   it('carries its history so that anybody can follow it, from JSON and from HTML alike', () => {

@@ -163,11 +163,15 @@ const TONE: Record<string, string> = {
   held: 'warn',
 };
 
+/** An id is read and copied as a whole. */
+const oneLine = (cell: string): string | Markup =>
+  /^run-\S+$/.test(cell) ? html`<span class="tight">${cell}</span>` : cell;
+
 export function rolloutToHtml(report: RolloutReport): string {
   const { rollout } = report;
   const plain = (rows: Rows) => rows.map((row) => row.map((cell): string | Markup => cell));
   const toned = (rows: Rows, at: number) =>
-    rows.map((row) => row.map((cell, i): string | Markup => (i === at ? mark(cell, TONE[cell]) : cell)));
+    rows.map((row) => row.map((cell, i): string | Markup => (i === at ? mark(cell, TONE[cell]) : oneLine(cell))));
   const clusters = Object.keys(report.clusters).length;
   const leading = html`<span class="pill ${TONE[rollout.status] ?? 'calm'}">${rollout.status.replaceAll('_', ' ')}</span> ${rollout.reason ?? `${String(clusters)} clusters in ${String(report.waves.length)} waves.`}`;
   const facts = html`<dl class="facts"><div><dt>Rollout</dt><dd>${rollout.id}</dd></div><div><dt>Asked for by</dt><dd>${rollout.createdBy}</dd></div><div><dt>Began, ended</dt><dd>${time(rollout.startedAtMs)}<br>${time(rollout.endedAtMs)}</dd></div><div><dt>Took</dt><dd>${lasted(rollout.startedAtMs, rollout.endedAtMs)}</dd></div></dl>`;

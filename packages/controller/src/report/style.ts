@@ -20,7 +20,7 @@ table.history { font-size: .82rem; }
 small { color: var(--soft); font-size: .82rem; }
 code, pre { font-family: ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: .82em; }
 code { overflow-wrap: anywhere; } pre { white-space: pre-wrap; margin: .3rem 0 0; padding: .5rem .7rem; background: #f5f7f9; border-radius: 4px; }
-.mark { font-weight: 550; white-space: nowrap; } .tight { white-space: nowrap; } .mark.good { color: var(--good); } .mark.warn { color: var(--warn); } .mark.bad, .bad { color: var(--bad); } .mark.calm { color: var(--calm); }
+.mark { font-weight: 550; white-space: nowrap; } .tight { white-space: nowrap; } .mark.good { color: var(--good); } .mark.warn { color: var(--warn); } .mark.bad, strong.bad { color: var(--bad); } .mark.calm { color: var(--calm); }
 .none, .note { color: var(--soft); font-size: .9rem; margin: .6rem 0; } ul.note { padding-left: 1.1rem; }
 figure { margin: 0 0 1.2rem; } svg { width: 100%; height: auto; display: block; }
 svg text { font-size: 12px; fill: var(--soft); } svg .name { text-anchor: end; fill: var(--ink); } svg .time { text-anchor: middle; }
