@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { expect, onTestFinished, test } from 'vitest';
 import { DetachedProcesses } from '../src/host/long-commands.ts';
+import { isLiving, processStat } from '../src/host/process-stat.ts';
 import type { LongCommandState } from '../src/host/services.ts';
 
 async function commands() {
@@ -61,6 +62,25 @@ test('the end is known although something holds the output open, and that is end
   await made.kill('bar');
   for (const endMs = Date.now() + 10_000; isThere(group) && Date.now() < endMs; ) await setImmediate();
   expect(isThere(group)).toBe(false);
+});
+
+test('what was killed is gone when that is told', async () => {
+  const { made, directory } = await commands();
+  for (let round = 1; round <= 6; round++) {
+    const [id, file] = [`large-${round}`, join(directory, `large-${round}`)];
+    // So much memory is seldom given back in an instant.
+    const large = `globalThis.kept = Buffer.alloc(600e6, 1);
+      require('node:fs').writeFileSync(${JSON.stringify(file)}, String(process.pid)); setInterval(() => {}, 1000)`;
+    await made.start(id, { argv: [process.execPath, '-e', large], cwd: '/', env: {} });
+    let pid = 0;
+    for (const endMs = Date.now() + 20_000; pid === 0 && Date.now() < endMs; await setImmediate()) {
+      pid = Number(await readFile(file, 'utf8').catch(() => '0'));
+    }
+    expect(processStat(pid)?.state).toMatch(/[RSD]/);
+    await made.kill(id);
+    const left = processStat(pid);
+    expect(left === null || !isLiving(left), `it is ${left?.state}`).toBe(true);
+  }
 });
 
 function isThere(group: number): boolean {

@@ -6,6 +6,8 @@ import { spawn } from 'node:child_process';
 import { constants } from 'node:fs';
 import { access, mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { livingProcesses } from './process-stat.ts';
 import { runShort, wordsOf } from './run.ts';
 import type { LongCommandSpec, LongCommandState, LongCommands } from './services.ts';
 import { assureAnswers, showUnit } from './systemd.ts';
@@ -22,6 +24,8 @@ const GROUP_WRAPPER = `echo $$ >"$1/pid"; ${WRAPPER}`;
 const CHUNK_BYTES = 64 * 1024;
 const ID_PATTERN = /^[a-z0-9-]{1,180}$/;
 const MANAGER_TIMEOUT_MS = 20_000;
+const KILL_GRACE_MS = 10_000;
+const POLL_MS = 10;
 
 abstract class FiledCommands implements LongCommands {
   protected readonly directory: string;
@@ -184,6 +188,10 @@ export class DetachedProcesses extends FiledCommands {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
     }
+    // A signal is only sent: until they are gone, they are at work beside whatever is begun next.
+    for (const endMs = Date.now() + KILL_GRACE_MS; await groupLives(pid); await sleep(POLL_MS)) {
+      if (Date.now() >= endMs) throw new Error(`processes of ${id} (group ${pid}) survive SIGKILL`);
+    }
   }
 
   async #group(id: string): Promise<number | null> {
@@ -214,6 +222,10 @@ async function groupBelongs(pid: number, directory: string): Promise<boolean> {
   const line = await readIfThere(`/proc/${pid}/cmdline`).catch(() => null);
   if (line === null || line === '') return isAlive(-pid);
   return line.split('\0').includes(directory);
+}
+
+async function groupLives(pid: number): Promise<boolean> {
+  return (await hasProc()) ? livingProcesses(({ group }) => group === pid).length > 0 : isAlive(-pid);
 }
 
 async function hasProc(): Promise<boolean> {

@@ -7,6 +7,7 @@ import { spawn } from 'node:child_process';
 import * as fs from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { isLiving, livingProcesses, processStat } from './process-stat.ts';
 import type { ServiceManager, UnitState } from './services.ts';
 
 /** What is kept of a started unit. A PID alone proves nothing: it is compared with the start time of its process. */
@@ -220,26 +221,10 @@ function inheritedEnvironment(): Record<string, string> {
   return { PATH: path, ...Object.fromEntries(kept.map(([name, value]) => [name, value ?? ''])) };
 }
 
-type ProcessStat = { readonly state: string; readonly session: number; readonly startTicks: string };
-
-function processStat(pid: number): ProcessStat | null {
-  let text: string;
-  try {
-    text = fs.readFileSync(`/proc/${pid}/stat`, 'utf8');
-  } catch {
-    return null;
-  }
-  // The name in parentheses may hold spaces and parentheses: the fields start after the last one.
-  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
-  return { state: fields[0] ?? '', session: Number(fields[3]), startTicks: fields[19] ?? '' };
-}
-
 function aliveOrNull(running: Running | null): Running | null {
   if (running === null) return null;
   const stat = processStat(running.pid);
-  return stat !== null && stat.startTicks === running.startTicks && stat.state !== 'Z' && stat.state !== 'X'
-    ? running
-    : null;
+  return stat !== null && stat.startTicks === running.startTicks && isLiving(stat) ? running : null;
 }
 
 /** The processes of the unit that are left: those of its session. */
@@ -247,11 +232,7 @@ function members(running: Running): number[] {
   const leader = processStat(running.pid);
   // Another process has the PID by now, which the kernel allows only when the session is empty.
   if (leader !== null && leader.startTicks !== running.startTicks) return [];
-  const pids = fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name));
-  return pids.map(Number).filter((pid) => {
-    const stat = processStat(pid);
-    return stat !== null && stat.session === running.pid && stat.state !== 'Z' && stat.state !== 'X';
-  });
+  return livingProcesses(({ session }) => session === running.pid);
 }
 
 function signalAll(running: Running, signal: NodeJS.Signals): void {
