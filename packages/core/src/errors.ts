@@ -303,7 +303,7 @@ export const ERRORS = {
   ORDER_LATE: {
     status: 409,
     remedy:
-      'Nothing was touched: orders reach this host long after they were given. See to its link to the controller, and to the clocks; then retry.',
+      'Nothing was touched: orders reach this host long after they were given. See to its link to the controller, and to the clock of PostgreSQL: if that was set, restart the agent, which is told the time when it connects. Then retry.',
   },
   ACTION_INVALID: { status: 422, remedy: 'Agent and controller differ in version: upgrade the agent.' },
   INTERLOCK_REFUSED: {
