@@ -170,8 +170,8 @@ export const Action = Type.Object({
   /** For `check-backup` and what follows it. */
   restore: Type.Optional(RestoreOrder),
   /**
-   * By the controller's clock. A host that has not been touched by then refuses: what the order was decided on (a gate's
-   * answer, a window, an approval) may be so no more. Absent where the order finishes what was begun.
+   * By the controller's clock. Begun later, on a host that it has not touched, it is refused: what it was decided on (a
+   * gate's answer, a window, an approval) may be so no more. Absent where the order finishes what was begun.
    */
   beginByMs: Type.Optional(Type.Integer({ minimum: 0 })),
   soakMs: Type.Integer({ minimum: 0 }),

@@ -90,15 +90,6 @@ export class ActionRun {
     }
   }
 
-  /** Throws ORDER_LATE when nothing was begun on this host in the time in which what the order was decided on holds. */
-  #assureInTime(): void {
-    const { entry, parts } = this;
-    const { acceptedAtMs, beginWithinMs, deeds } = entry;
-    if (beginWithinMs === undefined || deeds.length > 0) return;
-    const lateMs = parts.clock.now() - acceptedAtMs - beginWithinMs;
-    if (lateMs > 0) throw lateError(lateMs);
-  }
-
   async observe(): Promise<NodeReport> {
     this.#lastReport = await this.parts.driver.observe(this.action.package);
     return this.#lastReport;
@@ -130,7 +121,6 @@ export class ActionRun {
   /** Journals that the host is about to be changed, with what was running before the first change. */
   async deed(phase: Phase, report: NodeReport): Promise<void> {
     this.fence(phase);
-    this.#assureInTime();
     const action = this.action.id;
     if (this.entry.mark === null) await this.#mark(report);
     if (!this.entry.deeds.includes(phase)) await this.record({ type: 'deed', action, phase });
@@ -219,12 +209,6 @@ export class ActionRun {
       }
     }
   }
-}
-
-/** An order that is carried out later than it was to be begun. */
-export function lateError(lateMs: number): FleetError {
-  const message = `the order was to be begun ${Math.ceil(lateMs / 1000)} s ago: what it was decided on may not hold any more`;
-  return new FleetError('ORDER_LATE', message);
 }
 
 export function installationOf(report: NodeReport): NonNullable<NodeReport['installation']> {

@@ -14,7 +14,7 @@ import {
 } from '@kwfleet/core';
 import { Stopping } from '../driver/driver.ts';
 import { type ActionState, BACK_OUT } from '../journal/records.ts';
-import { ActionRun, lateError, type Parts } from './action-run.ts';
+import { ActionRun, type Parts } from './action-run.ts';
 import { failureOf, settle } from './back-out.ts';
 import { PHASES, TITLES } from './phases.ts';
 
@@ -195,7 +195,7 @@ export class Executor {
 
   async #resultOf(run: ActionRun): Promise<ActionResult> {
     if (run.entry.failed === null) {
-      const failure = await this.#forward(run);
+      const failure = this.#lateness(run) ?? (await this.#forward(run));
       if (failure === null) return run.result(undefined, 'done');
       const atMs = this.#parts.clock.now();
       await run.record({ type: 'failed', action: run.action.id, atMs, failure }, 'for-ever');
@@ -207,6 +207,14 @@ export class Executor {
       this.#step(run, phase, BACK_OUT, work),
     );
     return run.result(failure, disposition);
+  }
+
+  /** An order that waited here, or whose agent was away before it touched the host, comes too late as well. */
+  #lateness(run: ActionRun): ActionFailure | null {
+    const { acceptedAtMs, beginWithinMs, deeds } = run.entry;
+    if (beginWithinMs === undefined || deeds.length > 0) return null;
+    const lateMs = this.#parts.clock.now() - acceptedAtMs - beginWithinMs;
+    return lateMs > 0 ? failureOf(lateError(lateMs), run.action.phases[0] ?? 'check', run) : null;
   }
 
   /** Walks the phases from the first that is not done; the failure of one ends the walk. */
@@ -232,6 +240,11 @@ export class Executor {
     await work(run);
     await run.record({ type: 'ended', action, phase, index, atMs: clock.now() });
   }
+}
+
+function lateError(lateMs: number): FleetError {
+  const message = `the order was to be begun ${Math.ceil(lateMs / 1000)} s ago: what it was decided on may not hold any more`;
+  return new FleetError('ORDER_LATE', message);
 }
 
 /**
