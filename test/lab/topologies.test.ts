@@ -3,7 +3,8 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { absence, overlaps } from '../e2e/order.ts';
 import type { WorkloadCounts } from '../standin/workload.ts';
 import { Fleet, type FleetOptions } from './fleet.ts';
-import { type LabProcess, labHere } from './host.ts';
+import { type LabProcess, labHere, until } from './host.ts';
+import { WHOLE_TABLE } from './methods-table.ts';
 
 let fleet: Fleet | undefined;
 
@@ -97,6 +98,38 @@ describe.skipIf(!(await labHere()))('an upgrade from 3.0.0 to 3.1.0 on hosts wit
     if (host === undefined) throw new Error('no host');
     expect(absence(await fleet.record(host))).toMatchObject({ fromVersion: '3.0.0', toVersion: '3.1.0' });
     expect(await enabled(fleet)).toEqual(['disabled']);
+  });
+});
+
+const LATE_MS = 61_000;
+
+describe.runIf(WHOLE_TABLE && (await labHere()))('an order that its host reads late', () => {
+  it('takes no node down; once the host is back it is given anew', { timeout: 300_000 }, async () => {
+    const fleet = await ready({ topology: 'multi-replica' });
+    const [host] = fleet.hosts;
+    if (host === undefined) throw new Error('no host');
+    const run = await fleet.begin('3.1.0');
+    const stepOf = async (id: string) => (await fleet.client.run(run)).steps[id];
+    const signal = (name: string) =>
+      host.exec(['systemctl', 'kill', '--kill-whom=main', `--signal=${name}`, 'kwfleet-agent']);
+    // Its cluster is asked through another node: this agent stands still, and nobody has noticed when the order is given.
+    await until('the gate is asked', async () => (await stepOf(`gate:${host.name}`))?.status !== 'pending', 60_000);
+    await signal('SIGSTOP');
+    const upgrade = `upgrade:${host.name}`;
+    await until('the order is given', async () => (await stepOf(upgrade))?.status === 'running', 60_000);
+    const givenAtMs = Date.now();
+    await until('the order is old', async () => Date.now() - givenAtMs > LATE_MS, 2 * LATE_MS);
+    expect(await fleet.client.run(run)).toMatchObject({ status: 'held', hold: { code: 'AGENT_LOST' } });
+    expect((await fleet.record(host)).at(-1)).toMatchObject({ event: 'ready', version: '3.0.0' });
+    const thawedAtMs = Date.now();
+    await signal('SIGCONT');
+    expect(await fleet.settled(run)).toMatchObject({
+      status: 'succeeded',
+      steps: { [upgrade]: { attempt: 2, late: 1 } },
+    });
+    const gate = await stepOf(`gate:${host.name}`);
+    expect(gate?.startedAtMs).toBeGreaterThan(thawedAtMs - 1_000);
+    expect(absence(await fleet.record(host)).stoppedAtMs).toBeGreaterThan(gate?.endedAtMs ?? Number.NaN);
   });
 });
 
