@@ -3,14 +3,15 @@ import { createPrivateKey, webcrypto, X509Certificate } from 'node:crypto';
 import { copyFile, mkdtemp, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { ServiceError } from '@grpc/grpc-js';
 import { parseAgentConfig, runAgent } from '@kwfleet/agent';
 import { agentGateway } from '@kwfleet/protocol';
 import * as x509 from '@peculiar/x509';
 import { pino } from 'pino';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { stringify } from 'yaml';
-import { controllerClient } from '../../packages/agent/src/controller-client.ts';
-import { enrolledIdentity, type Identity, renewedIdentity } from '../../packages/agent/src/enroll.ts';
+import { askOnce, controllerClient } from '../../packages/agent/src/controller-client.ts';
+import { enrolledIdentity, type Identity, renewedIdentity, signingRequest } from '../../packages/agent/src/enroll.ts';
 import { type Controller, controllerConfig, startController } from '../../packages/controller/src/index.ts';
 import { succeedCertificate } from '../../packages/controller/src/store/access.ts';
 import { type Database, openDatabase } from '../../packages/controller/src/store/database.ts';
@@ -145,21 +146,14 @@ it('it is given to whose certificate it follows, when half of the time is over, 
   await age(host, 420);
   const aged = await host.identity();
   const ask = async (keys: Partial<Identity>, name: string) => {
-    const pair = await webcrypto.subtle.generateKey(ALGORITHM, true, ['sign', 'verify']);
-    const request = await x509.Pkcs10CertificateRequestGenerator.create({
-      name: [{ CN: [name] }],
-      keys: pair,
-      signingAlgorithm: ALGORITHM,
-    });
-    const { authority } = fresh;
-    const client = controllerClient(controller.grpcAddress, { authority, ...keys });
-    const { path, requestSerialize, responseDeserialize } = agentGateway.renewCertificate;
-    const message = { signingRequest: request.toString('pem') };
-    return new Promise<string>((resolve) => {
-      client.makeUnaryRequest(path, requestSerialize, responseDeserialize, message, (error, response) =>
-        resolve(error?.details ?? response?.certificate ?? ''),
-      );
-    }).finally(() => client.close());
+    const { request } = await signingRequest(name);
+    const client = controllerClient(controller.grpcAddress, { authority: fresh.authority, ...keys });
+    return askOnce(client, agentGateway.renewCertificate, { signingRequest: request }, 20_000)
+      .then(
+        ({ certificate }) => certificate,
+        ({ details }: ServiceError) => details,
+      )
+      .finally(() => client.close());
   };
   expect(await ask({}, 'db5')).toContain('no client certificate');
   expect(await ask(fresh, 'db5')).toContain('half of its time is not over');

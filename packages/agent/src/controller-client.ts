@@ -28,6 +28,23 @@ export function controllerClient(
   return new grpc.Client(address, credentials, { ...options, 'grpc.ssl_target_name_override': UNNAMED });
 }
 
+/** One question, one answer. Rejects with the call's status when there is none within `timeoutMs`. */
+export function askOnce<Request, Response>(
+  client: grpc.Client,
+  { path, requestSerialize, responseDeserialize }: grpc.MethodDefinition<Request, Response>,
+  request: Request,
+  timeoutMs: number,
+): Promise<Response> {
+  return new Promise((resolve, reject) => {
+    const done = (error: grpc.ServiceError | null, answer?: Response) => {
+      if (error === null && answer !== undefined) resolve(answer);
+      else reject(error ?? new Error('an empty answer'));
+    };
+    const options = { deadline: Date.now() + timeoutMs };
+    client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, new grpc.Metadata(), options, done);
+  });
+}
+
 /** `HOST:PORT`, where an IPv6 address stands in brackets. */
 export function splitAddress(address: string): { host: string; port: number } {
   const at = address.lastIndexOf(':');

@@ -9,7 +9,7 @@ import { FleetError } from '@kwfleet/core';
 import { agentGateway, type EnrollResponse, enrollment, isRenewable } from '@kwfleet/protocol';
 import * as x509 from '@peculiar/x509';
 import type { LinkSecurity } from './config.ts';
-import { controllerClient, splitAddress } from './controller-client.ts';
+import { askOnce, controllerClient, splitAddress } from './controller-client.ts';
 import { replaceFile, syncDirectory } from './journal/file-storage.ts';
 
 export type Identity = { readonly certificate: Buffer; readonly key: Buffer; readonly authority: Buffer };
@@ -33,14 +33,9 @@ export async function enrolledIdentity(
   if (kept !== undefined && isCurrent(kept.certificate)) return kept;
   const token = (await readFile(security.tokenFile, 'utf8').catch(missingToken(security.tokenFile))).trim();
   const authority = await presentedAuthority(address, security.authoritySha256);
-  const { privateKey, request } = await signingRequest(node);
-  const response = await call(controllerClient(address, { authority }), enrollment.enroll, {
-    token,
-    node,
-    signingRequest: request,
-  });
-  checkResponse(response, node, authority);
-  return keep(stateDir, privateKey, response);
+  return obtain(stateDir, node, authority, (request) =>
+    call(controllerClient(address, { authority }), enrollment.enroll, { token, node, signingRequest: request }),
+  );
 }
 
 /**
@@ -51,13 +46,24 @@ export async function renewedIdentity(
   stateDir: string,
   node: string,
   address: string,
-  { certificate, key, authority }: Identity,
+  identity: Identity,
 ): Promise<Identity | undefined> {
-  const { validFrom, validTo } = new X509Certificate(certificate);
+  const { validFrom, validTo } = new X509Certificate(identity.certificate);
   if (!isRenewable(validFrom, validTo, Date.now())) return undefined;
+  return obtain(stateDir, node, identity.authority, (request) =>
+    call(controllerClient(address, identity), agentGateway.renewCertificate, { signingRequest: request }),
+  );
+}
+
+/** A key made here, a certificate for it that is checked, and both kept. */
+async function obtain(
+  stateDir: string,
+  node: string,
+  authority: Buffer,
+  ask: (request: string) => Promise<EnrollResponse>,
+): Promise<Identity> {
   const { privateKey, request } = await signingRequest(node);
-  const client = controllerClient(address, { certificate, key, authority });
-  const response = await call(client, agentGateway.renewCertificate, { signingRequest: request });
+  const response = await ask(request);
   checkResponse(response, node, authority);
   return keep(stateDir, privateKey, response);
 }
@@ -161,7 +167,8 @@ function peerChain(host: string, port: number): Promise<DetailedPeerCertificate[
   });
 }
 
-async function signingRequest(node: string): Promise<{ privateKey: string; request: string }> {
+/** A new key (PEM), and the request (PEM) for a certificate that names the node. */
+export async function signingRequest(node: string): Promise<{ privateKey: string; request: string }> {
   x509.cryptoProvider.set(webcrypto as unknown as Parameters<typeof x509.cryptoProvider.set>[0]);
   const keys = await webcrypto.subtle.generateKey(KEY, true, ['sign', 'verify']);
   const request = await x509.Pkcs10CertificateRequestGenerator.create({
@@ -176,20 +183,16 @@ async function signingRequest(node: string): Promise<{ privateKey: string; reque
 /** Asks once, and closes the client. */
 function call<Request>(
   client: grpc.Client,
-  { path, requestSerialize, responseDeserialize }: grpc.MethodDefinition<Request, EnrollResponse>,
+  method: grpc.MethodDefinition<Request, EnrollResponse>,
   request: Request,
 ): Promise<EnrollResponse> {
-  return new Promise<EnrollResponse>((resolve, reject) => {
-    const deadline = Date.now() + CALL_TIMEOUT_MS;
-    const done = (error: grpc.ServiceError | null, response?: EnrollResponse) => {
-      if (error === null && response !== undefined) return resolve(response);
-      const refused = error?.code === grpc.status.UNAUTHENTICATED || error?.code === grpc.status.PERMISSION_DENIED;
+  return askOnce(client, method, request, CALL_TIMEOUT_MS)
+    .catch((error: Partial<grpc.ServiceError>) => {
+      const refused = error.code === grpc.status.UNAUTHENTICATED || error.code === grpc.status.PERMISSION_DENIED;
       const code = refused ? 'ENROLLMENT_INVALID' : 'UNAVAILABLE';
-      reject(new FleetError(code, `no certificate was given: ${error?.details ?? 'no answer'}`, { cause: error }));
-    };
-    const metadata = new grpc.Metadata();
-    client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, metadata, { deadline }, done);
-  }).finally(() => client.close());
+      throw new FleetError(code, `no certificate was given: ${error.details ?? 'no answer'}`, { cause: error });
+    })
+    .finally(() => client.close());
 }
 
 function checkResponse(response: EnrollResponse, node: string, authority: Buffer): void {

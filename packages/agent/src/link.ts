@@ -10,7 +10,7 @@ import {
   type Welcome,
 } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
-import { controllerClient } from './controller-client.ts';
+import { askOnce, controllerClient } from './controller-client.ts';
 import type { Identity } from './enroll.ts';
 import { readPackage } from './sources.ts';
 import type { FileExchange } from './transfer/courier.ts';
@@ -122,33 +122,18 @@ export class Link {
   /** Agents near here that hold the package. Rejects when the controller cannot be asked. */
   async findPeers(sha256: string): Promise<readonly Peer[]> {
     const { node } = this.#options;
-    return (await this.#call(agentGateway.findPeers, { sha256, node })).peers;
+    return (await askOnce(this.#client, agentGateway.findPeers, { sha256, node }, FETCH_QUIET_MS)).peers;
   }
 
   /** A metadata file of the package repository, or undefined when there is none. Rejects when it cannot be asked for. */
   fetchMetadata(name: string): Promise<Uint8Array | undefined> {
-    return this.#call(agentGateway.fetchMetadata, { name }).then(
+    return askOnce(this.#client, agentGateway.fetchMetadata, { name }, FETCH_QUIET_MS).then(
       ({ data }) => data,
       (error: grpc.ServiceError) => {
         if (error.code === grpc.status.NOT_FOUND) return undefined;
         throw error;
       },
     );
-  }
-
-  #call<Request, Response>(
-    { path, requestSerialize, responseDeserialize }: grpc.MethodDefinition<Request, Response>,
-    request: Request,
-  ): Promise<Response> {
-    return new Promise((resolve, reject) => {
-      const done = (error: grpc.ServiceError | null, answer?: Response) => {
-        if (error === null && answer !== undefined) resolve(answer);
-        else reject(error ?? new Error('an empty answer'));
-      };
-      const options = { deadline: Date.now() + FETCH_QUIET_MS };
-      const metadata = new grpc.Metadata();
-      this.#client.makeUnaryRequest(path, requestSerialize, responseDeserialize, request, metadata, options, done);
-    });
   }
 
   /** One stream, from the hello to its end. */

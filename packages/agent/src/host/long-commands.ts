@@ -8,9 +8,8 @@ import { access, mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/p
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { livingProcesses } from './process-stat.ts';
-import { runShort, wordsOf } from './run.ts';
 import type { LongCommandSpec, LongCommandState, LongCommands } from './services.ts';
-import { assureAnswers, showUnit } from './systemd.ts';
+import { haveDone, showUnit } from './systemd.ts';
 
 /**
  * The one shell text: it takes the command as its arguments and writes the exit status with a rename, so that the
@@ -143,12 +142,8 @@ export class TransientUnits extends FiledCommands {
     if (await this.isRunning(id)) await this.#run('systemctl', ['--no-ask-password', 'stop', `${unitOf(id)}.service`]);
   }
 
-  async #run(program: string, args: readonly string[]): Promise<void> {
-    const [file, ...rest] = [...this.#prefix, program, ...args];
-    const ended = await runShort(file as string, rest, { timeoutMs: MANAGER_TIMEOUT_MS });
-    if (ended.exitCode === 0) return;
-    await assureAnswers();
-    throw new Error(`${program}: ${wordsOf(ended)}`);
+  #run(program: string, args: readonly string[]): Promise<void> {
+    return haveDone([...this.#prefix, program, ...args], program, MANAGER_TIMEOUT_MS);
   }
 }
 

@@ -1,6 +1,7 @@
 /** Processes of this host that run a node of KWDB, as /proc tells them: how they were started, to start them so again. */
 import { readdir, readFile, readlink, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
+import { processStat } from './process-stat.ts';
 import { startCommand } from './start-command.ts';
 
 /** USER_HZ: what /proc counts in, on every architecture of Linux that KWDB is built for. */
@@ -58,9 +59,11 @@ async function nodeProcess(pid: number, own: Own): Promise<NodeProcess | undefin
     if (!own.isContainer && CONTAINERS.test(cgroup)) return undefined;
     const cwd = await logicalDirectory(pid);
     const unit = unitOf(cgroup);
+    const told = processStat(pid);
+    if (told === null) return undefined;
     return {
       pid,
-      startTicks: await startTicks(pid),
+      startTicks: Number(told.startTicks),
       argv,
       cwd,
       binary: await binaryOf(pid, argv[0] ?? '', cwd),
@@ -98,12 +101,6 @@ function unitOf(cgroup: string): string | undefined {
   if (path.includes('/user@')) return undefined;
   const service = path.split('/').findLast((name) => name.endsWith('.service'));
   return service?.replace(/\.service$/, '');
-}
-
-/** Field 22 of `stat`, counted from behind the name, which may hold anything. */
-async function startTicks(pid: number): Promise<number> {
-  const text = await readFile(`/proc/${pid}/stat`, 'utf8');
-  return Number(text.slice(text.lastIndexOf(')') + 2).split(' ')[19]);
 }
 
 /** When it started, milliseconds since the epoch. The host's clock may be set meanwhile: ask once a process. */

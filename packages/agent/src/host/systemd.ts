@@ -62,10 +62,17 @@ export async function showUnit(unit: string, properties: string): Promise<string
 }
 
 /**
- * A "no" counts from a systemd that answers: one that goes down, with this agent, fails every call before it is gone, and
- * none of that is to be remembered as what came of an order. Throws SERVICE_MANAGER_SILENT.
+ * Runs a program that has systemd change something; `name` is for the error. A "no" counts from a systemd that answers: one
+ * that goes down, with this agent, fails every call before it is gone, and none of that is to be remembered as what came of
+ * an order. Throws SERVICE_MANAGER_SILENT.
  */
-export const assureAnswers = async (): Promise<void> => void (await showUnit('kwfleet-agent', 'LoadState'));
+export async function haveDone(argv: readonly string[], name: string, timeoutMs: number): Promise<void> {
+  const [file, ...args] = argv;
+  const ended = await runShort(file as string, args, { timeoutMs });
+  if (ended.exitCode === 0) return;
+  await showUnit('kwfleet-agent', 'LoadState');
+  throw new Error(`${name}: ${wordsOf(ended)}`);
+}
 
 /** systemd, through `systemctl` with arguments of its own making: no shell, no unit name from outside. */
 export class Systemd implements ServiceManager {
@@ -100,11 +107,8 @@ export class Systemd implements ServiceManager {
     return this.#change([enabled ? 'enable' : 'disable', `${unit}.service`], 30_000);
   }
 
-  async #change(args: readonly string[], timeoutMs: number): Promise<void> {
-    const [file, ...before] = this.#sudo ? ['sudo', '-n', 'systemctl'] : ['systemctl'];
-    const ended = await runShort(file as string, [...before, '--no-ask-password', ...args], { timeoutMs });
-    if (ended.exitCode === 0) return;
-    await assureAnswers();
-    throw new Error(`systemctl ${args.join(' ')}: ${wordsOf(ended)}`);
+  #change(args: readonly string[], timeoutMs: number): Promise<void> {
+    const sudo = this.#sudo ? ['sudo', '-n'] : [];
+    return haveDone([...sudo, 'systemctl', '--no-ask-password', ...args], `systemctl ${args.join(' ')}`, timeoutMs);
   }
 }

@@ -2,7 +2,8 @@
 import { once } from 'node:events';
 import * as grpc from '@grpc/grpc-js';
 import { type ErrorCode, FleetError } from '@kwfleet/core';
-import { agentGateway, type FileReceipt, type FileState } from '@kwfleet/protocol';
+import { agentGateway, type FileReceipt } from '@kwfleet/protocol';
+import { askOnce } from '../controller-client.ts';
 import type { FileExchange } from './courier.ts';
 
 /** One piece must follow another within this time. */
@@ -13,13 +14,8 @@ const RECEIPT_MS = 30 * 60_000;
 export function fileExchange(client: grpc.Client): FileExchange {
   return {
     offerFile(ref) {
-      const { path, requestSerialize, responseDeserialize } = agentGateway.offerFile;
-      return new Promise((resolve, reject) => {
-        const options = { deadline: Date.now() + QUIET_MS };
-        client.makeUnaryRequest(path, requestSerialize, responseDeserialize, ref, options, (error, state) => {
-          if (error !== null) reject(told(error));
-          else resolve(state as FileState);
-        });
+      return askOnce(client, agentGateway.offerFile, ref, QUIET_MS).catch((error: unknown) => {
+        throw told(error);
       });
     },
 

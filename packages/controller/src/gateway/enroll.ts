@@ -5,9 +5,9 @@ import { type EnrollRequest, type EnrollResponse, isRenewable, type RenewCertifi
 import type { Logger } from 'pino';
 import { spendEnrollment, succeedCertificate } from '../store/access.ts';
 import { audit } from '../store/audit.ts';
-import type { Database } from '../store/database.ts';
+import type { Database, Sql } from '../store/database.ts';
 import { type Authority, newSerial } from './authority.ts';
-import type { Call, Caller } from './credentials.ts';
+import type { Caller } from './credentials.ts';
 
 const NODE_NAME = /^[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?$/;
 
@@ -22,16 +22,15 @@ export function enrollHandler(parts: Parts): grpc.handleUnaryCall<EnrollRequest,
   };
 }
 
-/** Answers `RenewCertificate`, for a caller that `callerOf` knows. */
-export function renewHandler(
+/** Answers `RenewCertificate`; `caller`: by the certificate that the call is made with. */
+export function renewCertificate(
+  call: grpc.ServerUnaryCall<RenewCertificateRequest, EnrollResponse>,
+  callback: grpc.sendUnaryData<EnrollResponse>,
+  caller: Caller | undefined,
   parts: Parts,
-  callerOf: (call: Call) => Caller | undefined,
-): grpc.handleUnaryCall<RenewCertificateRequest, EnrollResponse> {
-  return (call, callback) => {
-    const caller = callerOf(call);
-    const from = { what: 'renewal', node: caller?.node, peer: call.getPeer() };
-    answer(renew(parts, caller, call.request), callback, from, parts.log);
-  };
+): void {
+  const from = { what: 'renewal', node: caller?.node, peer: call.getPeer() };
+  answer(renew(parts, caller, call.request), callback, from, parts.log);
 }
 
 function answer(
@@ -56,23 +55,15 @@ function answer(
   );
 }
 
-async function enroll(
-  { authority, database }: Parts,
-  { token, node, signingRequest }: EnrollRequest,
-): Promise<EnrollResponse> {
-  if (authority === undefined) {
+async function enroll(parts: Parts, { token, node, signingRequest }: EnrollRequest): Promise<EnrollResponse> {
+  if (parts.authority === undefined) {
     throw new FleetError('ENROLLMENT_INVALID', 'this controller takes agents without certificates (grpc.insecure)');
   }
   if (!NODE_NAME.test(node)) throw new FleetError('ENROLLMENT_INVALID', 'a node is named by letters, digits and . _ -');
-  const request = await authority.readRequest(signingRequest, node);
-  const serial = newSerial();
-  // Issued first: when the token turns out to be spent, the certificate is simply never given out.
-  const certificate = await authority.issue(request, node, serial);
-  await database.transaction(async (sql) => {
+  return certify(parts.authority, parts.database, { node, signingRequest }, async (sql, serial) => {
     const { id } = await spendEnrollment(sql, token, node, serial);
     await audit(sql, `agent:${node}`, 'node.enroll', { node, serial, enrollment: id });
   });
-  return { certificate, authority: authority.certificate };
 }
 
 async function renew(
@@ -83,20 +74,30 @@ async function renew(
   if (authority === undefined || caller === undefined) {
     throw new FleetError('ENROLLMENT_INVALID', 'there is no certificate that could be renewed');
   }
-  const { node, serial, validFrom, validTo } = caller;
+  const { node, serial: before, validFrom, validTo } = caller;
   if (!isRenewable(validFrom, validTo, Date.now())) {
     throw new FleetError(
       'ENROLLMENT_INVALID',
       `the certificate of ${node} is good until ${validTo}: half of its time is not over`,
     );
   }
-  const request = await authority.readRequest(signingRequest, node);
-  const next = newSerial();
-  const certificate = await authority.issue(request, node, next);
-  await database.transaction(async (sql) => {
-    await succeedCertificate(sql, node, serial, next);
-    await audit(sql, `agent:${node}`, 'node.renew', { node, serial: next, before: serial });
+  return certify(authority, database, { node, signingRequest }, async (sql, serial) => {
+    await succeedCertificate(sql, node, before, serial);
+    await audit(sql, `agent:${node}`, 'node.renew', { node, serial, before });
   });
+}
+
+/** Issued before it is stored: when that is refused (a spent token, a revoked certificate), it is simply never given out. */
+async function certify(
+  authority: Authority,
+  database: Database,
+  { node, signingRequest }: { readonly node: string; readonly signingRequest: string },
+  store: (sql: Sql, serial: string) => Promise<void>,
+): Promise<EnrollResponse> {
+  const request = await authority.readRequest(signingRequest, node);
+  const serial = newSerial();
+  const certificate = await authority.issue(request, node, serial);
+  await database.transaction((sql) => store(sql, serial));
   return { certificate, authority: authority.certificate };
 }
 

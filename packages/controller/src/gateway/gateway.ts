@@ -28,7 +28,7 @@ import type { Repository } from '../trust/repository.ts';
 import type { Authority } from './authority.ts';
 import { openCallers, REFUSED } from './callers.ts';
 import { type Caller, serverCredentials } from './credentials.ts';
-import { enrollHandler, renewHandler } from './enroll.ts';
+import { enrollHandler, renewCertificate } from './enroll.ts';
 import { type MetadataCall, sendMetadata } from './fetch-metadata.ts';
 import { givePackage, namePeers, Seeds } from './give-package.ts';
 import { collectHeartbeats } from './heartbeats.ts';
@@ -74,7 +74,6 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
     log.error({ err: error, sha256 }, 'a package could not be sent'),
   );
   const certifying = { authority, database, log };
-  const renew = renewHandler(certifying, callers.of);
   const giving = { database, registry, giver, seeds: new Seeds(), log };
   const server = new grpc.Server({
     'grpc.keepalive_time_ms': 20_000,
@@ -106,7 +105,7 @@ export async function startGateway(parts: GatewayParts): Promise<Gateway> {
       answer: grpc.sendUnaryData<EnrollResponse>,
     ) {
       if (callers.refuses(call)) return refuse(call);
-      renew(call, answer);
+      renewCertificate(call, answer, callers.of(call), certifying);
     },
     ...transferFileCalls(transfers, callers, log),
   });

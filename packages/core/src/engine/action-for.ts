@@ -4,11 +4,10 @@ import { judgeGate } from '../checks.ts';
 import { type Plan, type Step, stepOf } from '../plan.ts';
 import { taskFor } from '../transfer/task-for.ts';
 import { sameVersion } from '../version.ts';
+import { GATE_FRESH_MS } from './decide.ts';
 import type { RunEvent, RunState } from './state.ts';
 import { leadsUp } from './timing.ts';
 
-/** What takes a node down begins as soon as the answer of its gate is good for (GATE_FRESH_MS), or not at all. */
-const BEGIN_WITHIN_MS = 60_000;
 /** An order that came too late is given again, on facts of then; so many in one step are a person's to look into. */
 const LATE_MAX = 3;
 
@@ -60,13 +59,17 @@ export function actionFor(
     ...(transfer === undefined ? {} : { transfer }),
     ...backupOf(plan, step),
     ...restoreOf(plan, step),
-    ...(leadsUp(plan, state, step) && step.phases.some((phase) => DESTRUCTIVE.has(phase))
-      ? { beginByMs: nowMs + BEGIN_WITHIN_MS }
-      : {}),
+    ...beginBy(plan, state, step, nowMs),
     soakMs: plan.options.soakMs,
     sampleGapMs: plan.options.sampleGapMs,
     deadline: step.deadline,
   };
+}
+
+/** What takes down what was not touched yet is begun while the answer of a gate is good, or not at all. */
+function beginBy(plan: Plan, state: RunState, step: Step, nowMs: number): Pick<Action, 'beginByMs'> {
+  const takesDown = leadsUp(plan, state, step) && step.phases.some((phase) => DESTRUCTIVE.has(phase));
+  return takesDown ? { beginByMs: nowMs + GATE_FRESH_MS } : {};
 }
 
 function backupOf({ options: { backup } }: Plan, { phases }: Step): Pick<Action, 'backup'> {

@@ -144,8 +144,8 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
 }
 
 /** How many attempts came too late, with this one if it did. */
-function lateness({ late = 0 }: Pick<StepState, 'late'>, isLate: boolean): Pick<StepState, 'late'> {
-  const counted = isLate ? late + 1 : late;
+function lateness({ late = 0 }: Pick<StepState, 'late'>, thisToo: boolean): Pick<StepState, 'late'> {
+  const counted = thisToo ? late + 1 : late;
   return counted === 0 ? {} : { late: counted };
 }
 
