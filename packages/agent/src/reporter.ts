@@ -28,7 +28,7 @@ export class Reporter {
   #sentAtMs = 0;
   #sentText = '';
   #wanted = false;
-  /** Rises with each report that the executor told. */
+  /** Rises with each report that the executor told: what was asked for before is older than it. */
   #edition = 0;
   #rouse: () => void = () => {};
   #health: ClusterHealth | undefined;
@@ -103,7 +103,9 @@ export class Reporter {
       await this.#nextLook(signal);
       if (signal.aborted) return;
       try {
+        const before = this.#edition;
         const pulse = await observer.pulse();
+        if (before !== this.#edition) continue;
         const changed = pulse.serving !== this.#pulse.serving || pulse.ready !== this.#pulse.ready;
         this.#pulse = pulse;
         if (!changed && !busy() && !this.#wanted && now() - lookedAtMs < LOOK_EVERY_MS) continue;

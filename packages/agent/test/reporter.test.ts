@@ -47,3 +47,42 @@ test('a look that began before the executor told how the node is tells nothing a
   looks[2]?.resolve(after);
   await done;
 });
+
+test('a pulse that was asked for before the executor told how the node is tells nothing any more', async () => {
+  const host = new FakeHost(new FakeClock());
+  const sent: AgentMessage[] = [];
+  const pulses: PromiseWithResolvers<{ serving: boolean; ready: boolean }>[] = [];
+  const looking = Promise.withResolvers<NodeReport>();
+  const stopping = new AbortController();
+  const reporter = new Reporter({
+    observer: {
+      // Until it has looked at everything, heartbeats go out.
+      observe: () => looking.promise,
+      pulse: () => {
+        const pulse = Promise.withResolvers<{ serving: boolean; ready: boolean }>();
+        pulses.push(pulse);
+        return pulse.promise;
+      },
+      health: () => host.health(),
+    },
+    link: { connected: true, send: (message) => void sent.push(message) },
+    heartbeatMs: 5,
+    busy: () => false,
+    seen: () => {},
+    now: Date.now,
+    log: pino({ level: 'silent' }),
+  });
+  const done = reporter.run(stopping.signal);
+  await expect.poll(() => pulses.length).toBe(1);
+  const started = { ...(await host.observe()), serving: true, ready: true };
+  reporter.told(started);
+  sent.length = 0;
+  pulses[0]?.resolve({ serving: false, ready: false });
+  const beats = () => sent.flatMap((message) => ('heartbeat' in message ? message.heartbeat.serving : []));
+  await expect.poll(() => beats().length).toBeGreaterThan(2);
+  expect(beats()).not.toContain(false);
+  stopping.abort();
+  looking.resolve(started);
+  pulses[1]?.resolve({ serving: true, ready: true });
+  await done;
+});

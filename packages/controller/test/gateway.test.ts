@@ -12,11 +12,13 @@ import * as x509 from '@peculiar/x509';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import { controllerClient, splitAddress } from '../../agent/src/controller-client.ts';
 import { pkg } from '../../core/test/builders.ts';
+import { collectHeartbeats } from '../src/gateway/heartbeats.ts';
 import { type Controller, controllerConfig, startController } from '../src/index.ts';
 import { type Database, openDatabase } from '../src/store/database.ts';
+import { allNodes, someNodes, storeReport } from '../src/store/nodes.ts';
 import { insertPackage } from '../src/store/packages.ts';
 import { Agent } from './fake-agent.ts';
-import { freshReport, log, putRun, temporaryDirectory, until, urlOf, usePostgres } from './support.ts';
+import { freshReport, log, putRun, reportCluster, temporaryDirectory, until, urlOf, usePostgres } from './support.ts';
 
 const postgres = usePostgres();
 const HEARTBEAT_MS = 200;
@@ -269,6 +271,48 @@ describe('the stream of an agent', () => {
     second.send({ report: freshReport('double', 1, 1, 'standalone') });
     await until('it is connected', async () => (await nodeView('double')).connected);
     expect(second.status).toBeUndefined();
+  });
+
+  it('tells things in their order: a heartbeat that is not written yet changes nothing of a later report', async () => {
+    const agent = agentOn(clientWith(await enrolled('started'))).hello('started');
+    await agent.got('welcome');
+    // By its clock one sees that the heartbeat was written.
+    agent.send({ heartbeat: { clockMs: Date.now() + 3_600_000, serving: false, ready: false } });
+    agent.send({ report: freshReport('started', 1, 1, 'standalone') });
+    const written = await until('the heartbeat is written', async () => {
+      const nodes = await allNodes(database);
+      return nodes.find(({ node, clockSkewMs }) => node === 'started' && clockSkewMs > 1_800_000);
+    });
+    expect(written.report).toMatchObject({ serving: true, ready: true });
+  });
+
+  it('has a report wait for the heartbeats that are being written', async () => {
+    const [node = ''] = await reportCluster(database, 'overtaken', 1);
+    const [begun, held] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const slow: Database = {
+      ...database,
+      query: async (text, values) => {
+        begun.resolve();
+        await held.promise;
+        return database.query(text, values);
+      },
+    };
+    const heartbeats = collectHeartbeats(slow, 10, 60_000, log);
+    const stream = `stream-${node}`;
+    heartbeats.heard({ node, stream, serving: false, ready: false });
+    await begun.promise;
+    let isWritten = false;
+    const reported = heartbeats.reported({ node, stream }).then(async () => {
+      await storeReport(database, node, freshReport('overtaken', 1, 1), stream);
+      isWritten = true;
+    });
+    await expect.poll(async () => (await database.query('SELECT 1')).length).toBe(1);
+    expect(isWritten).toBe(false);
+    held.resolve();
+    await reported;
+    await heartbeats.close();
+    const [facts] = await someNodes(database, [node]);
+    expect(facts?.report.serving).toBe(true);
   });
 });
 

@@ -205,6 +205,65 @@ describe('a rollout over REST', () => {
     await until('it ends', async () => (await look(id)).status === 'aborted');
   });
 
+  describe('after the soak', () => {
+    let isClean = true;
+    const report = (id: string) => {
+      const whole = freshReport(id, 1);
+      const { installation } = whole;
+      if (installation === undefined || isClean) return whole;
+      return { ...whole, installation: { ...installation, condition: 'package-half-installed' as const } };
+    };
+    const kindsOf = async (id: string) =>
+      (await rig.get<{ items: RolloutEventView[] }>(`/v1/rollouts/${id}/events`)).items.map(({ type }) => type);
+    /** A rollout over this cluster, the run of which has just ended while its first node is known not to be well. */
+    const through = async (cluster: string) => {
+      isClean = true;
+      const [first] = await rig.cluster(cluster);
+      const { id } = await create(FILE.replace('select: {', `select: {clusters: [${cluster}], `));
+      const run = await until('it runs', async () => (await look(id)).clusters[cluster]?.run);
+      isClean = false;
+      first?.reporting(() => report(cluster));
+      const state = async () => (await rig.get<{ state: string }>(`/v1/clusters/${cluster}`)).state;
+      await until('it is not well', async () => (await state()) === 'degraded');
+      return { id, first, end: () => finish(run, 'succeeded') };
+    };
+    const ends = (id: string, status: string) =>
+      until(`it is ${status}`, async () => (await look(id)).status === status);
+
+    it('the agents are asked: what they said before their upgrade ended fails no cluster', async () => {
+      const { id, end } = await through('stale');
+      isClean = true;
+      await end();
+      await ends(id, 'succeeded');
+      expect(await kindsOf(id)).not.toContain('wave-unwell');
+    });
+
+    it('a cluster that is unwell for a moment is no failure, and one that stays so is', async () => {
+      const [moment, lasting] = [await through('moment'), await through('lasting')];
+      for (const { id, end } of [moment, lasting]) {
+        await end();
+        await until('it is given a moment', async () => (await kindsOf(id)).includes('wave-unwell'));
+      }
+      isClean = true;
+      moment.first?.send({ report: report('moment') });
+      await ends(moment.id, 'succeeded');
+      isClean = false;
+      expect((await look(lasting.id)).clusters.lasting?.status).toBe('succeeded');
+      await rig.database.execute(
+        `UPDATE rollouts SET state = jsonb_set(state, '{waves,0,unwellAtMs}', '0') WHERE id = $1`,
+        [lasting.id],
+      );
+      await ends(lasting.id, 'incomplete');
+      expect((await look(lasting.id)).clusters.lasting).toMatchObject({
+        code: 'CLUSTER_UNHEALTHY',
+        message: expect.stringContaining('lasting-n1 is degraded: package-half-installed'),
+      });
+      for (const { id } of [moment, lasting]) {
+        expect((await kindsOf(id)).filter((type) => type === 'wave-unwell')).toHaveLength(1);
+      }
+    });
+  });
+
   it('is counted by its status in the metrics', async () => {
     const counted = async () =>
       /^kwfleet_rollouts\{status="scheduled"\} (\d+)/m.exec(await (await rig.ask('/metrics')).text())?.[1];

@@ -175,6 +175,7 @@ class Walk {
   nowMs = NOW;
   readonly events: RolloutEvent[] = [];
   readonly hosts: Record<string, number>;
+  readonly looks: string[] = [];
   unhealthy = new Set<string>();
   blocked = new Set<string>();
   approvals: string[] = [];
@@ -203,11 +204,12 @@ class Walk {
       const { runs, windows, granted } = this;
       const decisions = decideRollout(this.file, this.state, { runs, windows, granted }, this.nowMs);
       if (decisions.length === 0) return;
-      for (const decision of decisions) this.#do(decision);
+      if (!decisions.every((decision) => this.#do(decision))) return;
     }
   }
 
-  #do(decision: ReturnType<typeof decideRollout>[number]): void {
+  /** Returns whether anything came of it. */
+  #do(decision: ReturnType<typeof decideRollout>[number]): boolean {
     const atMs = this.nowMs;
     switch (decision.do) {
       case 'record':
@@ -233,10 +235,16 @@ class Walk {
       }
       case 'look': {
         const wave = this.state.waves.find(({ name }) => name === decision.wave);
-        for (const id of wave?.clusters ?? []) {
-          if (this.unhealthy.has(id) && this.state.clusters[id]?.status === 'succeeded') {
-            this.apply({ type: 'cluster-failed', cluster: id, code: 'CLUSTER_UNHEALTHY', message: 'down', atMs });
-          }
+        const upgraded = wave?.clusters.filter((id) => this.state.clusters[id]?.status === 'succeeded') ?? [];
+        const unwell = upgraded.filter((id) => this.unhealthy.has(id));
+        this.looks.push(decision.time);
+        if (unwell.length > 0 && decision.time === 'again') return false;
+        if (unwell.length > 0 && decision.time === 'first') {
+          this.apply({ type: 'wave-unwell', wave: decision.wave, message: unwell.join(), atMs });
+          break;
+        }
+        for (const id of unwell) {
+          this.apply({ type: 'cluster-failed', cluster: id, code: 'CLUSTER_UNHEALTHY', message: 'down', atMs });
         }
         this.apply({ type: 'wave-ended', wave: decision.wave, atMs });
         break;
@@ -244,6 +252,7 @@ class Walk {
       default:
         decision satisfies never;
     }
+    return true;
   }
 
   #cluster(id: string): RolloutCluster {
@@ -399,12 +408,32 @@ describe('a rollout', () => {
     expect(walk.state).toMatchObject({ status: 'incomplete', clusters: { id0: { code: 'WINDOW_NEVER' } } });
   });
 
-  it('looks after the soak whether what it upgraded is well', () => {
+  it('looks after the soak whether what it upgraded is well, and gives what is not a minute', () => {
+    const walk = new Walk(read(`${FILE}soak: 30m`), hostsOf(2));
+    walk.unhealthy.add('id0');
+    walk.settle();
+    walk.end('id0');
+    expect(walk.looks).toEqual([]);
+    walk.pass(30 * MINUTE);
+    walk.pass(MINUTE - 1);
+    expect(walk.looks).toEqual(['first', 'again', 'again']);
+    expect(walk.state).toMatchObject({ status: 'running', clusters: { id0: { status: 'succeeded' } } });
+    walk.pass(1);
+    expect(walk.looks.at(-1)).toBe('last');
+    expect(walk.state).toMatchObject({ status: 'paused', clusters: { id0: { code: 'CLUSTER_UNHEALTHY' } } });
+    expect(walk.running).toEqual([]);
+  });
+
+  it('goes on as soon as what was unwell after the soak is well', () => {
     const walk = new Walk(read(FILE), hostsOf(2));
     walk.unhealthy.add('id0');
     walk.settle();
     walk.end('id0');
-    expect(walk.state).toMatchObject({ status: 'paused', clusters: { id0: { code: 'CLUSTER_UNHEALTHY' } } });
+    expect(walk.running).toEqual([]);
+    walk.unhealthy.clear();
+    walk.pass(1_000);
+    expect(walk.running).toEqual(['id1']);
+    expect(walk.state).toMatchObject({ status: 'running', clusters: { id0: { status: 'succeeded' } } });
   });
 
   it('aborted, begins nothing more and ends with what is under way', () => {

@@ -20,6 +20,8 @@ export function describeRolloutEvent(event: RolloutEvent, { clusters }: RolloutS
       return `The wave "${event.wave}" begins.`;
     case 'wave-settled':
       return `Every cluster of the wave "${event.wave}" is through; it soaks.`;
+    case 'wave-unwell':
+      return `The soak of the wave "${event.wave}" is over. Given a minute to become healthy: ${event.message}`;
     case 'wave-ended':
       return `The wave "${event.wave}" is done.`;
     case 'cluster-started':

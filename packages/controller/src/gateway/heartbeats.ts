@@ -6,6 +6,8 @@ import { type Beat, storeBeats } from '../store/nodes.ts';
 export type Heartbeats = {
   /** Notes that the stream was heard just now; with a heartbeat's contents where it was one. */
   heard(beat: Omit<Beat, 'ageMs'>): void;
+  /** A report came over the stream. What heartbeats said before is older: resolves once none of it can be written any more. */
+  reported(stream: Pick<Beat, 'node' | 'stream'>): Promise<void>;
   close(): Promise<void>;
 };
 
@@ -34,19 +36,25 @@ export function collectHeartbeats(database: Database, everyMs: number, linkMs: n
     });
   }, everyMs);
 
+  function heard(beat: Omit<Beat, 'ageMs'>): void {
+    const atMs = performance.now();
+    const before = waiting.get(beat.node);
+    if (before?.stream !== beat.stream) return void waiting.set(beat.node, { ...beat, atMs });
+    // The host's clock went on since it was told.
+    const clockMs = before.clockMs === undefined ? undefined : before.clockMs + (atMs - before.atMs);
+    waiting.set(beat.node, {
+      ...before,
+      ...(clockMs !== undefined && { clockMs: Math.round(clockMs) }),
+      ...beat,
+      atMs,
+    });
+  }
+
   return {
-    heard(beat) {
-      const atMs = performance.now();
-      const before = waiting.get(beat.node);
-      if (before?.stream !== beat.stream) return void waiting.set(beat.node, { ...beat, atMs });
-      // The host's clock went on since it was told.
-      const clockMs = before.clockMs === undefined ? undefined : before.clockMs + (atMs - before.atMs);
-      waiting.set(beat.node, {
-        ...before,
-        ...(clockMs !== undefined && { clockMs: Math.round(clockMs) }),
-        ...beat,
-        atMs,
-      });
+    heard,
+    async reported(stream) {
+      heard({ ...stream, serving: undefined, ready: undefined });
+      await writing;
     },
     async close() {
       clearInterval(timer);

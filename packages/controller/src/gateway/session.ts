@@ -158,8 +158,11 @@ export class Session {
     if (node === undefined) return this.end(grpc.status.FAILED_PRECONDITION, 'the first message must be hello');
     const { database, heartbeats } = this.#context;
     if ('heartbeat' in message) return heartbeats.heard({ node, stream: this.stream, ...message.heartbeat });
+    if ('report' in message) {
+      await heartbeats.reported({ node, stream: this.stream });
+      return database.transaction((sql) => storeReport(sql, node, message.report, this.stream));
+    }
     heartbeats.heard({ node, stream: this.stream });
-    if ('report' in message) return database.transaction((sql) => storeReport(sql, node, message.report, this.stream));
     if ('progress' in message) return database.transaction((sql) => storeProgress(sql, node, message.progress));
     if ('inventory' in message) return storeInventory(database, node, message.inventory);
     if ('output' in message) return database.transaction((sql) => storeOutput(sql, node, message.output));

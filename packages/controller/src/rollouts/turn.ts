@@ -57,7 +57,7 @@ export async function advanceRollout(database: Database, owner: string, id: stri
     const decisions = decideRollout(row.spec, row.state, facts, nowMs);
     if (decisions.length === 0) return wrote;
     try {
-      await perform(database, row, decisions);
+      if (!(await perform(database, row, decisions))) return wrote;
     } catch (error) {
       if (!(error instanceof Superseded)) throw error;
     }
@@ -65,22 +65,16 @@ export async function advanceRollout(database: Database, owner: string, id: stri
   }
 }
 
-async function perform(database: Database, row: RolloutRow, decisions: readonly RolloutDecision[]): Promise<void> {
+/** Returns whether anything was done; if not, its time is yet to come. */
+async function perform(database: Database, row: RolloutRow, decisions: readonly RolloutDecision[]): Promise<boolean> {
   const starts = decisions.flatMap((decision) => (decision.do === 'start' ? [decision.cluster] : []));
-  if (starts.length > 0) return startClusters(database, row, starts);
   const [decision] = decisions;
-  switch (decision?.do) {
-    case 'record':
-      return database.transaction((sql) => write(sql, row, [decision.event]).then(() => {}));
-    case 'check':
-      return check(database, row);
-    case 'ask':
-      return database.transaction((sql) => ask(sql, row, decision.scope));
-    case 'look':
-      return look(database, row, decision.wave);
-    default:
-      return;
-  }
+  if (starts.length > 0) await startClusters(database, row, starts);
+  else if (decision?.do === 'record') await database.transaction((sql) => write(sql, row, [decision.event]));
+  else if (decision?.do === 'check') await check(database, row);
+  else if (decision?.do === 'ask') await database.transaction((sql) => ask(sql, row, decision.scope));
+  else if (decision?.do === 'look') return look(database, row, decision);
+  return true;
 }
 
 /** Appends events, and what follows from them in the store. Throws Superseded. */
@@ -160,21 +154,49 @@ async function ask(sql: Sql, row: RolloutRow, scope: string): Promise<void> {
   await write(sql, row, [{ type: 'approval-asked', scope, atMs: await databaseNow(sql) }]);
 }
 
-/** After the soak: what was upgraded in this wave and is not healthy counts as failed. */
-async function look(database: Database, row: RolloutRow, wave: string): Promise<void> {
+/**
+ * After the soak: is healthy what was upgraded in this wave? What the agents said last may be from before their upgrade ended:
+ * before anything comes of it, they are asked. Returns whether anything was written.
+ */
+async function look(
+  database: Database,
+  row: RolloutRow,
+  { wave, time }: Extract<RolloutDecision, { do: 'look' }>,
+): Promise<boolean> {
+  const clusters = row.state.waves.find(({ name }) => name === wave)?.clusters ?? [];
+  const upgraded = clusters.filter((id) => row.state.clusters[id]?.status === 'succeeded');
+  const before = await readFleet(database);
+  // Asked each time, their answers would be the next reason to look.
+  if (time !== 'again')
+    await freshen(
+      database,
+      before.clusters().flatMap(({ id }) => (upgraded.includes(id) ? id : [])),
+    );
   const fleet = await readFleet(database);
   const states = new Map(fleet.clusters().map((summary) => [summary.id, summary]));
-  const atMs = fleet.nowMs;
-  const upgraded = row.state.waves
-    .find(({ name }) => name === wave)
-    ?.clusters.filter((id) => row.state.clusters[id]?.status === 'succeeded');
-  const failures = (upgraded ?? []).flatMap((cluster): RolloutEvent[] => {
-    const summary = states.get(cluster);
-    if (summary?.state === 'healthy') return [];
-    const message = `after its upgrade it is ${summary?.state ?? 'gone'}${summary?.detail ? `: ${summary.detail}` : ''}`;
-    return [{ type: 'cluster-failed', cluster, code: 'CLUSTER_UNHEALTHY', message, atMs }];
+  const unwell = upgraded.flatMap((cluster) => {
+    const { name, state, detail } = states.get(cluster) ?? { name: cluster, state: 'gone', detail: '' };
+    return state === 'healthy' ? [] : [{ cluster, name, message: detail === '' ? state : `${state}: ${detail}` }];
   });
-  await database.transaction((sql) => write(sql, row, [...failures, { type: 'wave-ended', wave, atMs }]));
+  const atMs = fleet.nowMs;
+  const ended: RolloutEvent = { type: 'wave-ended', wave, atMs };
+  if (unwell.length > 0 && time === 'again') return false;
+  if (unwell.length > 0 && time === 'first') {
+    const message = unwell.map(({ name, message }) => `${name} is ${message}`).join('; ');
+    await database.transaction((sql) => write(sql, row, [{ type: 'wave-unwell', wave, message, atMs }]));
+    return true;
+  }
+  const failures = unwell.map(({ cluster, message }): RolloutEvent => {
+    return {
+      type: 'cluster-failed',
+      cluster,
+      code: 'CLUSTER_UNHEALTHY',
+      message: `after its upgrade it is ${message}`,
+      atMs,
+    };
+  });
+  await database.transaction((sql) => write(sql, row, [...failures, ended]));
+  return true;
 }
 
 /** Plans several clusters side by side, and starts them one by one, each in a transaction with its event. */

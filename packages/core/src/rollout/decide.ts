@@ -41,8 +41,17 @@ export type RolloutDecision =
   | { readonly do: 'ask'; readonly scope: string }
   /** Plan afresh and start a run: leads to `cluster-started`, or to its failure. */
   | { readonly do: 'start'; readonly cluster: string }
-  /** The soak is over: look whether what was upgraded is healthy. Leads to failures, or to `wave-ended`. */
-  | { readonly do: 'look'; readonly wave: string };
+  /** The soak is over: look whether what was upgraded is healthy. Leads to `wave-ended` once all of it is. */
+  | { readonly do: 'look'; readonly wave: string; readonly time: LookTime };
+
+/**
+ * The first time, whatever is not healthy leads to `wave-unwell`; the last time, to failures and `wave-ended`. In between it is
+ * looked at again, and nothing comes of it but that all is well.
+ */
+export type LookTime = 'first' | 'again' | 'last';
+
+/** What is not healthy after the soak may be so for a moment: a busy host, a connection that broke. It is given so long. */
+const UNWELL_MS = 60_000;
 
 export const START_SCOPE = 'start';
 export const waveScope = (wave: string): string => `wave:${wave}`;
@@ -75,11 +84,17 @@ export function decideRollout(
     case 'soaking': {
       // After the last wave there is nothing to wait for, and still something to look at.
       const soakMs = index === state.waves.length - 1 ? 0 : soakOf(file, file.waves[index]);
-      return nowMs - (wave.settledAtMs ?? 0) < soakMs ? [] : [{ do: 'look', wave: wave.name }];
+      if (nowMs - (wave.settledAtMs ?? 0) < soakMs) return [];
+      return [{ do: 'look', wave: wave.name, time: lookTime(wave, nowMs) }];
     }
     default:
       return [];
   }
+}
+
+function lookTime({ unwellAtMs }: RolloutWave, nowMs: number): LookTime {
+  if (unwellAtMs === undefined) return 'first';
+  return nowMs - unwellAtMs < UNWELL_MS ? 'again' : 'last';
 }
 
 /** What a run came to, where the state does not say so yet. One at a time: it may end the rollout. */

@@ -56,6 +56,8 @@ export const RolloutWave = Type.Object({
   startedAtMs: Type.Optional(Type.Integer()),
   /** When the last of its clusters was through. */
   settledAtMs: Type.Optional(Type.Integer()),
+  /** When, after the soak, some of what it upgraded was found not healthy: it is given a moment. */
+  unwellAtMs: Type.Optional(Type.Integer()),
 });
 export type RolloutWave = Static<typeof RolloutWave>;
 
@@ -102,6 +104,7 @@ export type RolloutEvent = { readonly atMs: number } & (
     }
   | { readonly type: 'approval-asked' | 'approval-granted'; readonly scope: string }
   | { readonly type: 'wave-started' | 'wave-settled' | 'wave-ended'; readonly wave: string }
+  | { readonly type: 'wave-unwell'; readonly wave: string; readonly message: string }
   | { readonly type: 'cluster-started'; readonly cluster: string; readonly run: string }
   | { readonly type: 'cluster-succeeded' | 'cluster-skipped' | 'cluster-resumed'; readonly cluster: string }
   | {
@@ -155,6 +158,8 @@ export function applyRollout(state: RolloutState, event: RolloutEvent): RolloutS
       return withWave(state, event.wave, { status: 'running', startedAtMs: atMs });
     case 'wave-settled':
       return withWave(state, event.wave, { status: 'soaking', settledAtMs: atMs });
+    case 'wave-unwell':
+      return withWave(state, event.wave, { unwellAtMs: atMs });
     case 'wave-ended':
       return withWave(state, event.wave, { status: 'done' });
     case 'cluster-started':
