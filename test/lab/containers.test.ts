@@ -147,6 +147,7 @@ async function play(way: Way, topology: Topology): Promise<void> {
   try {
     const before = await imagesOf(fleet, way);
     expect(new Set(before)).toEqual(new Set(['kaiwudb:3.0.0']));
+    await toldSizes(fleet);
     await cell({ ...at, case: 'wrong package' }, () => wrongPackage(fleet));
     await cell({ ...at, case: 'failed install' }, () => failedInstall(fleet, way));
     expect(await imagesOf(fleet, way)).toEqual(before);
@@ -181,6 +182,16 @@ async function tidied(host: LabHost, way: Way): Promise<void> {
 }
 
 const imagesOf = (fleet: Fleet, way: Way) => Promise.all(fleet.hosts.map((host) => way.image(host)));
+
+/** What is installed is an image, and not all that its engine keeps: data and what others run among it. */
+async function toldSizes(fleet: Fleet): Promise<void> {
+  const { nodes } = await fleet.healthy();
+  for (const host of fleet.hosts) {
+    const asked = await host.exec(['docker', 'image', 'inspect', '--format', '{{.Size}}', 'kaiwudb:3.0.0']);
+    const told = nodes.find(({ id }) => id === host.name)?.report?.host.surroundings?.installedBytes;
+    expect(`${told}`).toBe(asked.stdout.trim());
+  }
+}
 
 async function wrongPackage(fleet: Fleet): Promise<string> {
   await fleet.addPackage({ version: '3.5.0' });

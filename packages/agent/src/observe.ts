@@ -75,7 +75,11 @@ export class Observer {
     const installation = await this.#installation(deployment, unit, view);
     const answers = http ?? provenByStatus(view, unit);
     this.#proven = answers;
-    const surroundings = await this.#surroundings.look(placeOf(deployment, this.#options.root), unit.mainPid === null);
+    const surroundings = await this.#surroundings.look(
+      placeOf(deployment, this.#options.root),
+      unit.mainPid === null,
+      deployment.installedBytes?.bind(deployment),
+    );
     return {
       host: { ...host, surroundings },
       installation,

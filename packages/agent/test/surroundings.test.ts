@@ -183,6 +183,18 @@ describe('the whole look', () => {
     ]);
   });
 
+  test('tells how large the installed version is: its directory, or what its deployment says', async () => {
+    const root = await rootWith();
+    const directory = join(root, '/usr/local/kaiwudb');
+    await mkdir(directory, { recursive: true });
+    await writeFile(join(directory, 'kwbase'), 'x'.repeat(1_000));
+    const look = async (size?: () => Promise<number | undefined>) =>
+      (await new SurroundingsLook({ root, stateDir: root, now: () => 0 }).look(place(1), false, size)).installedBytes;
+    expect(await look()).toBe(1_000);
+    expect(await look(async () => 77)).toBe(77);
+    expect(await look(async () => undefined)).toBeUndefined();
+  });
+
   test('asks what changes rarely again after ten minutes, and when the deployment is another', async () => {
     const root = await rootWith();
     let nowMs = 1_000;

@@ -15,7 +15,7 @@ beforeAll(async () => {
   for (const name of ['ann', 'bo', 'cai']) tokens[name] = await rig.person(name, 'approver');
   tokens.ann2 = await rig.person('ann', 'operator');
   tokens.op = await rig.person('op', 'operator');
-}, 60_000);
+});
 afterAll(() => rig?.close());
 
 const put = (path: string, body: object, token?: string) =>
@@ -68,9 +68,7 @@ describe('a policy', () => {
 });
 
 describe('a run of a production cluster', () => {
-  it('waits for two people, neither of them the requester, and begins with the second', {
-    timeout: 40_000,
-  }, async () => {
+  it('waits for two people, neither of them the requester, and begins with the second', async () => {
     const agents = await rig.cluster('prod');
     await label('prod', { environment: 'production' });
     const run = await begin('prod');
@@ -117,7 +115,7 @@ describe('a run of a production cluster', () => {
     });
   });
 
-  it('is not approved when the cluster is no longer as the plan found it', { timeout: 40_000 }, async () => {
+  it('is not approved when the cluster is no longer as the plan found it', async () => {
     let address = '10.0.0.1';
     await rig.cluster('moved', (report, kwdbId) =>
       kwdbId === 1 && report.installation ? { ...report, installation: { ...report.installation, address } } : report,

@@ -52,7 +52,7 @@ async function controllerProcess(): Promise<{ child: ChildProcess; url: string }
   return { child, url };
 }
 
-it('outlives a controller that is killed, and is taken over by the next', { timeout: 60_000 }, async () => {
+it('outlives a controller that is killed, and is taken over by the next', async () => {
   const { child, url } = await controllerProcess();
   const made = await fetch(`${url}/v1/tokens`, {
     method: 'POST',
@@ -72,7 +72,7 @@ it('outlives a controller that is killed, and is taken over by the next', { time
   expect(await postmaster()).toBeUndefined();
 });
 
-it('comes back when it dies; meanwhile the controller answers 503 and goes on', { timeout: 60_000 }, async () => {
+it('comes back when it dies; meanwhile the controller answers 503 and goes on', async () => {
   const controller = await startController(controllerConfig(settings()));
   try {
     const first = await postmaster();
@@ -90,9 +90,7 @@ it('comes back when it dies; meanwhile the controller answers 503 and goes on', 
   }
 });
 
-it('listens on no port, in a directory that is closed to others, and belongs to one controller', {
-  timeout: 60_000,
-}, async () => {
+it('listens on no port, in a directory that is closed to others, and belongs to one controller', async () => {
   const server = await startEmbeddedPostgres(directory, log);
   try {
     expect((await stat(server.connection.host)).mode & 0o077).toBe(0);
@@ -109,9 +107,7 @@ it('listens on no port, in a directory that is closed to others, and belongs to 
   }
 });
 
-it('runs the programs that came through npm, for a database that was made by them', {
-  timeout: 90_000,
-}, async (context) => {
+it('runs the programs that came through npm, for a database that was made by them', async (context) => {
   const account = postgresAccount();
   const copyTo = join(directory, 'postgres', 'binaries');
   await mkdir(join(directory, 'postgres'), { recursive: true });
@@ -137,7 +133,7 @@ it('runs the programs that came through npm, for a database that was made by the
   }
 });
 
-it('finds a short directory for its socket when the data lies too deep', { timeout: 60_000 }, async () => {
+it('finds a short directory for its socket when the data lies too deep', async () => {
   const deep = join(directory, 'd'.repeat(120));
   await chmod(directory, 0o711);
   const server = await startEmbeddedPostgres(deep, log);

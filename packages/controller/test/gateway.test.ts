@@ -44,7 +44,7 @@ beforeAll(async () => {
     }),
   );
   authority = Buffer.from((await newEnrollment()).authority);
-}, 60_000);
+});
 afterEach(() => {
   for (const one of open) one.close();
   open.clear();

@@ -82,7 +82,7 @@ describe('over REST', () => {
     const settings = await postgres.settings().catch(() => undefined);
     if (settings === undefined) return;
     rig = await RestRig.open(settings, { health: { worse_after_ms: 0, better_after_ms: 0 } });
-  }, 60_000);
+  });
   afterAll(() => rig?.close());
 
   it('a node tells its health, since when, and how it was', async () => {

@@ -349,7 +349,7 @@ describe('a controller with targets', () => {
       target(`${receiver.url}/gone`, { name: 'gone', events: ['failed'] }),
     ];
     rig = await RestRig.open(settings, { notifications: { targets }, health: { worse_after_ms: 0 } });
-  }, 60_000);
+  });
   afterAll(async () => {
     await rig?.close();
     await receiver?.close();
@@ -368,7 +368,7 @@ describe('a controller with targets', () => {
     expect(await rig.get('/v1/notification-targets/none/test', { json: {} })).toMatchObject({ code: 'NOT_FOUND' });
   });
 
-  it('tells that an upgrade waits, that it was aborted, and that a node went away', { timeout: 40_000 }, async () => {
+  it('tells that an upgrade waits, that it was aborted, and that a node went away', async () => {
     const told = () => receiver.received.map(({ body }) => JSON.parse(body) as { type: string; data: Notification });
     const put = { method: 'PUT', body: '{}', headers: { 'content-type': 'application/json' } };
     await rig.ask('/v1/approval-policies/all', put);

@@ -100,10 +100,12 @@ describe('a whole package', () => {
       architecture: 'arm64',
       family: 'deb',
     });
-    expect(await inspect(await pack(await containerFiles()))).toMatchObject({
+    const files = await containerFiles();
+    expect(await inspect(await pack(files))).toMatchObject({
       kind: 'container',
       architecture: 'arm64',
       family: 'any',
+      installedBytes: Buffer.byteLength(files['packages/KaiwuDB.tar'] as Buffer),
     });
   });
 
@@ -232,7 +234,10 @@ describe("an image's file", () => {
     ['an engine from 25 on', blobs(), 'amd64'],
     ['its description first', folders().toReversed(), 'arm64'],
   ] as const)('as written by %s', async (_, entries, architecture) => {
-    const expected = { kind: 'image-archive', version: '3.1.0', architecture, family: 'any', unpackedBytes: 0 };
+    // What the engine will take for it: its files, however they are packed.
+    const installedBytes = entries.reduce((sum, [, text]) => sum + Buffer.byteLength(text), 0);
+    const of = { kind: 'image-archive', version: '3.1.0', family: 'any', unpackedBytes: 0 };
+    const expected = { ...of, architecture, installedBytes };
     const file = await write(entries);
     expect(await look(file)).toEqual(expected);
     await writeFile(file, gzipSync(await readFile(file)));

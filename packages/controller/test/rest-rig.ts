@@ -59,7 +59,7 @@ export class RestRig {
 
   ask = async (path: string, { json, token, headers, ...rest }: Asking = {}): Promise<Response> =>
     fetch(`${this.controller.restUrl.replace('0.0.0.0', '127.0.0.1')}${path}`, {
-      signal: AbortSignal.timeout(20_000),
+      signal: AbortSignal.timeout(60_000),
       ...(json !== undefined && { method: 'POST', body: JSON.stringify(json) }),
       ...rest,
       headers: {

@@ -39,7 +39,7 @@ beforeAll(async () => {
   database = openDatabase(started.settings, log);
   await insertPackage(database, pkg(), 'test');
   client = new grpc.Client(controller.grpcAddress, grpc.credentials.createInsecure());
-}, 60_000);
+});
 afterEach(() => {
   for (const agent of agents.splice(0)) agent.close();
 });
@@ -54,7 +54,7 @@ async function ask(path: string, init: RequestInit & { json?: unknown; url?: str
   const { json, url = controller.restUrl, headers, ...rest } = init;
   const withBody = json === undefined ? {} : { 'content-type': 'application/json' };
   return fetch(`${url}${path}`, {
-    signal: AbortSignal.timeout(20_000),
+    signal: AbortSignal.timeout(60_000),
     ...(json !== undefined && { method: 'POST', body: JSON.stringify(json) }),
     ...rest,
     headers: { ...withBody, ...(headers as Record<string, string>) },
@@ -187,9 +187,7 @@ describe('the events of a run', () => {
     return { status: answer.status, messages };
   }
 
-  it('come in order with the output, resume where they were left, and end with the run', {
-    timeout: 30_000,
-  }, async () => {
+  it('come in order with the output, resume where they were left, and end with the run', async () => {
     await cluster('events');
     const run = await body<RunSummary>(startOf(await planOf('events')));
     const [agent] = agents.slice(-3);
@@ -307,7 +305,7 @@ describe('access', () => {
     expect((await ask('/v1/runs', { headers: { authorization: 'Bearer wrong' } })).status).toBe(401);
   });
 
-  it('goes by the role of a token everywhere else', { timeout: 30_000 }, async () => {
+  it('goes by the role of a token everywhere else', async () => {
     const open = await start({ host: '0.0.0.0', port: 0, plaintext: true });
     try {
       const url = open.controller.restUrl.replace('0.0.0.0', '127.0.0.1');

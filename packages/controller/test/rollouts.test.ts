@@ -42,7 +42,7 @@ describe('a rollout over REST', () => {
   beforeAll(async () => {
     const settings = await postgres.settings().catch(() => undefined);
     if (settings !== undefined) rig = await RestRig.open(settings);
-  }, 60_000);
+  });
   afterAll(() => rig?.close());
   beforeEach(async () => {
     await rig?.database.execute(`UPDATE runs SET status = 'aborted', state = state || '{"status": "aborted"}'`);

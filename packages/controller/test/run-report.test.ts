@@ -64,7 +64,7 @@ describe('the report of a run', () => {
     database = made;
     run = await failedRun(database);
     report = await reportOf(database, run);
-  }, 60_000);
+  });
 
   it('tells who did what, what held it, and how long', () => {
     expect(report.people.asked).toMatchObject([{ by: EVIL, what: 'asked to try again' }]);
@@ -165,7 +165,7 @@ describe('over REST', () => {
   beforeAll(async () => {
     const settings = await postgres.settings().catch(() => undefined);
     if (settings !== undefined) rig = await RestRig.open(settings);
-  }, 60_000);
+  });
   afterAll(() => rig?.close());
 
   it('what clients felt is recorded, and is in every form of the report', async () => {

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { FleetError, initialState, type NodeReport, type Topology } from '@kwfleet/core';
 import pg from 'pg';
 import { pino } from 'pino';
-import { afterAll, beforeAll, beforeEach, vi } from 'vitest';
+import { afterAll, beforeAll, beforeEach } from 'vitest';
 import { planFor, report } from '../../core/test/builders.ts';
 import { eventually } from '../src/deadline.ts';
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../src/postgres/embedded.ts';
@@ -17,16 +17,13 @@ import { attachStream, storeReport } from '../src/store/nodes.ts';
 import { insertPlan } from '../src/store/plans.ts';
 import { insertRun } from '../src/store/runs.ts';
 
-// A busy machine makes everything slower; what waits for a condition has a deadline of its own.
-vi.setConfig({ testTimeout: 30_000, hookTimeout: 60_000 });
-
 export const log = pino({ level: 'silent' });
 
 /** Waits until `look` gives something; throws after the deadline. */
 export async function until<T>(
   what: string,
   look: () => Promise<T | undefined | false> | T | undefined | false,
-  withinMs = 15_000,
+  withinMs = 60_000,
 ): Promise<T> {
   const found = await eventually(look, { withinMs, everyMs: 10 });
   if (found === undefined) throw new Error(`not within ${withinMs} ms: ${what}`);
@@ -52,7 +49,7 @@ export function usePostgres() {
       if (!(error instanceof FleetError) || !error.message.includes('was not found')) throw error;
       unavailable = error.message;
     }
-  }, 60_000);
+  });
   beforeEach((context) => {
     if (unavailable !== undefined) context.skip(`no PostgreSQL on this machine: ${unavailable}`);
   });
@@ -60,7 +57,7 @@ export function usePostgres() {
     for (const cleanup of cleanups.reverse()) await cleanup();
     await server?.stop();
     await rm(directory, { recursive: true, force: true });
-  }, 60_000);
+  });
 
   return {
     /** A new, empty database. */

@@ -9,7 +9,7 @@ let rig: RestRig;
 beforeAll(async () => {
   const settings = await postgres.settings().catch(() => undefined);
   if (settings !== undefined) rig = await RestRig.open(settings);
-}, 60_000);
+});
 afterAll(() => rig?.close());
 
 const put = (file: string) => rig.ask('/v1/windows', { json: { file } });
@@ -65,9 +65,7 @@ it('a run waits for its window, which cannot be deleted meanwhile, and starts wh
   await until('it runs', async () => (await look()).status === 'running');
 });
 
-it('a run is begun where it fits by what earlier runs took, and a rollout is told the same', {
-  timeout: 40_000,
-}, async () => {
+it('a run is begun where it fits by what earlier runs took, and a rollout is told the same', async () => {
   await rig.cluster('slow');
   await put(nowOpen('day'));
   // Three nodes of nine hours are more than the day that the window is open for; three of ten minutes are not.

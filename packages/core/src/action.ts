@@ -123,7 +123,10 @@ export const PackageInfo = Type.Object({
   image: Type.Optional(ImageReference),
   /** The lowest glibc that it names among what it needs, `2.31`; absent when it names none. */
   glibc: Type.Optional(Type.String({ pattern: '^\\d{1,3}(\\.\\d{1,3}){1,2}$' })),
-  /** What its files occupy once they are installed, as its packages tell; absent when they do not. */
+  /**
+   * What its files occupy once they are installed, as its packages tell, or the layers of the image that is in it; absent
+   * when nothing tells.
+   */
   installedBytes: Type.Optional(Type.Integer({ minimum: 0 })),
 });
 export type PackageInfo = Static<typeof PackageInfo>;

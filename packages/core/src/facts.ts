@@ -52,7 +52,7 @@ export const Surroundings = Type.Object({
   restarters: Type.Array(Type.Object({ where: Type.String(), what: Type.String() })),
   /** Places where those may be written down and that the agent may not read. */
   unread: Type.Array(Type.String()),
-  /** What the installed version occupies: as much is kept of it during an upgrade. */
+  /** What the installed version occupies, files or image: as much is kept of it during an upgrade. */
   installedBytes: Type.Optional(Type.Integer({ minimum: 0 })),
   /** Which disk each directory lies on: those on one disk share its free space. */
   disks: Type.Object({ agent: Type.String(), install: Type.String(), data: Type.String() }),

@@ -123,7 +123,7 @@ const TIMED = ['run-scheduled', 'window-opened'];
 const chaos = fc.array(command, { maxLength: 80, size: 'max' });
 
 describe('whatever agents, networks, hosts and people do', () => {
-  it('the invariants hold at every event, and once the trouble is over the run succeeds', { timeout: 60_000 }, () => {
+  it('the invariants hold at every event, and once the trouble is over the run succeeds', () => {
     const seen = new Set<string>();
     fc.assert(
       fc.property(wish, chaos, (wished, commands) => {
@@ -154,7 +154,7 @@ describe('whatever agents, networks, hosts and people do', () => {
     }
   });
 
-  it('an abort ends the run, and brings a single-replica cluster back while that is legal', { timeout: 60_000 }, () => {
+  it('an abort ends the run, and brings a single-replica cluster back while that is legal', () => {
     fc.assert(
       fc.property(wish, chaos, (wished, commands) => {
         const model = modelOf(wished);
@@ -172,7 +172,7 @@ describe('whatever agents, networks, hosts and people do', () => {
     );
   });
 
-  it('an abort ends the run though no agent ever reports again, or no step ever ends', { timeout: 60_000 }, () => {
+  it('an abort ends the run though no agent ever reports again, or no step ever ends', () => {
     fc.assert(
       fc.property(wish, chaos, fc.boolean(), (wished, commands, silent) => {
         const model = modelOf(wished);

@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
+import { checkSpace } from '../src/checks/space.ts';
 import {
   CERTIFICATE_WARN_MS,
   CHECKS,
@@ -11,6 +12,7 @@ import {
   judgeHost,
   type Method,
   type NodeFacts,
+  type PackageInfo,
   RELEASE,
   type Surroundings,
 } from '../src/index.ts';
@@ -261,8 +263,6 @@ describe('space', () => {
     // Unpacked files take three times the room; as much is kept of the version that is there.
     ['bare', 100 + 110 + 330 + 256, 330 + 256],
     ['tree', 100 + 110 + 110 + 256, 110 + 256],
-    // Images are unpacked where the engine keeps them.
-    ['container', 100 + 110 + 256, 256],
   ] as const)('where nobody tells how large the files of a %s package are, is reckoned', (kind, agent, install) => {
     const untold = { sizeBytes: 100 * MIB, unpackedBytes: 110 * MIB, kind };
     const verdict = (...bytes: [number, number, number]) =>
@@ -270,6 +270,62 @@ describe('space', () => {
     expect(verdict(agent, install, 512)).toEqual(['pass']);
     expect(verdict(agent - 1, install, 512)).toEqual(['block']);
     expect(verdict(agent, install - 1, 512)).toEqual(['block']);
+  });
+});
+
+describe('space for an image, where the engine keeps its images', () => {
+  const digest = 'a'.repeat(64);
+  const image = (kind: PackageInfo['kind'], installedBytes?: number) =>
+    pkg({
+      kind,
+      sha256: digest,
+      family: 'any',
+      sizeBytes: kind === 'image' ? 0 : 400 * MIB,
+      unpackedBytes: kind === 'container' ? 450 * MIB : 0,
+      ...(installedBytes === undefined ? {} : { installedBytes: installedBytes * MIB }),
+    });
+  const runs = { installedBytes: 300 * MIB };
+  /** How much must be free there, in MiB, by trying. */
+  const needed = (packaged: PackageInfo, around_: Partial<Surroundings>, stage: 'planned' | 'fetched') => {
+    const verdict = (install: number) => {
+      const change = { ...around(around_), freeBytes: { agent: 9e12, install: install * MIB, data: 9e12 } };
+      const node = { node: 'n1', report: { ...(three[0] as NodeFacts).report, host: host(change) } };
+      return checkSpace(node, packaged, stage)[0]?.verdict;
+    };
+    let need = 0;
+    while (verdict(need) === 'block') need++;
+    return need;
+  };
+
+  const asked = (state: 'present' | 'pullable'): Partial<Surroundings> => ({
+    ...runs,
+    images: [{ digest, state, detail: '' }],
+  });
+
+  it.each<[PackageInfo['kind'], number | undefined, Partial<Surroundings>, number, number]>([
+    ['container', 320, runs, 2 * 320 + 256, 320 + 256],
+    ['image-archive', 320, runs, 2 * 320 + 256, 256],
+    // Added by a release that did not look: its file says it, or the image that runs, if that is larger.
+    ['image-archive', undefined, runs, 2 * 400 + 256, 256],
+    ['image-archive', undefined, { installedBytes: 500 * MIB }, 2 * 500 + 256, 256],
+    ['image', undefined, runs, 2 * 300 + 256, 256],
+    ['image', undefined, {}, 256, 256],
+    ['image', undefined, asked('pullable'), 2 * 300 + 256, 256],
+    ['image', undefined, asked('present'), 256, 256],
+  ])('%s of %s MiB', (kind, size, around_, planned, fetched) => {
+    expect(needed(image(kind, size), around_, 'planned')).toBe(planned);
+    expect(needed(image(kind, size), around_, 'fetched')).toBe(fetched);
+  });
+
+  it('and none where packages are kept: the image from before stays with the engine', () => {
+    const free = (agent: number) => ({
+      ...around({ installedBytes: 90_000 * MIB }),
+      freeBytes: { agent: agent * MIB, install: 9e12, data: 9e12 },
+    });
+    const [node] = withReport(three, 1, () => ({ host: host(free(400 + 450 + 256)) }));
+    expect(checkSpace(node as NodeFacts, image('container', 320))).toMatchObject([{ verdict: 'pass' }]);
+    const [less] = withReport(three, 1, () => ({ host: host(free(400 + 450 + 255)) }));
+    expect(checkSpace(less as NodeFacts, image('container', 320))).toMatchObject([{ verdict: 'block' }]);
   });
 });
 

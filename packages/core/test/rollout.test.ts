@@ -482,7 +482,6 @@ describe('recurring starts', () => {
 
   it.each(['Europe/Berlin', 'America/New_York', 'Australia/Lord_Howe', 'Asia/Shanghai', 'Africa/Casablanca'])(
     'one a day, never none and never two, in %s',
-    { timeout: 60_000 },
     (zone) => {
       const arbitrary = fc.tuple(
         fc.integer({ min: 0, max: 23 }),
@@ -509,7 +508,7 @@ describe('recurring starts', () => {
 });
 
 describe('whatever runs come to', () => {
-  it('limits hold, waves stay in order, no cluster is started twice, and the rollout ends', { timeout: 60_000 }, () => {
+  it('limits hold, waves stay in order, no cluster is started twice, and the rollout ends', () => {
     const wish = fc.record({
       hosts: fc.array(fc.integer({ min: 1, max: 5 }), { minLength: 1, maxLength: 14 }),
       clusters: fc.integer({ min: 1, max: 6 }),

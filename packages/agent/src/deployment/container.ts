@@ -185,6 +185,10 @@ export class ContainerDeployment implements Deployment {
     return known({ package: [tag, label].find(fits), binary });
   }
 
+  async installedBytes(): Promise<number | undefined> {
+    return (await this.#parts.engine.image(this.inspect.Image))?.Size;
+  }
+
   async judge(versions: Installation['versions']): Promise<Judged> {
     const { halfDone } = this.#parts.wanted;
     if (halfDone !== undefined) return { condition: 'package-half-installed', conditionDetail: halfDone };

@@ -42,6 +42,8 @@ export interface Deployment {
   versions(): Promise<HostedVersions>;
   /** The half-done states of this method; `versions` has also the version that runs, when the database told it. */
   judge(versions: Installation['versions']): Promise<Judged>;
+  /** Bytes that the installed version occupies; absent: as many as the files below the install directory. */
+  installedBytes?(): Promise<number | undefined>;
   /** The arguments with which the database would be started next, as one text; empty when they cannot be read. */
   startArguments(): Promise<string>;
 }

@@ -173,6 +173,10 @@ export class ScriptContainerDeployment implements Deployment {
     return [JSON.stringify(command ?? ''), own].join(' ');
   }
 
+  async installedBytes(): Promise<number | undefined> {
+    return (await this.#options.engine.image(this.image))?.Size;
+  }
+
   /** Of what runs; else of what would be started. */
   async #binary(): Promise<string | undefined> {
     const { engine, images } = this.#options;

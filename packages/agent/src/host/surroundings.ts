@@ -50,14 +50,21 @@ export class SurroundingsLook {
     this.#options = options;
   }
 
-  /** `isDown`: no process of the database runs, so whoever has its ports is another. */
-  async look(place: Place, isDown: boolean): Promise<Surroundings> {
+  /**
+   * `isDown`: no process of the database runs, so whoever has its ports is another. `installedBytes`: what the installed
+   * version occupies, where that is not its directory.
+   */
+  async look(
+    place: Place,
+    isDown: boolean,
+    installedBytes: () => Promise<number | undefined> = () => sizeBelow(join(this.#options.root, place.installDir)),
+  ): Promise<Surroundings> {
     const takenPorts = isDown && !IN_CONTAINERS.has(place.method) ? await this.#takenPorts(place) : [];
     const images = takesPackage(place.method, 'image') ? await this.#options.images?.look() : undefined;
-    return { ...(await this.#slowly(place)), takenPorts, images: images ?? [] };
+    return { ...(await this.#slowly(place, installedBytes)), takenPorts, images: images ?? [] };
   }
 
-  async #slowly(place: Place): Promise<Slow> {
+  async #slowly(place: Place, sizeOf: () => Promise<number | undefined>): Promise<Slow> {
     const now = this.#options.now();
     const of = JSON.stringify(place);
     const known = this.#slow;
@@ -67,7 +74,7 @@ export class SurroundingsLook {
       glibcVersion(),
       place.security === 'insecure' ? [] : expiries(place.certificates),
       findRestarters(root),
-      sizeBelow(join(root, place.installDir)),
+      sizeOf(),
       ...[stateDir, join(root, place.installDir), join(root, place.dataDir)].map(diskOf),
     ]);
     const [agent = '', install = '', data = ''] = disks;

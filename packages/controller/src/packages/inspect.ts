@@ -38,7 +38,7 @@ type Seen = {
   readonly paths: Set<string>;
   /** First bytes of the files that tell what the package is, by path. */
   readonly heads: Map<string, Buffer[]>;
-  image: ImageReader | undefined;
+  image: { readonly reader: ImageReader; readonly sizeBytes: number } | undefined;
 };
 
 /**
@@ -65,8 +65,15 @@ export async function inspectPackage(
   const { top = ROOT, archive } = seen;
   if (archive !== undefined) {
     const { version, architecture } = archive.conclude(seen.paths, versionOfName(fileName), given);
-    // The engine takes the file as it is: nothing is unpacked beside it.
-    return { version, kind: 'image-archive', architecture: known(architecture), family: 'any', unpackedBytes: 0 };
+    return {
+      version,
+      kind: 'image-archive',
+      architecture: known(architecture),
+      family: 'any',
+      // The engine takes the file as it is: nothing is unpacked beside it.
+      unpackedBytes: 0,
+      installedBytes: seen.unpackedBytes,
+    };
   }
   const found = top === ROOT ? await conclude(seen, fileName) : concludeTree(top, seen, fileName);
   if (given !== undefined && !sameVersion(given, found.version)) {
@@ -89,9 +96,9 @@ function lookAt(entry: ReadEntry, seen: Seen, unpackedMaxBytes: number): void {
   seen.paths.add(path);
   if (seen.archive !== undefined || !PLAIN.has(entry.type) || entry.type === 'Directory') return;
   if (path === `${ROOT}/packages/KaiwuDB.tar`) {
-    const image = imageReader();
-    seen.image = image;
-    entry.on('data', (chunk) => image.write(Buffer.from(chunk)));
+    const reader = imageReader();
+    seen.image = { reader, sizeBytes: entry.size };
+    entry.on('data', (chunk) => reader.write(Buffer.from(chunk)));
   } else keepHead(entry, path, seen);
 }
 
@@ -134,8 +141,9 @@ async function conclude(seen: Seen, fileName: string): Promise<Omit<Inspection, 
   need(seen.heads.has(`${ROOT}/packages/.version`), 'packages/.version');
   const version = readVersion(Buffer.concat(seen.heads.get(`${ROOT}/packages/.version`) ?? []));
   if (seen.image !== undefined) {
-    const architecture = seen.image.architecture() ?? architectureOfName(fileName);
-    return { version, kind: 'container', architecture: known(architecture), family: 'any' };
+    const { reader, sizeBytes } = seen.image;
+    const architecture = known(reader.architecture() ?? architectureOfName(fileName));
+    return { version, kind: 'container', architecture, family: 'any', installedBytes: sizeBytes };
   }
   const parts = [...seen.paths].filter((path) => posix.dirname(path) === `${ROOT}/packages`);
   const [server, ...others] = parts.filter(isServer);

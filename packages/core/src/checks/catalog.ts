@@ -256,7 +256,7 @@ export const CHECKS = {
   },
   DISK_FULL: {
     group: 'host',
-    asks: 'Is there room for the package, fetched and unpacked, for the copy of the version before, for the new files beside the old, and for the data to grow?',
+    asks: 'Is there room for the package, fetched and unpacked, for the copy of the version before, for the new files or image beside the old, and for the data to grow?',
     blocks: 'There is not. Directories on one disk share its room.',
     again: 'host',
   },
