@@ -39,8 +39,17 @@ import { badInput, CliError, EXIT, problemError } from './exit.ts';
 export const DEFAULT_SERVER = 'http://127.0.0.1:7080';
 export type Role = 'viewer' | 'operator' | 'approver' | 'admin';
 export type TokenRequest = { role: Role; name?: string; expiresInMs?: number };
+export type TokenView = {
+  id: string;
+  role: Role;
+  name: string;
+  createdAtMs: number;
+  createdBy: string;
+  expiresAtMs?: number;
+  revokedAtMs?: number;
+};
 /** The one time the token itself is shown. */
-export type TokenView = { id: string; token: string; role: Role; name: string; expiresAtMs?: number };
+export type NewToken = TokenView & { token: string };
 export type EnrollmentRequest = { node?: string; expiresInMs?: number };
 /**
  * `fingerprint`: SHA-256 of the authority's certificate, by which the agent knows its controller; `packageRootSha256`:
@@ -192,7 +201,11 @@ export class Client {
     this.#json(`/v1/rollouts/${encodeURIComponent(id)}/${request}`, { method: 'POST', json: {} });
   approveRollout = (id: string, json: RolloutApproval): Promise<RolloutView> =>
     this.#json(`/v1/rollouts/${encodeURIComponent(id)}/approve`, { method: 'POST', json });
-  createToken = (json: TokenRequest): Promise<TokenView> => this.#json('/v1/tokens', { method: 'POST', json });
+  tokens = (): Promise<TokenView[]> => this.#all<TokenView>('/v1/tokens');
+  createToken = (json: TokenRequest): Promise<NewToken> => this.#json('/v1/tokens', { method: 'POST', json });
+  revokeToken = async (id: string): Promise<void> => {
+    await this.#ask(`/v1/tokens/${encodeURIComponent(id)}`, { method: 'DELETE' });
+  };
 
   createEnrollment = (json: EnrollmentRequest): Promise<EnrollmentView> =>
     this.#json('/v1/enrollments', { method: 'POST', json });
@@ -333,10 +346,11 @@ export class Client {
   }
 
   #unreachable(error: unknown): Error {
-    const { reason, reached } = describeFailure(error);
+    const { reason, reached, untrusted } = describeFailure(error);
     const message = `The controller at ${this.server} does not answer: ${reason}.`;
-    const remedy =
-      'Check that it runs (`systemctl status kwfleet-controller`, or start one with `kwfleet controller`) and that --server or KWFLEET_SERVER names it.';
+    const remedy = untrusted
+      ? 'Nobody whom this machine trusts made its certificate: name the file of its authority, NODE_EXTRA_CA_CERTS=FILE.'
+      : 'Check that it runs (`systemctl status kwfleet-controller`, or start one with `kwfleet controller`) and that --server or KWFLEET_SERVER names it.';
     return reached ? new LostAnswer(EXIT.error, message, { remedy }) : new CliError(EXIT.error, message, { remedy });
   }
 }
@@ -344,7 +358,15 @@ export class Client {
 /** The request may have arrived; the answer did not. */
 class LostAnswer extends CliError {}
 
-function describeFailure(error: unknown): { reason: string; reached: boolean } {
+/** What Node calls a certificate of an authority that it does not know. */
+const UNTRUSTED: ReadonlySet<string> = new Set([
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+  'SELF_SIGNED_CERT_IN_CHAIN',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+]);
+
+function describeFailure(error: unknown): { reason: string; reached: boolean; untrusted?: boolean } {
   if (!(error instanceof Error)) return { reason: String(error), reached: false };
   if (error.name === 'TimeoutError') return { reason: 'no answer in time', reached: true };
   const cause = error.cause instanceof Error ? error.cause : error;
@@ -361,6 +383,7 @@ function describeFailure(error: unknown): { reason: string; reached: boolean } {
   if (words !== undefined) return { reason: words, reached: false };
   return {
     reason: cause.message || code || 'the connection broke',
+    untrusted: UNTRUSTED.has(code),
     reached: code === 'UND_ERR_SOCKET' || code === 'ECONNRESET',
   };
 }

@@ -78,7 +78,8 @@ describe('the command line', () => {
     const steering = ['show', 'watch', 'approve', 'pause', 'resume', 'retry', 'abort', 'report'].map(
       (word) => `run ${word}`,
     );
-    expect(names).toEqual(expect.arrayContaining([...promised, ...steering, 'token create', 'enrollment create']));
+    const access = ['tokens', 'token create', 'token revoke', 'enrollment create'];
+    expect(names).toEqual(expect.arrayContaining([...promised, ...steering, ...access]));
   });
 
   it.each([

@@ -332,7 +332,7 @@ describe('an action', () => {
     await putRun(database, 'c1');
     const [one] = agents as [Agent];
     const { action } = await one.got('action');
-    expect(action).toMatchObject({ node: 'n1', epoch: 1, attempt: 1 });
+    expect(action).toMatchObject({ node: 'n1', attempt: 1 });
 
     const again = agentOn(clientWith(keys[0])).hello('n1').beating();
     expect((await again.got('action')).action.id).toBe(action.id);

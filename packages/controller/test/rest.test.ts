@@ -305,6 +305,13 @@ describe('access', () => {
     expect((await ask('/v1/runs', { headers: { authorization: 'Bearer wrong' } })).status).toBe(401);
   });
 
+  it.each(['forwarded', 'via', 'x-forwarded-for', 'x-real-ip'])(
+    'whoever a proxy speaks for (%s) needs one',
+    async (header) => {
+      expect((await ask('/v1/runs', { headers: { [header]: '192.0.2.7' } })).status).toBe(403);
+    },
+  );
+
   it('goes by the role of a token everywhere else', async () => {
     const open = await start({ host: '0.0.0.0', port: 0, plaintext: true });
     try {

@@ -202,7 +202,10 @@ export const ERRORS = {
     status: 422,
     remedy: 'Ask the vendor; if they agree, plan again with --bypass-version-check.',
   },
-  PRIVILEGES_MISSING: { status: 422, remedy: 'Run the agent as root, or give its user sudo without a password.' },
+  PRIVILEGES_MISSING: {
+    status: 422,
+    remedy: 'Run the agent as root, or give its user sudo without a password; a transfer needs root.',
+  },
   SUDO_MISSING: { status: 422, remedy: 'deploy.sh calls sudo even for root: install sudo on the node.' },
   CACHE_FULL: {
     status: 422,
@@ -275,7 +278,8 @@ export const ERRORS = {
   },
   BACKUP_EXPIRED: {
     status: 422,
-    remedy: 'Make a new backup and state it, or say how old it may be (--backup-max-age); or choose --backup copy.',
+    remedy:
+      'Make a new backup and state it, or say how old it may be (--backup-max-age, `maxAgeMs` in a rollout); or choose --backup copy.',
   },
   BACKUP_UNSUPPORTED: {
     status: 422,
@@ -455,7 +459,7 @@ export const ERRORS = {
   PAUSED_BY_OPERATOR: { status: 409, remedy: 'Resume the run when ready.' },
 
   // Agents and access
-  ENROLLMENT_INVALID: { status: 401, remedy: 'Make a new one-time token: `kwfleet enrollment create`.' },
+  ENROLLMENT_INVALID: { status: 401, remedy: 'Make a new one-time token: `kwfleet enrollment create --node NODE`.' },
   CONFIG_INVALID: { status: 400, remedy: 'Correct the configuration file as the message says.' },
 } as const satisfies Record<string, Entry>;
 

@@ -1,12 +1,32 @@
-/** `token create` and `enrollment create`: access for people and for agents. */
+/** `tokens`, `token ...` and `enrollment create`: access for people and for agents. */
 import { type Command, Option } from 'commander';
 import { parseDuration } from '../arguments.ts';
-import type { EnrollmentRequest, Role, TokenRequest } from '../client.ts';
+import type { EnrollmentRequest, Role, TokenRequest, TokenView } from '../client.ts';
 import { type Context, examples } from '../context.ts';
-import { dayTime } from '../render/text.ts';
+import { columns } from '../render/columns.ts';
+import { dayTime, oneLine } from '../render/text.ts';
+import type { Theme } from '../render/theme.ts';
 
 /** Adds the commands of access. */
 export function addAccess(program: Command, context: Context): void {
+  addTokens(program, context);
+  addEnrollment(program, context);
+}
+
+function addTokens(program: Command, context: Context): void {
+  program
+    .command('tokens')
+    .helpGroup('Access:')
+    .description('List the tokens that open something, newest first')
+    .option('--all', 'those that expired or were revoked too')
+    .option('--json', 'print the API objects')
+    .addHelpText('after', examples('kwfleet tokens'))
+    .action(async ({ all, json }: { all?: true; json?: true }, command: Command) => {
+      const tokens = await context.client(command).tokens();
+      const items = all ? tokens : tokens.filter((token) => stateOf(token, Date.now()) === 'open');
+      if (json) return context.terminal.json({ items });
+      context.terminal.lines(tokenTable(items, context.terminal.theme, context.terminal.width()));
+    });
   const token = program
     .command('token')
     .helpCommand(false)
@@ -37,6 +57,18 @@ export function addAccess(program: Command, context: Context): void {
         `  export KWFLEET_TOKEN=${made.token}`,
       ]);
     });
+  token
+    .command('revoke')
+    .description('Revoke a token: it opens nothing from now on')
+    .argument('ID', 'the token, as `kwfleet tokens` lists it')
+    .addHelpText('after', examples('kwfleet token revoke token-7f3k2'))
+    .action(async (id: string, _flags: object, command: Command) => {
+      await context.client(command).revokeToken(id);
+      context.terminal.line(`token ${id} is revoked`);
+    });
+}
+
+function addEnrollment(program: Command, context: Context): void {
   const enrollment = program
     .command('enrollment')
     .helpCommand(false)
@@ -70,4 +102,30 @@ export function addAccess(program: Command, context: Context): void {
           : ['By this it knows whose packages it may install (packages.root_sha256):', `  ${made.packageRootSha256}`]),
       ]);
     });
+}
+
+type TokenState = 'open' | 'expired' | 'revoked';
+
+function stateOf({ expiresAtMs, revokedAtMs }: TokenView, nowMs: number): TokenState {
+  if (revokedAtMs !== undefined) return 'revoked';
+  return expiresAtMs !== undefined && expiresAtMs <= nowMs ? 'expired' : 'open';
+}
+
+/** The lines of `kwfleet tokens`. */
+export function tokenTable(
+  items: readonly TokenView[],
+  theme: Theme,
+  width: number | undefined,
+  nowMs = Date.now(),
+): string[] {
+  if (items.length === 0) return ['No token yet: `kwfleet token create` makes one.'];
+  const rows = items.map((token) => {
+    const state = stateOf(token, nowMs);
+    const until = token.expiresAtMs === undefined ? 'no end' : dayTime(token.expiresAtMs);
+    const made = `${dayTime(token.createdAtMs)} by ${oneLine(token.createdBy)}`;
+    return [token.id, token.role, oneLine(token.name), made, state === 'open' ? until : state];
+  });
+  const head = ['TOKEN', 'ROLE', 'NAME', 'MADE', 'UNTIL'];
+  const [first = '', ...rest] = columns([head, ...rows], width, theme.glyphs.ellipsis);
+  return [theme.colors.dim(first), ...rest];
 }

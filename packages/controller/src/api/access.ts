@@ -46,10 +46,16 @@ function bearer(request: FastifyRequest): string | undefined {
   return /^Bearer +(\S+)$/i.exec(authorization)?.[1] ?? '';
 }
 
+/** What proxies add, those that add something: whoever they speak for is not on this machine. */
+const FORWARDED = ['forwarded', 'via', 'x-forwarded-for', 'x-real-ip'] as const;
+
 /** A web page elsewhere can make a browser on this machine ask us; its requests carry a foreign Origin or Host. */
 function admitLocal(request: FastifyRequest): void {
   const { host = '', origin } = request.headers;
   const name = host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1');
+  if (FORWARDED.some((header) => request.headers[header] !== undefined)) {
+    throw new FleetError('FORBIDDEN', 'it was passed on by a proxy, and without a token only this machine may ask');
+  }
   if (!isLoopback(name))
     throw new FleetError('FORBIDDEN', 'without a token only this machine may ask, by its own name');
   if (origin !== undefined && URL.parse(origin)?.host !== host) {

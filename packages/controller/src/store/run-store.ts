@@ -53,10 +53,13 @@ async function lease(sql: Sql, run: string, owner: string, ttlMs: number): Promi
   return epoch;
 }
 
-/** Agents refuse what is lower than the highest epoch they saw in their cluster: so it rises over all its runs. */
+/**
+ * Agents refuse what is lower than the highest epoch they saw in their cluster: so it rises over all its runs. It grows with
+ * the time too: a database that is new, or was put back from a backup, does not know what its hosts remember.
+ */
 async function nextEpoch(sql: Sql, cluster: string): Promise<number> {
   const [row] = await sql.query<{ epoch: number }>(
-    'UPDATE clusters SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch',
+    'UPDATE clusters SET epoch = greatest(epoch + 1, now_ms() / 1000) WHERE id = $1 RETURNING epoch',
     [cluster],
   );
   if (row === undefined) throw new Error(`there is no row for cluster ${cluster}`);
