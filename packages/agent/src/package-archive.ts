@@ -3,6 +3,7 @@ import { chmod, mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join, normalize, posix } from 'node:path';
 import { FleetError, type PackageInfo } from '@kwfleet/core';
 import * as tar from 'tar';
+import { syncTree } from './host/sync.ts';
 import { syncDirectory } from './journal/file-storage.ts';
 
 const ENTRIES_LIMIT = 50_000;
@@ -25,6 +26,8 @@ export async function unpack(file: string, target: string, wanted: PackageInfo):
     // deploy.sh logs there as root; the agent, which may be another, must be able to remove it again.
     await mkdir(join(deploy, 'log'), { recursive: true });
   }
+  // Whatever has its name afterwards is taken for whole, also by an agent that comes up after a power cut.
+  await syncTree(fresh);
   await rename(fresh, target);
   await syncDirectory(dirname(target));
 }

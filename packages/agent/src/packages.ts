@@ -192,6 +192,7 @@ export class PackageCache {
       const byPeer = (await this.#fill(wanted, part, peers, watch)) || before > 0;
       watch.detail('verifying the package');
       if ((await sizeOf(part)) === wanted.sizeBytes && (await sha256Of(part)) === wanted.sha256) {
+        await syncFile(part);
         await rename(part, file);
         return syncDirectory(dirname(file));
       }
@@ -241,7 +242,6 @@ export class PackageCache {
         askedAt = size;
         await watch.pause(0);
       }
-      await handle.sync();
       return byPeer;
     } finally {
       await handle.close();
@@ -254,6 +254,16 @@ function diskFullOr(error: unknown, wanted: PackageInfo): unknown {
   return new FleetError('DISK_FULL', `no space left for ${wanted.fileName} in the agent's state directory`, {
     cause: error,
   });
+}
+
+/** Also of bytes that an agent process before this one received. */
+async function syncFile(file: string): Promise<void> {
+  const handle = await open(file, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
 }
 
 async function sizeOf(file: string): Promise<number> {

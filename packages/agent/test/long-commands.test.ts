@@ -111,6 +111,14 @@ test('a command that was killed is lost, not running and not ended', async () =>
   await until(made, 'killed', 'lost');
 });
 
+test.each(['', 'x\n'])('an exit file that holds %j, as a power cut leaves it, tells of no end', async (left) => {
+  const { made, directory } = await commands();
+  await made.start('cut', sh('exit 0'));
+  await until(made, 'cut', 'exited');
+  await writeFile(join(directory, 'commands/cut/exit'), left);
+  expect(await made.state('cut')).toEqual({ status: 'lost' });
+});
+
 test('a pid that is another process by now is left alone', async () => {
   const { made, directory } = await commands();
   await made.start('old', sh('exit 0'));

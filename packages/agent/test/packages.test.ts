@@ -9,6 +9,7 @@ import type { Watch } from '../src/driver/driver.ts';
 import { unsafeEntry } from '../src/package-archive.ts';
 import { PackageCache } from '../src/packages.ts';
 import { Busy } from '../src/sources.ts';
+import { witnessSyncs } from './sync-witness.ts';
 
 const OFF = { on: false, async verify() {} };
 const WATCH: Watch = { detail() {}, moved() {}, async fence() {}, output() {}, async pause() {} };
@@ -61,6 +62,17 @@ test('a transfer that breaks goes on where it was', async () => {
   const count = offsets.length;
   await cache.ensure(info, WATCH);
   expect(offsets).toHaveLength(count);
+});
+
+test('what is unpacked is on disk before it has the name by which it is taken for whole', async () => {
+  const { directory, bytes, info } = await packed();
+  const cache = cacheOf(directory, async function* (_sha256, offset) {
+    yield bytes.subarray(offset);
+  });
+  const unpacked = join(directory, 'state/packages', info.sha256, 'unpacked');
+  const syncs = await witnessSyncs(unpacked);
+  await cache.ensure(info, WATCH);
+  expect(await syncs()).toEqual([`-f ${unpacked}.new`]);
 });
 
 test("an image's file is brought, verified and left as it is", async () => {

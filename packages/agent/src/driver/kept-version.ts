@@ -8,6 +8,8 @@ import { FleetError } from '@kwfleet/core';
 import { INFO_DIR, readText } from '../host/mode.ts';
 import { DPKG_DIR, isServer, type PackageRecord, parseParagraphs } from '../host/package-database.ts';
 import { runShort, wordsOf } from '../host/run.ts';
+import { syncTree } from '../host/sync.ts';
+import { syncDirectory } from '../journal/file-storage.ts';
 
 /** Scripts and lists that dpkg keeps of a package and that belong into its control archive. */
 const CONTROL_FILES = [
@@ -65,8 +67,10 @@ export async function keepInstalled(root: string, records: readonly PackageRecor
     if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
     throw new FleetError('DISK_FULL', `no space for a copy of the installed version in ${directory}`, { cause: error });
   }
+  await syncTree(fresh);
   await rm(directory, { recursive: true, force: true });
   await rename(fresh, directory);
+  await syncDirectory(dirname(directory));
 }
 
 async function repack(

@@ -12,6 +12,7 @@ import { launchNode } from '../host/launch.ts';
 import { requireUnitRights } from '../host/rights.ts';
 import { runShort, wordsOf } from '../host/run.ts';
 import type { LongCommands, ServiceManager } from '../host/services.ts';
+import { syncTree } from '../host/sync.ts';
 import { replaceFile, syncDirectory } from '../journal/file-storage.ts';
 import type { Observer } from '../observe.ts';
 import type { PackageCache } from '../packages.ts';
@@ -299,13 +300,13 @@ async function copyTree(
   if (process.getuid?.() === 0) {
     steps.push(['chown', '-R', '--no-dereference', `${owner.uid}:${owner.gid}`, fresh]);
   }
-  steps.push(['sync', '-f', fresh]);
   for (const [file, ...args] of steps) {
     const ended = await runShort(file, args, { timeoutMs: COPY_TIMEOUT_MS });
     if (ended.exitCode === 0) continue;
     const code = /No space left/i.test(ended.stderr) ? 'DISK_FULL' : 'INSTALL_FAILED';
     throw new FleetError(code, `the tree could not be laid at ${fresh}`, { words: wordsOf(ended) });
   }
+  await syncTree(fresh);
 }
 
 /** Asked before the database is stopped: wrong libraries, or a build for another host, are found here. */

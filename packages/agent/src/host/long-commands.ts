@@ -59,8 +59,9 @@ abstract class FiledCommands implements LongCommands {
   async state(id: string): Promise<LongCommandState> {
     // Running is asked first: what ends between the two questions has its exit status by the second.
     const running = await this.isRunning(id);
-    const exit = await readIfThere(this.path(id, 'exit'));
-    if (exit !== null) return { status: 'exited', exitCode: Number.parseInt(exit, 10) };
+    // A power cut can leave its name with nothing in it: that tells of no end.
+    const exitCode = Number.parseInt((await readIfThere(this.path(id, 'exit'))) ?? '', 10);
+    if (Number.isInteger(exitCode)) return { status: 'exited', exitCode };
     if (running) return { status: 'running' };
     return (await readIfThere(this.path(id, 'argv.json'))) === null ? { status: 'absent' } : { status: 'lost' };
   }
