@@ -1,5 +1,6 @@
 /** The work on files: copies that are whole or not there, backups that are read again, restores that can be undone. */
 import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import {
   chmodSync,
   cpSync,
@@ -18,17 +19,13 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Aside, exchange, undo } from '../src/backup/aside.ts';
 import { check } from '../src/backup/check.ts';
 import { makeCopy, prepare } from '../src/backup/cold-copy.ts';
 import { SPARE_BYTES } from '../src/backup/copy-tree.ts';
 import { discard, putBack, restore, stage } from '../src/backup/restore.ts';
 import type { Identity, Root, Work } from '../src/backup/spec.ts';
-
-// It syncs and reads a good deal, and the machine may be busy.
-vi.setConfig({ testTimeout: 240_000, hookTimeout: 60_000 });
 
 const PROGRAM = join(import.meta.dirname, '../bin/backup-work.mjs');
 let home: string;
@@ -339,26 +336,29 @@ describe('a restore', () => {
   });
 });
 
-/** Runs the real program to its end, or until `isMiddle` says so: then it is killed. */
-async function run(work: Work, isMiddle?: () => boolean): Promise<'ended' | 'killed'> {
+/** So many lines in a file that tells of the work. */
+type Middle = { readonly file: string; readonly lines: number };
+
+/** The real program, to its end; or it kills itself in the middle, at a look between two reads of the file that comes last. */
+async function run(work: Work, middle?: Middle): Promise<'ended' | 'killed'> {
   const spec = join(home, 'spec.json');
   writeFileSync(spec, JSON.stringify(work));
-  const child = spawn(process.execPath, [PROGRAM, spec, join(home, 'outcome.json')], {
+  const gate = middle === undefined ? [] : [`--import=data:text/javascript,${encodeURIComponent(diesIn(middle))}`];
+  const child = spawn(process.execPath, [...gate, PROGRAM, spec, join(home, 'outcome.json')], {
     stdio: ['ignore', 'ignore', 'inherit'],
   });
-  let end: 'ended' | 'killed' | undefined;
-  child.once('exit', (_, signal) => {
-    end = signal === null ? 'ended' : 'killed';
-  });
-  while (end === undefined) {
-    if (isMiddle?.() === true) child.kill('SIGKILL');
-    await sleep(3);
-  }
-  return end;
+  const [, signal] = await once(child, 'exit');
+  return signal === null ? 'ended' : 'killed';
 }
 
-/** How many files an interrupted work says it has done. */
-const linesIn = (file: string): number => (existsSync(file) ? readFileSync(file, 'utf8').split('\n').length - 1 : 0);
+const diesIn = ({ file, lines }: Middle): string => `
+  import { existsSync, readFileSync } from 'node:fs';
+  const file = ${JSON.stringify(file)};
+  const look = () => {
+    if (!existsSync(file) || readFileSync(file, 'utf8').split('\\n').length <= ${lines}) return;
+    process.kill(process.pid, 'SIGKILL');
+  };
+  setInterval(look, 1).unref();`;
 
 /** Runs the test with a disk of its own for the copies, of so many bytes; skipped where nobody may mount one. */
 async function onSmallDisk(bytes: number, skip: (why: string) => void, work: () => Promise<void>): Promise<void> {
@@ -383,9 +383,9 @@ describe('a disk that is small', () => {
     // As much as the copy and what stays free beside it, and not half as much again.
     writeFileSync(join(data, 'much'), 'x'.repeat(8 * 1024 * 1024));
     return onSmallDisk(SPARE_BYTES + 12 * 1024 * 1024, skip, async () => {
-      const isCopied = () => linesIn(join(directory(), 'n1/run-1.part/progress.jsonl')) >= 2;
+      const copied = { file: join(directory(), 'n1/run-1.part/progress.jsonl'), lines: 2 };
       truncateSync(join(data, 'sub/log'), 200 * 1024 * 1024);
-      expect(await run(copyWork(), isCopied)).toBe('killed');
+      expect(await run(copyWork(), copied)).toBe('killed');
       await copy();
       expect(readdirSync(join(directory(), 'n1'))).toEqual(['run-1']);
     });
@@ -403,21 +403,21 @@ describe('killed in the middle', () => {
     truncateSync(join(data, 'sub/zzz'), 200 * 1024 * 1024);
   });
 
-  const inMiddle = () => linesIn(join(part(), 'progress.jsonl')) >= FILES;
+  const inMiddle = (lines = FILES): Middle => ({ file: join(part(), 'progress.jsonl'), lines });
 
   test('a copy is not there until it is whole, and goes on with what it has', async () => {
-    expect(await run(copyWork(), inMiddle)).toBe('killed');
+    expect(await run(copyWork(), inMiddle())).toBe('killed');
     expect(existsSync(join(directory(), 'n1/run-1'))).toBe(false);
     const inode = () => statSync(join(part(), 'files/data/file-7')).ino;
     const before = inode();
-    expect(await run(copyWork(), () => linesIn(join(part(), 'progress.jsonl')) > FILES + 10)).toBe('ended');
+    expect(await run(copyWork(), inMiddle(FILES + 11))).toBe('ended');
     const { receipt } = JSON.parse(readFileSync(join(home, 'outcome.json'), 'utf8'));
     expect(statSync(join(receipt.place, 'files/data/file-7')).ino).toBe(before);
     await check(checkWork(receipt.manifestSha256), quiet);
   });
 
   test('a copy does not trust what it copied before the data changed, nor what another order left', async () => {
-    expect(await run(copyWork(), inMiddle)).toBe('killed');
+    expect(await run(copyWork(), inMiddle())).toBe('killed');
     writeFileSync(join(data, 'file-7'), 'x'.repeat(statSync(join(data, 'file-7')).size));
     rmSync(join(data, 'sub/zzz'));
     await run(copyWork());
@@ -433,7 +433,7 @@ describe('killed in the middle', () => {
     writeFileSync(join(data, 'file-7'), 'written since');
     const before = tree(data);
     const work = restoreWork(manifestSha256);
-    const staging = () => linesIn(`${work.stateFile}.progress`) >= FILES;
+    const staging = { file: `${work.stateFile}.progress`, lines: FILES };
     expect(await run(work, staging)).toBe('killed');
     expect(tree(data)).toEqual(before);
     await putBack(undoWork('put-back'), quiet);
