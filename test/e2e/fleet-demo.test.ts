@@ -9,7 +9,7 @@ import { exitCodeOf, type FleetDemoResult, runFleetDemo } from '../../packages/c
 
 const CLUSTERS = 12;
 
-it('ends as its file says, in the order that its hosts wrote down', { timeout: 300_000 }, async ({ skip }) => {
+it('ends as its file says, in the order that its hosts wrote down', { timeout: 900_000 }, async ({ skip }) => {
   const said: string[] = [];
   const signal = new AbortController().signal;
   const say = (text: string) => said.push(text);

@@ -20,7 +20,7 @@ import { type Node, poll, Rig } from '../standin/rig.ts';
 const KWFLEET = join(import.meta.dirname, '../../packages/cli/bin/kwfleet.mjs');
 
 /** Everything starts at once: on a busy machine that takes its time. */
-const STARTED_MS = 90_000;
+const STARTED_MS = 240_000;
 
 export const MODES: Readonly<Record<Topology, InstallMode>> = {
   standalone: 'single',
@@ -70,13 +70,13 @@ export class Daemon {
     closeSync(log);
   }
 
-  /** Sends the signal and waits until the process is gone; SIGKILL after 15 s. */
+  /** Sends the signal and waits until the process is gone; SIGKILL after 60 s. */
   async end(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
     const child = this.#child;
     if (child === undefined || !this.running) return;
     const gone = new Promise<void>((resolve) => child.once('exit', () => resolve()));
     child.kill(signal);
-    const timer = setTimeout(() => child.kill('SIGKILL'), 15_000);
+    const timer = setTimeout(() => child.kill('SIGKILL'), 60_000);
     await gone;
     clearTimeout(timer);
   }
@@ -200,7 +200,7 @@ export class Playground {
   }): Promise<void> {
     const file = await this.buildPackage(options);
     const body = Readable.toWeb(createReadStream(file)) as ReadableStream<Uint8Array>;
-    await this.client.addPackage(basename(file), body, AbortSignal.timeout(60_000));
+    await this.client.addPackage(basename(file), body, AbortSignal.timeout(180_000));
   }
 
   buildPackage(options: {
@@ -225,7 +225,7 @@ export class Playground {
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       output.stderr += text;
     });
-    const timer = setTimeout(() => child.kill('SIGKILL'), 180_000);
+    const timer = setTimeout(() => child.kill('SIGKILL'), 600_000);
     const code = await new Promise<number | null>((resolve) => child.once('close', resolve));
     clearTimeout(timer);
     return { code, ...output };

@@ -14,7 +14,7 @@ beforeAll(async () => {
   playground = await Playground.create({ topology: 'multi-replica' });
   await playground.addPackage({ version: '3.1.0' });
   cluster = (await playground.client.clusters())[0]?.name ?? '';
-}, 120_000);
+});
 
 /** Every test leaves the cluster as it found it. */
 afterEach(async (context) => {
@@ -37,7 +37,7 @@ async function refusal(...args: string[]): Promise<string> {
 }
 
 /** Waits until the controller shows what was just done to a node. */
-const seen = (what: string, look: () => Promise<unknown>) => poll(what, async () => Boolean(await look()), 20_000);
+const seen = (what: string, look: () => Promise<unknown>) => poll(what, async () => Boolean(await look()));
 
 const installationOf = async (node: string) =>
   (await playground.client.nodes()).find(({ id }) => id === node)?.report?.installation;
@@ -115,14 +115,10 @@ describe('refused before anything is touched', () => {
   it('an unhealthy cluster: under-replicated ranges, a running job', async () => {
     const job = { job_id: '77', job_type: 'SCHEMA CHANGE', description: 'ALTER TABLE t', status: 'running' };
     for (const node of playground.rig.nodes) node.setKnobs({ extraUnderreplicated: 2, jobs: [job] });
-    const text = await poll(
-      'the checks see it',
-      async () => {
-        const { stdout } = await playground.kwfleet('plan', cluster, '--to', '3.1.0', '--backup', 'none:test');
-        return stdout.includes('JOBS_RUNNING') && stdout.includes('RANGES_UNDERREPLICATED') && stdout;
-      },
-      30_000,
-    );
+    const text = await poll('the checks see it', async () => {
+      const { stdout } = await playground.kwfleet('plan', cluster, '--to', '3.1.0', '--backup', 'none:test');
+      return stdout.includes('JOBS_RUNNING') && stdout.includes('RANGES_UNDERREPLICATED') && stdout;
+    });
     expect(text).toContain('77');
     for (const node of playground.rig.nodes) node.setKnobs({});
   });

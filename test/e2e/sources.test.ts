@@ -44,7 +44,7 @@ beforeAll(async () => {
     log_level: 'silent',
   };
   controller = await startController(controllerConfig(config));
-}, 60_000);
+});
 afterAll(async () => {
   await controller?.close();
   web?.closeAllConnections();

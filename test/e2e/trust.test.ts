@@ -59,7 +59,7 @@ beforeAll(async () => {
   packageFile = await buildPackage({ version: '3.1.0', outDir: directory });
   otherFile = await buildPackage({ version: '3.2.0', outDir: directory });
   await writeFile(join(directory, 'passphrase'), 'correct horse battery\n', { mode: 0o600 });
-}, 60_000);
+});
 afterEach(() => vi.useRealTimers());
 afterAll(() => rm(directory, { recursive: true, force: true }));
 

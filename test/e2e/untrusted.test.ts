@@ -13,7 +13,7 @@ beforeAll(async () => {
   playground = await Playground.create({ topology: 'multi-replica' });
   file = await playground.buildPackage({ version: '3.1.0' });
   cluster = (await playground.client.clusters())[0]?.name ?? '';
-}, 120_000);
+});
 afterEach((context) => {
   if (context.task.result?.state === 'fail') console.error(playground.logs());
 });
@@ -33,7 +33,7 @@ async function heldUntouched(code: string): Promise<void> {
   const [run] = await playground.client.runs();
   await playground.client.choose(run?.id ?? '', 'abort');
   await expect
-    .poll(async () => (await playground.client.run(run?.id ?? '')).status, { timeout: 30_000 })
+    .poll(async () => (await playground.client.run(run?.id ?? '')).status, { timeout: 120_000 })
     .toBe('aborted');
   const touched = playground.rig.nodes.flatMap((node) =>
     node.record().filter(({ event }) => event === 'stop' || event === 'draining'),
@@ -55,7 +55,7 @@ it('what nobody signed is not even planned, once people are in charge', async ()
   expect(await kwfleet(2, ...plan)).toContain('PACKAGE_UNSIGNED');
   await kwfleet(0, 'package', 'sign', file, ...signing);
   expect(await kwfleet(0, ...plan)).not.toContain('PACKAGE_UNSIGNED');
-}, 120_000);
+});
 
 it('a package that was exchanged at the controller holds the run, and no node is touched', async () => {
   const stored = join(playground.rig.directory, 'controller/packages', `${sha256}.tar.gz`);
@@ -65,7 +65,7 @@ it('a package that was exchanged at the controller holds the run, and no node is
   writeFileSync(stored, other);
   await heldUntouched('PACKAGE_CORRUPT');
   writeFileSync(stored, bytes);
-}, 180_000);
+});
 
 it('a host that knows another root holds the run, and no node is touched', async () => {
   for (const [i, agent] of playground.agents.entries()) {
@@ -76,4 +76,4 @@ it('a host that knows another root holds the run, and no node is touched', async
   }
   await playground.healthy();
   await heldUntouched('TRUST_ROOT_UNKNOWN');
-}, 180_000);
+});

@@ -24,7 +24,7 @@ const FILLER = '/var/lib/kaiwudb/filler';
 
 /** Enough data that there is a middle of copying them. */
 const fill = (host: LabHost, megabytes: number) =>
-  host.shell(`head -c ${megabytes}M /dev/urandom >${FILLER}; chown kaiwudb: ${FILLER}`, { timeoutMs: 120_000 });
+  host.shell(`head -c ${megabytes}M /dev/urandom >${FILLER}; chown kaiwudb: ${FILLER}`, { timeoutMs: 180_000 });
 
 async function sql(fleet: Fleet, text: string): Promise<string> {
   const host = fleet.hosts[0] as LabHost;
@@ -57,12 +57,12 @@ async function downgrade(fleet: Fleet, backup: string): Promise<string> {
 }
 
 const sums = (fleet: Fleet) =>
-  Promise.all(fleet.hosts.map(async (host) => (await host.exec(['sha256sum', FILLER], { timeoutMs: 60_000 })).stdout));
+  Promise.all(fleet.hosts.map(async (host) => (await host.exec(['sha256sum', FILLER], { timeoutMs: 180_000 })).stdout));
 
 const events = async (fleet: Fleet, host: LabHost, event: string) =>
   (await fleet.record(host)).filter((line) => line.event === event);
 
-describe.skipIf(!(await labHere()))('backups on hosts with systemd', { timeout: 400_000 }, () => {
+describe.skipIf(!(await labHere()))('backups on hosts with systemd', { timeout: 1_200_000 }, () => {
   it('agents killed while they copy, and a host that dies while it restores: the data are those of the copy', async () => {
     const fleet = await ready({ topology: 'single-replica' });
     const [first, second] = fleet.hosts as [LabHost, LabHost];

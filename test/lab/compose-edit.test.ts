@@ -26,7 +26,7 @@ describe.skipIf(!(await labHere()) || !dockerHere())('a compose project is edite
     lab = await createLab();
     host = await lab.addHost();
     await host.start();
-    await host.exec(['systemctl', 'start', 'docker'], { timeoutMs: 60_000 });
+    await host.exec(['systemctl', 'start', 'docker']);
     for (const version of ['3.0.0', '3.1.0']) await host.exec(['docker', 'load', '-i', await shelf.image(version)]);
     socket = `/proc/${host.initPid}/root/run/docker.sock`;
   });
@@ -124,7 +124,7 @@ async function project(
     '--no-start',
     'kwdb',
   ];
-  await run(argv, { env: given, timeoutMs: 60_000 });
+  await run(argv, { env: given });
   const engine = new Engine({ socket, sudo: false });
   const name = `project-${projects}`;
   const [found] = (await engine.containers()).filter(

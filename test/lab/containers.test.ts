@@ -21,7 +21,7 @@ import { cell, renderMethods, WHOLE_TABLE } from './methods-table.ts';
 import { askBy, copyFirst, goBack, madeOf, type Sql, sameFiles } from './way-back.ts';
 
 const TOPOLOGIES: readonly Topology[] = ['standalone', 'multi-replica', 'single-replica'];
-const TIMEOUT_MS = 10 * 60_000;
+const TIMEOUT_MS = 40 * 60_000;
 
 type Way = {
   readonly method: Method;
@@ -176,7 +176,7 @@ async function tidied(host: LabHost, way: Way): Promise<void> {
     left = await way.leftovers(host);
     return left.length === 0;
   };
-  await until(`nothing is left on ${host.name}`, none, 20_000).catch((error: Error) => {
+  await until(`nothing is left on ${host.name}`, none).catch((error: Error) => {
     throw new Error(`${error.message}: ${left.join(', ')}`);
   });
 }

@@ -21,7 +21,7 @@ describe.skipIf(!(await labHere()) || !dockerHere())('an engine', () => {
     lab = await createLab();
     const host = await lab.addHost();
     await host.start();
-    await host.exec(['systemctl', 'start', 'docker'], { timeoutMs: 60_000 });
+    await host.exec(['systemctl', 'start', 'docker']);
     await host.exec(['docker', 'load', '-i', await shelf.image('3.0.0')]);
     await host.exec(['docker', 'run', '-d', '--name', 'friend', 'kaiwudb:3.0.0', 'sleep', '600']);
     engine = new Engine({ socket: `/proc/${host.initPid}/root/run/docker.sock`, sudo: false });

@@ -9,8 +9,8 @@ import { Fleet } from './fleet.ts';
 import { type LabHost, type LabProcess, until } from './host.ts';
 
 const FIRST_VERSION = '3.0.0';
-const SEEN_MS = 150_000;
-const SETTLED_MS = 240_000;
+const SEEN_MS = 600_000;
+const SETTLED_MS = 900_000;
 const RETRIES = 2;
 /** Files that no upgrade may alter (I5). */
 const KEPT_FILES = '/etc/kaiwudb/certs/ca.crt /etc/kaiwudb/info/MODE /etc/kaiwudb/info/NODE /var/lib/kaiwudb/marker';
@@ -175,7 +175,7 @@ export class Stage {
 
   /** The controller may be down on purpose: then it is asked again. */
   async #view(run: string): Promise<RunView> {
-    return until('the controller answers', () => this.fleet.client.run(run).catch(() => undefined), 60_000);
+    return until('the controller answers', () => this.fleet.client.run(run).catch(() => undefined));
   }
 
   /** KWDB's unit is not enabled: what served when the host went down is started by hand, unless the run had begun with it. */
@@ -275,12 +275,12 @@ const outcomeOf = (holds: readonly Hold[]): string =>
 async function inTheMiddle(host: LabHost): Promise<void> {
   const gone = async () =>
     (await host.exec(['test', '-e', '/usr/local/kaiwudb/bin/kwbase'], { allowFailure: true })).exitCode !== 0;
-  await until(`deploy.sh is in the middle on ${host.name}`, gone, 30_000);
+  await until(`deploy.sh is in the middle on ${host.name}`, gone);
 }
 
 async function isDraining(host: LabHost): Promise<void> {
   const last = async () => (await host.readFile('/var/lib/standin-record.jsonl')).trim().split('\n').at(-1) ?? '';
-  await until(`${host.name} drains`, async () => /"event":"(draining|stop)"/.test(await last()), 30_000);
+  await until(`${host.name} drains`, async () => /"event":"(draining|stop)"/.test(await last()));
 }
 
 async function keptSums(fleet: Fleet): Promise<string[]> {

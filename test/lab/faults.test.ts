@@ -14,7 +14,7 @@ import { labHere } from './host.ts';
 const DIST = join(import.meta.dirname, '../../dist');
 const CHOICE = process.env.KWFLEET_LAB;
 const FULL = CHOICE !== undefined;
-const TIMEOUT_MS = FULL ? 60 * 60_000 : 10 * 60_000;
+const TIMEOUT_MS = FULL ? 120 * 60_000 : 40 * 60_000;
 const TOPOLOGIES: readonly Topology[] = ['multi-replica', 'single-replica', 'standalone'];
 /** How often a moment that was over before it was seen is tried again. */
 const TRIES = 3;

@@ -98,7 +98,7 @@ export class Fleet {
     const withAgent = hosts.slice(0, options.agents);
     await Promise.all(withAgent.map((host) => this.#enroll(host, options)));
     if (withAgent.length === hosts.length) await this.healthy();
-    else await until('the cluster is known', async () => (await this.client.clusters()).length > 0, 60_000);
+    else await until('the cluster is known', async () => (await this.client.clusters()).length > 0);
   }
 
   async #install(host: LabHost, options: FleetOptions): Promise<void> {
@@ -129,7 +129,7 @@ export class Fleet {
       ...(options.secure === 'tls' ? { certificates: await this.#makeCertificates() } : {}),
     };
     const script = join(TOP, 'test/standin/install.ts');
-    await host.exec([process.execPath, script, '--json', JSON.stringify(install)], { timeoutMs: 60_000 });
+    await host.exec([process.execPath, script, '--json', JSON.stringify(install)]);
     await host.exec(['systemctl', 'start', 'kaiwudb']);
   }
 
@@ -157,7 +157,7 @@ export class Fleet {
     await host.writeFile('/etc/kwfleet/token', `${token}\n`, 0o600);
     await host.writeFile('/etc/kwfleet/agent.yaml', stringify(config), 0o600);
     if (sudo) await giveSudo(host);
-    await host.shell('systemctl daemon-reload; systemctl enable --now kwfleet-agent', { timeoutMs: 120_000 });
+    await host.shell('systemctl daemon-reload; systemctl enable --now kwfleet-agent');
   }
 
   get controllerProcess(): LabProcess | undefined {
@@ -178,20 +178,20 @@ export class Fleet {
     };
     await writeFile(file, stringify(settings));
     this.#controller = this.lab.spawnInNetwork([process.execPath, KWFLEET, 'controller', '--config', file]);
-    await this.#controller.waitForOutput(/the controller is up/, 60_000);
+    await this.#controller.waitForOutput(/the controller is up/);
   }
 
   /** `kwfleet …` beside the controller; throws unless it exits with 0 or one of `codes`. */
   async kwfleet(...args: string[]): Promise<{ stdout: string; stderr: string; exitCode: number }> {
     const result = await this.lab.execInNetwork([process.execPath, KWFLEET, ...args], {
-      timeoutMs: 180_000,
+      timeoutMs: 600_000,
       allowFailure: true,
       env: { NO_COLOR: '1' },
     });
     return { ...result, exitCode: result.exitCode ?? -1 };
   }
 
-  async healthy(timeoutMs = 90_000): Promise<ClusterSummary> {
+  async healthy(timeoutMs = 240_000): Promise<ClusterSummary> {
     return until(
       'the cluster is healthy',
       async () => {
@@ -209,7 +209,7 @@ export class Fleet {
 
   async addPackageFile(file: string): Promise<void> {
     const body = Readable.toWeb(createReadStream(file)) as ReadableStream<Uint8Array>;
-    await this.client.addPackage(basename(file), body, AbortSignal.timeout(60_000));
+    await this.client.addPackage(basename(file), body, AbortSignal.timeout(180_000));
   }
 
   /** Plans and starts; returns the run's id. */
@@ -220,7 +220,7 @@ export class Fleet {
   }
 
   /** Waits until the run has ended or holds for a person. */
-  async settled(run: string, timeoutMs = 180_000): Promise<RunView> {
+  async settled(run: string, timeoutMs = 600_000): Promise<RunView> {
     return until(
       `run ${run} settles`,
       async () => {
@@ -238,7 +238,7 @@ export class Fleet {
   async abort(run: string): Promise<void> {
     await this.client.choose(run, 'abort');
     const ended = async () => ['aborted', 'failed'].includes((await this.client.run(run)).status);
-    await until(`run ${run} is aborted`, ended, 120_000);
+    await until(`run ${run} is aborted`, ended);
   }
 
   /** Asks for a retry and waits until it is taken: that is at the run's next decision. */

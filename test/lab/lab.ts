@@ -11,7 +11,7 @@ import { type CommandOptions, type CommandResult, LabProcess, type ProcessOption
 import { deadline } from './wait.ts';
 
 const REPOSITORY = join(import.meta.dirname, '..', '..');
-const RELAY_TIMEOUT_MS = 10_000;
+const RELAY_TIMEOUT_MS = 60_000;
 
 /** A listening port of the machine's loopback that leads into the lab. */
 export interface Forward {

@@ -41,10 +41,10 @@ const INSIDE_ENV = {
   USER: 'root',
   LANG: 'C.UTF-8',
 };
-const INIT_TIMEOUT_MS = 10_000;
-const BOOT_TIMEOUT_MS = 60_000;
-const SHUTDOWN_TIMEOUT_MS = 60_000;
-const CRASH_TIMEOUT_MS = 10_000;
+const INIT_TIMEOUT_MS = 60_000;
+const BOOT_TIMEOUT_MS = 300_000;
+const SHUTDOWN_TIMEOUT_MS = 300_000;
+const CRASH_TIMEOUT_MS = 60_000;
 const NAMESPACES = ['--mount', '--propagation', 'slave', '--pid', '--uts', '--ipc', '--fork', '--kill-child'];
 
 /** One host of a lab: a systemd of its own over the machine's files. */

@@ -40,8 +40,8 @@ export interface ProcessExit {
   signal: NodeJS.Signals | null;
 }
 
-const COMMAND_TIMEOUT_MS = 30_000;
-const KILL_TIMEOUT_MS = 5_000;
+const COMMAND_TIMEOUT_MS = 180_000;
+const KILL_TIMEOUT_MS = 60_000;
 // A chatty controller must not fill the test's memory; the end of its output is what a failing test needs.
 const CAPTURE_LIMIT_CHARS = 8 * 1024 * 1024;
 const SYSTEM_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';

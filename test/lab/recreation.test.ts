@@ -178,7 +178,7 @@ describe.skipIf(!(await labHere()) || !dockerHere())('a container is made again'
       file,
       info: { ...PACKAGE_OF, sha256, architecture, fileName: basename(file), sizeBytes: size, version: '3.1.0' },
     };
-    await host.exec(['systemctl', 'start', 'docker'], { timeoutMs: 60_000 });
+    await host.exec(['systemctl', 'start', 'docker']);
     await host.exec(['docker', 'load', '-i', await shelf.image('3.0.0')]);
     await host.shell(`mkdir -p /var/lib/kaiwudb
       docker network create --subnet 10.91.0.0/24 --ipv6 --subnet fd91::/64 front
@@ -218,7 +218,7 @@ describe.skipIf(!(await labHere()) || !dockerHere())('a container is made again'
     }
   });
 
-  it('whatever deed was its last: done again it is whole, and so is the way back', { timeout: 120_000 }, async () => {
+  it('whatever deed was its last: done again it is whole, and so is the way back', async () => {
     const options = OPTIONS.networks as readonly string[];
     for (let deeds = 0, cut = true; cut; deeds++) {
       const rig = await Rig.create();
@@ -376,7 +376,7 @@ class Rig {
 
   async clear(): Promise<void> {
     const script = 'docker rm -fv $(docker ps -aq --filter name=kwdb) >/dev/null 2>&1 || :';
-    await host.exec(['sh', '-c', script], { timeoutMs: 60_000 });
+    await host.exec(['sh', '-c', script]);
   }
 }
 

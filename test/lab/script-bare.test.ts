@@ -72,7 +72,7 @@ describe.skipIf(!(await labHere()))('hosts of an rpm distribution', () => {
 
   it.for(RPM_CLUSTERS.filter(([topology]) => WHOLE_TABLE || topology === 'standalone'))(
     '%s',
-    { timeout: 8 * 60_000 },
+    { timeout: 30 * 60_000 },
     async ([topology, options, fault]) => {
       const fleet = await create({ topology, family: 'rpm', ...options });
       const at = { method: 'script-bare', topology } as const;

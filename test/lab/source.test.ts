@@ -23,7 +23,7 @@ import {
 import { askBy, copyFirst, goBack, rootsOf, type Sql } from './way-back.ts';
 
 const TOPOLOGIES: readonly Topology[] = ['standalone', 'multi-replica', 'single-replica'];
-const TIMEOUT_MS = 6 * 60_000;
+const TIMEOUT_MS = 20 * 60_000;
 
 let fleet: Fleet | undefined;
 let directory: string;
@@ -212,7 +212,7 @@ async function killed(fleet: Fleet): Promise<string> {
   await addTree(fleet, { version: '3.2.0' });
   const host = first(fleet);
   const run = await fleet.begin('3.2.0');
-  await host.shell(`until ! ${FIND} >/dev/null; do sleep 0.02; done`, { timeoutMs: 60_000 });
+  await host.shell(`until ! ${FIND} >/dev/null; do sleep 0.02; done`);
   await host.crash();
   await host.boot();
   const view = await fleet.settled(run);

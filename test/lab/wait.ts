@@ -15,7 +15,7 @@ export async function deadline<T>(promise: Promise<T>, timeoutMs: number, descri
 export async function until<T>(
   what: string,
   ask: () => T | undefined | false | Promise<T | undefined | false>,
-  timeoutMs = 10_000,
+  timeoutMs = 120_000,
 ): Promise<T> {
   const end = performance.now() + timeoutMs;
   for (;;) {

@@ -59,7 +59,7 @@ describe('the simulator', () => {
 });
 
 describe('without a safeguard, within 2,000 seeds the simulator finds what it guards against:', () => {
-  test.each(Object.keys(SAFEGUARDS) as Safeguard[])('%s', { timeout: 120_000 }, async (without) => {
+  test.each(Object.keys(SAFEGUARDS) as Safeguard[])('%s', async (without) => {
     const topology = TOPOLOGY[without];
     for (let seed = 1; seed <= SEEDS_MAX; seed++) {
       const { violations } = await run({ seed, topology, without });

@@ -19,7 +19,7 @@ const QUICK: Knobs = { heartbeatMs: 200, livenessMs: 3000 };
 export async function poll<T>(
   what: string,
   look: () => Promise<T | null | undefined | false>,
-  timeoutMs = 10_000,
+  timeoutMs = 120_000,
 ): Promise<T> {
   const deadline = Date.now() + timeoutMs;
   let last: unknown = 'nothing';
@@ -42,7 +42,7 @@ export function runToEnd(
   file: string,
   args: readonly string[],
   env = process.env,
-  timeout = 20_000,
+  timeout = 120_000,
 ): Promise<Finished> {
   return new Promise((resolve) => {
     execFile(file, [...args], { env, timeout }, (error, stdout, stderr) => {
@@ -91,7 +91,7 @@ export class Node {
   }
 
   stop(): Promise<void> {
-    return this.services.stop(UNIT, 5000);
+    return this.services.stop(UNIT, 60_000);
   }
 
   async kill(): Promise<void> {
@@ -105,7 +105,7 @@ export class Node {
   }
 
   ready(): Promise<unknown> {
-    return poll(`${this.installed.host} ready`, () => this.isReady(), 15_000);
+    return poll(`${this.installed.host} ready`, () => this.isReady());
   }
 
   kwbase(...args: string[]): Promise<Finished> {

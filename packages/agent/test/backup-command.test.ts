@@ -4,14 +4,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Action, NodeReport } from '@kwfleet/core';
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { HostBackups } from '../src/backup/backups.ts';
 import type { Watch } from '../src/driver/driver.ts';
 import { DetachedProcesses } from '../src/host/long-commands.ts';
 import { FakeClock, FakeHost, order } from './fake-host.ts';
-
-// It starts real programs, and the machine may be busy.
-vi.setConfig({ testTimeout: 120_000 });
 
 let home: string;
 let command: string;

@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { writeDuration } from '@kwfleet/core';
 import type { Command } from 'commander';
-import { describe, expect, it, vi } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { parseBackup, parseDuration } from '../src/arguments.ts';
 import { Context } from '../src/context.ts';
 import { EXIT } from '../src/exit.ts';
@@ -20,9 +20,6 @@ import {
   UNKNOWN_RUN,
   Written,
 } from './fixtures.ts';
-
-// It starts real programs, and the machine may be busy.
-vi.setConfig({ testTimeout: 30_000 });
 
 const BIN = fileURLToPath(new URL('../bin/kwfleet.mjs', import.meta.url));
 

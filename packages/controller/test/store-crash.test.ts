@@ -108,7 +108,7 @@ describe('a controller that dies at any statement', () => {
       const ends = (await eventsAfter(database, run, 0, 1000)).filter(({ event }) => event.type === 'run-ended');
       expect(ends).toHaveLength(1);
     }
-  }, 120_000);
+  });
 });
 
 describe('a run in flight while the controller is upgraded', () => {

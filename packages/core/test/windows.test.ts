@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { describe, expect, it, vi } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
   admit,
   checkWindow,
@@ -15,9 +15,6 @@ import {
   windowsOf,
 } from '../src/index.ts';
 import { planFor } from './builders.ts';
-
-// Many moments in many zones, on a machine that may be busy.
-vi.setConfig({ testTimeout: 60_000 });
 
 const MINUTE = 60_000;
 const HOUR = 60 * MINUTE;

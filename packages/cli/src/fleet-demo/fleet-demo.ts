@@ -33,7 +33,7 @@ const LIMIT = 20;
 const BUDGET = 2;
 /** The window opens so long after it is made: long enough to see that nothing happens before. */
 const OPENS_IN_MS = 12_000;
-const PATIENCE_MS = 240_000;
+const PATIENCE_MS = 600_000;
 const LOOK_MS = 500;
 const SMALLEST = 6;
 
