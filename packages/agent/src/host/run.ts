@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { execa } from 'execa';
 
 /** How a short command ended. `exitCode` is undefined when it was killed by a signal or by the time limit. */
@@ -12,10 +13,13 @@ export type Ended = {
 
 /** Bound on what is kept of a short command's output. */
 const OUTPUT_BYTES = 8 * 1024 * 1024;
+/** So long a killed process may take to be gone, and its output to end. */
+const GRACE_MS = 1_000;
 
 /**
  * Runs a short command without a shell, with no standard input, for `timeoutMs` at most; then the process is killed.
- * Never rejects: how it ended is the answer.
+ * Never rejects: how it ended is the answer. It comes in time even where the kill is of no use: a process of another
+ * user's (behind sudo) cannot be killed, and one that was begun by it can hold its output open.
  */
 export async function runShort(
   file: string,
@@ -29,23 +33,40 @@ export async function runShort(
     readonly user?: { readonly uid: number; readonly gid: number };
   },
 ): Promise<Ended> {
-  const done = await execa(file, args, {
+  const outputBytes = options.outputBytes ?? OUTPUT_BYTES;
+  const child = execa(file, args, {
     reject: false,
     stdin: 'ignore',
     timeout: options.timeoutMs,
     killSignal: 'SIGKILL',
-    maxBuffer: options.outputBytes ?? OUTPUT_BYTES,
+    maxBuffer: outputBytes,
     env: { LC_ALL: 'C', ...options.env },
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
     ...options.user,
   });
-  return {
-    exitCode: done.exitCode,
-    stdout: done.stdout,
-    stderr: done.stderr,
-    timedOut: done.timedOut,
-    missing: 'code' in done && done.code === 'ENOENT',
-  };
+  const end = new AbortController();
+  const late = sleep(options.timeoutMs + GRACE_MS, undefined, { signal: end.signal }).catch(() => undefined);
+  const done = await Promise.race([child, late]);
+  end.abort();
+  if (done === undefined) {
+    child.stdout.destroy();
+    child.stderr.destroy();
+    child.nodeChildProcess.unref();
+    return { exitCode: undefined, stdout: '', stderr: '', timedOut: true, missing: false };
+  }
+  const { stdout, timedOut } = done;
+  // A process that wrote all of it into the pipe and ended well knows nothing of the limit: its status says 0.
+  if (done.isMaxBuffer) {
+    return {
+      exitCode: undefined,
+      stdout,
+      stderr: `more than ${outputBytes} bytes of output`,
+      timedOut,
+      missing: false,
+    };
+  }
+  const missing = 'code' in done && done.code === 'ENOENT';
+  return { exitCode: done.exitCode, stdout, stderr: done.stderr, timedOut, missing };
 }
 
 /** What a command said on failing, for a person. */
