@@ -1,5 +1,6 @@
 /** The work on files: copies that are whole or not there, backups that are read again, restores that can be undone. */
 import { spawn, spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import {
   chmodSync,
@@ -573,7 +574,10 @@ describe.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)('where
   const OUTCOME = () => join(home, 'outcome.json');
 
   /** Runs the real program on each piece of work in turn, behind `mounts`; what the last one answered. */
-  function behind(mounts: string, ...works: Work[]): { ok: boolean; code?: string; message?: string } {
+  function behind(
+    mounts: string,
+    ...works: Work[]
+  ): { ok: boolean; code?: string; message?: string; receipt?: { manifestSha256: string } } {
     const steps = works.map((work, at) => {
       writeFileSync(`${SPEC()}.${at}`, JSON.stringify(work));
       return `'${process.execPath}' '${PROGRAM}' '${SPEC()}.${at}' '${OUTCOME()}' >&2 || exit 0`;
@@ -612,6 +616,55 @@ describe.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)('where
     expect(behind(mount(), work, undoWork('put-back'))).toMatchObject({ ok: true });
     expect(shown()).toEqual(since);
   });
+
+  /** What restores of old and of an older agent laid aside within the data of a mount point, and kept. */
+  const laidAside = (mount: string) => {
+    const [kept, left] = ['.kwfleet-replaced-run-7', '.kwfleet-staged-run-8'];
+    return `${mount}; mkdir -p '${data}/${kept}/sub' '${data}/${left}'; echo old > '${data}/${kept}/sub/log'; echo half > '${data}/${left}/FORMAT'`;
+  };
+
+  test('what an earlier restore laid aside there is in no copy, and stays beside the one restored', async () => {
+    cpSync(data, join(home, 'now'), { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+    const then = tree(join(home, 'now'));
+    const mount = laidAside(`mount --bind '${home}/now' '${data}'`);
+    const { receipt } = behind(mount, copyWork());
+    expect(tree(join(directory(), 'n1/run-1/files/data'))).toEqual(then);
+    expect(readFileSync(join(directory(), 'n1/run-1/manifest.json'), 'utf8')).not.toContain('.kwfleet-');
+    const { manifestSha256 = '' } = receipt ?? {};
+    writeFileSync(join(home, 'now/FORMAT'), '3.1.0');
+    rmSync(join(home, 'shown'), { recursive: true });
+    expect(behind(mount, checkWork(manifestSha256), restoreWork(manifestSha256))).toMatchObject({ ok: true });
+    expect(shown()).toEqual(then);
+    expect(readFileSync(join(home, 'shown/.kwfleet-replaced-run-7/sub/log'), 'utf8')).toBe('old\n');
+    expect(readFileSync(join(home, 'shown/.kwfleet-replaced-run-9/FORMAT'), 'utf8')).toBe('3.1.0');
+  });
+
+  test.each(['by this program', 'by one before it, which had staged all'])(
+    'a backup that holds what was laid aside is put back without it, %s',
+    async (by) => {
+      const then = tree(data);
+      mkdirSync(join(data, 'xkwfleet-replaced-run-7/sub'), { recursive: true });
+      writeFileSync(join(data, 'xkwfleet-replaced-run-7/sub/log'), 'old');
+      const { place } = await copy();
+      rmSync(join(data, 'xkwfleet-replaced-run-7'), { recursive: true });
+      // As copies were made once.
+      renameSync(join(place, 'files/data/xkwfleet-replaced-run-7'), join(place, 'files/data/.kwfleet-replaced-run-7'));
+      const manifest = join(place, 'manifest.json');
+      writeFileSync(manifest, readFileSync(manifest, 'utf8').replaceAll('xkwfleet-', '.kwfleet-'));
+      const manifestSha256 = createHash('sha256').update(readFileSync(manifest)).digest('hex');
+      cpSync(data, join(home, 'now'), { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
+      writeFileSync(join(home, 'now/FORMAT'), '3.1.0');
+      const mount = `mount --bind '${home}/now' '${data}'`;
+      const work = restoreWork(manifestSha256);
+      if (by !== 'by this program') {
+        writeFileSync(work.stateFile, JSON.stringify({ absent: [], roots: [] }));
+        spawnSync('cp', ['-a', join(place, 'files/data'), join(home, 'now/.kwfleet-staged-run-9')]);
+      }
+      expect(behind(mount, checkWork(manifestSha256), work)).toMatchObject({ ok: true });
+      expect(shown()).toEqual(then);
+      expect(readdirSync(join(home, 'shown')).filter((name) => OWN.test(name))).toEqual(['.kwfleet-replaced-run-9']);
+    },
+  );
 
   test('room is looked for where the data lie, and not where a link to them does', async () => {
     renameSync(data, join(home, 'disk'));

@@ -26,6 +26,9 @@ export type Aside = {
 
 const OURS = /^\.kwfleet-(staged|replaced|placing|undoing|undone)-/;
 
+/** Whether a path within a root is of what restores laid there, because the root is, or was, a mount point: no part of the node. */
+export const isLaidAside = (path: string): boolean => OURS.test(path);
+
 /** Throws BACKUP_UNSUPPORTED for a file that is a mount point: nothing can take its place. */
 export async function asideOf({ path }: { readonly path: string }, run: string): Promise<Aside> {
   const own = await lstat(path).catch(absent);
@@ -86,7 +89,8 @@ async function exchangeContents({ path, staged, replaced, placing }: Aside, like
   await moveAll(placing, path);
   if (process.getuid?.() === 0) await chown(path, like.uid, like.gid);
   await chmod(path, like.mode);
-  await rmdir(placing);
+  // Nothing is left in it, or copies of what an earlier restore had laid aside when the backup was made.
+  await rm(placing, { recursive: true, force: true });
   await syncDirectory(path);
 }
 
@@ -117,6 +121,6 @@ export async function undo(aside: Aside, wasAbsent: boolean): Promise<void> {
 
 async function moveAll(from: string, to: string): Promise<void> {
   for (const name of await readdir(from)) {
-    if (!OURS.test(name)) await rename(join(from, name), join(to, name));
+    if (!isLaidAside(name)) await rename(join(from, name), join(to, name));
   }
 }

@@ -7,8 +7,8 @@ import { placeOf } from './cold-copy.ts';
 import { clone, Meter, mebibytes, SPARE_BYTES, sha256OfFile } from './copy-tree.ts';
 import { copyOf, type Manifest, readManifest, requireIdentity, totals } from './manifest.ts';
 import { mountPoints } from './mounts.ts';
-import { requireSamePlaces } from './restore.ts';
-import { isPutBack, type Say, type Work } from './spec.ts';
+import { requireSamePlaces, rootsPutBack } from './restore.ts';
+import type { Say, Work } from './spec.ts';
 import { isWithin, walkTree } from './tree.ts';
 
 /**
@@ -23,7 +23,7 @@ export async function check(work: Work & { work: 'check' }, say: Say): Promise<v
   const meter = new Meter(say, 'read', sizeBytes);
   for (const root of manifest.roots) await checkRoot(place, root, meter);
   await requireSamePlaces(manifest, work.roots);
-  for (const root of manifest.roots.filter(isPutBack)) await requireExchangeable(root);
+  for (const root of rootsPutBack(manifest)) await requireExchangeable(root);
   await requireRoom(place, manifest);
   say(`${files} files, ${mebibytes(sizeBytes)} MiB, are as they were when the backup was made`);
 }
@@ -68,7 +68,7 @@ async function requireExchangeable(root: Manifest['roots'][number]): Promise<voi
 
 /** The present data stay where they are until all is well: both must fit. */
 async function requireRoom(place: string, manifest: Manifest): Promise<void> {
-  const data = manifest.roots.find(({ name }) => name === 'data');
+  const data = rootsPutBack(manifest).find(({ name }) => name === 'data');
   const sample = data?.entries.find(({ type, sizeBytes }) => type === 'file' && sizeBytes > 0);
   if (data === undefined || sample === undefined) return;
   const { directory } = await asideOf(data, 'trial');

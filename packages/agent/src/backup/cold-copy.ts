@@ -3,6 +3,7 @@ import { mkdir, readdir, readFile, rename, rm, statfs, writeFile } from 'node:fs
 import { dirname, join } from 'node:path';
 import { type BackupReceipt, FleetError } from '@kwfleet/core';
 import { syncDirectory } from '../journal/file-storage.ts';
+import { isLaidAside } from './aside.ts';
 import { clone, copyTree, Meter, mebibytes, Progress, SPARE_BYTES } from './copy-tree.ts';
 import { copyOf, type Manifest, readManifest, totals, writeManifest } from './manifest.ts';
 import type { Root, Say, Work } from './spec.ts';
@@ -79,7 +80,7 @@ async function fill(
 /** A database that ran meanwhile, seen or not, would make a copy of no moment at all. */
 async function requireUnchanged(trees: readonly Tree[]): Promise<void> {
   for (const { root, found } of trees) {
-    const now = new Map((await walkTree(root)).map((entry) => [entry.path, entry]));
+    const now = new Map((await walkTree(root, isLaidAside)).map((entry) => [entry.path, entry]));
     // A directory's times change when something in it does, which is seen there.
     const changed =
       found.find(({ path, type, stamp }) => type !== 'directory' && now.get(path)?.stamp !== stamp) ??
@@ -98,7 +99,7 @@ async function walkAll(directory: string, roots: readonly Root[]): Promise<Tree[
     throw new FleetError('BACKUP_UNSUPPORTED', `backup.directory ${directory} lies within ${inside.path}`);
   }
   const trees: Tree[] = [];
-  for (const root of real) trees.push({ root, found: await walkTree(root) });
+  for (const root of real) trees.push({ root, found: await walkTree(root, isLaidAside) });
   // A disk or a volume that is mounted only while the database runs leaves an empty directory.
   if (trees[0]?.found.some(({ type }) => type === 'file') !== true) {
     throw new FleetError('BACKUP_UNSUPPORTED', `${data.path} holds no file: the data of the node are not there`);

@@ -6,7 +6,7 @@ import { open, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
 import { syncDirectory } from '../journal/file-storage.ts';
-import { asideOf, exchange, exists, undo } from './aside.ts';
+import { asideOf, exchange, exists, isLaidAside, undo } from './aside.ts';
 import { placeOf } from './cold-copy.ts';
 import { type Copied, copyTree, Meter, mebibytes, Progress } from './copy-tree.ts';
 import { copyOf, type Manifest, readManifest, requireIdentity, totals } from './manifest.ts';
@@ -42,7 +42,7 @@ async function staged(work: Restore, say: Say): Promise<Manifest['roots']> {
   const place = placeOf(work.directory, work.identity.node, work.identity.set);
   const { manifest, sha256 } = await readManifest(place);
   requireIdentity(manifest, sha256, work.manifestSha256, work.identity);
-  const wanted = manifest.roots.filter(isPutBack);
+  const wanted = rootsPutBack(manifest);
   if ((await readState(work.stateFile)) === undefined) {
     await requireSamePlaces(manifest, work.roots);
     await copyBeside(place, wanted, work, say);
@@ -52,6 +52,10 @@ async function staged(work: Restore, say: Say): Promise<Manifest['roots']> {
   }
   return wanted;
 }
+
+/** What goes back: a backup of an older agent may hold what an earlier restore had laid aside, which is no part of the node. */
+export const rootsPutBack = ({ roots }: Manifest): Manifest['roots'] =>
+  roots.filter(isPutBack).map((root) => ({ ...root, entries: root.entries.filter(({ path }) => !isLaidAside(path)) }));
 
 /** Copies everything beside its place, on its own file system, each file compared with the manifest as it is read. */
 async function copyBeside(place: string, roots: Manifest['roots'], work: Restore, say: Say): Promise<void> {

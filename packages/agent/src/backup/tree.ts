@@ -31,10 +31,10 @@ export type Found = Entry & {
 };
 
 /**
- * Everything under the root, parents first. Throws BACKUP_UNSUPPORTED for what a plain copy cannot bring back: devices,
+ * Everything under the root, parents first, but for what `leavesOut` names. Throws BACKUP_UNSUPPORTED for what a plain copy cannot bring back: devices,
  * something mounted below the root, or (in data) a link out of it.
  */
-export async function walkTree(root: Root): Promise<Found[]> {
+export async function walkTree(root: Root, leavesOut = (_path: string): boolean => false): Promise<Found[]> {
   const found: Found[] = [];
   const top = await lstat(root.path, { bigint: true });
   const mounts = await mountPoints();
@@ -54,7 +54,8 @@ export async function walkTree(root: Root): Promise<Found[]> {
     const names = (await readdir(full)).sort().reverse();
     for (const name of names) {
       if (name.includes('\uFFFD')) throw unsupported(`${full} holds a name that is not UTF-8`);
-      waiting.push(path === '' ? name : `${path}/${name}`);
+      const below = path === '' ? name : `${path}/${name}`;
+      if (!leavesOut(below)) waiting.push(below);
     }
   }
   return found;
