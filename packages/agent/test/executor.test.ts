@@ -426,6 +426,38 @@ describe('when a phase fails', () => {
     expect(host.running?.version).toBe('3.0.0');
   });
 
+  test('an online upgrade that started the new version, and after which nobody can look, is never put back', async () => {
+    const online = order({ phases: ['interlock', 'install-online', 'verify'] });
+    const { result, host, executor, sent } = await carryOut({ fallsOnline: true }, online);
+    expect(result).toMatchObject({ outcome: 'failed', disposition: 'broken', newVersionStarted: true });
+    await executor.accept(order({ id: 'run/back/1', phases: ['put-back', 'start', 'verify'] }));
+    await executor.idle();
+    expect(resultsIn(sent)[1]).toMatchObject({ failure: { code: 'VERSION_OLDER' }, disposition: 'untouched' });
+    expect(host.deeds).toEqual(['install-online']);
+  });
+
+  test('nor is one whose agent died under it, and whose next agent cannot look', async () => {
+    const online = order({ phases: ['interlock', 'install-online', 'verify'] });
+    const host = new FakeHost(new FakeClock());
+    const storage = new CrashingStorage();
+    const first = await executorOver(host, storage);
+    const dead = new Promise<void>((resolve) => {
+      host.installOnline = () => {
+        resolve();
+        return new Promise(() => {});
+      };
+    });
+    await first.executor.accept(online);
+    await dead;
+    host.running = null;
+    host.faults.silentLooks = 2;
+    const second = await executorOver(host, new CrashingStorage(storage.bytes));
+    second.executor.resume();
+    await second.executor.idle();
+    expect(resultsIn(second.sent)).toMatchObject([{ disposition: 'broken', newVersionStarted: true }]);
+    expect(host.deeds).toEqual([]);
+  });
+
   test('a node of a single-replica cluster is put back and not started', async () => {
     const { result, host } = await carryOut(
       { installHalf: true },
@@ -500,6 +532,7 @@ describe('a crash at every write of the journal', () => {
   test.each([
     ['a good upgrade', {}, order()],
     ['an online upgrade', {}, order({ phases: ['interlock', 'install-online', 'verify'] })],
+    ['an online upgrade that leaves half', { installHalf: true }, order({ phases: ['interlock', 'install-online'] })],
     ['a failing installation', { installHalf: true }, order()],
     ['a version that does not start', { crashOnStart: true }, order()],
     ['a drain that fails', { drainFails: true }, order()],

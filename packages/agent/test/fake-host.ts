@@ -63,6 +63,10 @@ export type Faults = {
   fallsMeanwhile?: boolean;
   /** What the database that came up while the version before was put back tells that it is. */
   comesUpMeanwhile?: string;
+  /** An online upgrade starts the new version, which falls; from then on nobody can look. */
+  fallsOnline?: boolean;
+  /** So many looks that get no answer. */
+  silentLooks?: number;
 };
 
 export class FakeHost implements Driver {
@@ -95,6 +99,7 @@ export class FakeHost implements Driver {
 
   async observe(wanted?: PackageInfo): Promise<NodeReport> {
     this.wanted = wanted;
+    this.#refuseSilent();
     const condition: Condition = this.half ? 'package-half-installed' : 'clean';
     const serving = this.running !== null;
     return {
@@ -144,6 +149,13 @@ export class FakeHost implements Driver {
   }
 
   #crashed = false;
+
+  #refuseSilent(): void {
+    const left = this.faults.silentLooks ?? 0;
+    if (left === 0) return;
+    this.faults.silentLooks = left - 1;
+    throw new FleetError('SERVICE_MANAGER_SILENT', 'systemd does not tell the state of kaiwudb');
+  }
 
   async health(): Promise<ClusterHealth> {
     if (this.faults.mute === true) throw new FleetError('KWBASE_FAILED', 'no answer', { words: 'cannot dial server' });
@@ -211,7 +223,15 @@ export class FakeHost implements Driver {
     this.meanwhile();
     await watch.fence();
     this.deeds.push('install-online');
+    if (this.faults.fallsOnline === true) {
+      this.running = null;
+      this.#crashed = true;
+      this.faults.silentLooks = 2;
+      throw new FleetError('SERVICE_MANAGER_SILENT', 'systemd does not tell the state of the command');
+    }
     if (this.faults.installFails === true) throw new FleetError('DEPLOY_MARK_FAILED', 'told to fail');
+    this.half = this.faults.installHalf === true;
+    if (this.half) throw new FleetError('INSTALL_FAILED', 'told to fail');
     this.installed = action.to;
     this.running = { pid: this.#nextPid++, version: action.to, startedAtMs: this.clock.now() };
   }

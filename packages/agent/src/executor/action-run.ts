@@ -149,9 +149,9 @@ export class ActionRun {
     return this.parts.journal.state.startedVersion;
   }
 
-  async recordTargetStarted(): Promise<void> {
+  async recordTargetStarted(patience: 'idle-limit' | 'for-ever' = 'idle-limit'): Promise<void> {
     if (this.entry.newVersionStarted) return;
-    await this.record({ type: 'started', action: this.action.id, version: this.action.to });
+    await this.record({ type: 'started', action: this.action.id, version: this.action.to }, patience);
   }
 
   /**

@@ -9,9 +9,20 @@ import {
   type Phase,
 } from '@kwfleet/core';
 import { DeadlineError, Stopping } from '../driver/driver.ts';
+import { BACK_OUT } from '../journal/records.ts';
 import type { ActionRun } from './action-run.ts';
 import { putDataBack } from './backup-phases.ts';
-import { assureSpare, hasTargetStarted, isActive, isSameProcess, putBack, start, stop, verify } from './phases.ts';
+import {
+  assureSpare,
+  hasTargetStarted,
+  isActive,
+  isSameProcess,
+  noteStarted,
+  putBack,
+  start,
+  stop,
+  verify,
+} from './phases.ts';
 
 export type Settlement = { readonly disposition: Disposition; readonly failure: ActionFailure };
 
@@ -76,6 +87,7 @@ export async function settle(
   if (run.entry.deeds.length === 0) return { disposition: 'untouched', failure };
   // A transfer never touches the installation; what it left in the target is this run's to drop, when it is retried.
   if (run.action.transfer !== undefined) return { disposition: 'broken', failure };
+  if (run.entry.deeds.includes('install-online') && !hasBegun(run)) await noteStarted(run);
   const restored = run.entry.deeds.includes('restore') && failure.code !== 'EPOCH_STALE';
   if (!restored && needsPerson(run, failure)) return { disposition: 'broken', failure };
   try {
@@ -92,6 +104,11 @@ export async function settle(
       failure: { code: 'ROLLBACK_FAILED', message, phase: failure.phase, ...(words === '' ? {} : { words }) },
     };
   }
+}
+
+/** Whether an earlier agent process was on the way back already: what runs, or not, is its own work since. */
+function hasBegun({ entry }: ActionRun): boolean {
+  return entry.phases.some(({ index }) => index === BACK_OUT);
 }
 
 /** A restore that failed leaves the node as it found it: stopped, with its own data. */

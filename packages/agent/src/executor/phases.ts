@@ -249,13 +249,8 @@ async function installOnline(run: ActionRun): Promise<void> {
     const spareWhileItRuns = async () => {
       if (isActive(await run.observe())) await assureSpare(run);
     };
-    try {
-      const work = () => finishedOrThrow(run, action.to, () => parts.driver.installOnline(action, run.watch));
-      await beforeEachCommand(run, spareWhileItRuns, work);
-    } catch (error) {
-      if (!(error instanceof Stopping)) await noteStarted(run);
-      throw error;
-    }
+    const work = () => finishedOrThrow(run, action.to, () => parts.driver.installOnline(action, run.watch));
+    await beforeEachCommand(run, spareWhileItRuns, work);
   }
   await run.recordTargetStarted();
   await settleInstalled(run, action.to, 'INSTALL_FAILED');
@@ -266,9 +261,16 @@ async function assureSpareOnce(run: ActionRun): Promise<void> {
   if (!run.entry.deeds.includes('install-online')) await assureSpare(run);
 }
 
-/** After a failed online upgrade: anything but the old process still running counts as the new version's start. */
-async function noteStarted(run: ActionRun): Promise<void> {
-  if (!isSameProcess(await run.observe(), run.entry.mark)) await run.recordTargetStarted();
+/**
+ * After a failed online upgrade: anything but the old process, seen to run still, counts as the new version's start. Also
+ * when nobody can look: what made the upgrade fail may have made the host mute.
+ */
+export async function noteStarted(run: ActionRun): Promise<void> {
+  const report = await run.observe().catch((error: unknown) => {
+    if (error instanceof Stopping) throw error;
+    return undefined;
+  });
+  if (report === undefined || !isSameProcess(report, run.entry.mark)) await run.recordTargetStarted('for-ever');
 }
 
 /** Starts what is installed, which must be `version`. */
