@@ -107,6 +107,12 @@ export class SimDriver implements Driver {
     }
   }
 
+  isAtWork(action: Action): Promise<boolean> {
+    const { commands } = this.#host;
+    const own = (command: DeployCommand) => command.action === this.#trueId(action) && command.state === 'running';
+    return this.#io(20, () => [...commands.values()].some(own));
+  }
+
   async install(action: Action, watch: Watch): Promise<void> {
     const host = this.#host;
     if (host.process !== null) throw new FleetError('DEPLOY_STILL_RUNNING', 'the database runs');

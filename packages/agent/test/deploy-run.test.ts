@@ -3,10 +3,12 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { FleetError } from '@kwfleet/core';
 import { expect, onTestFinished, test } from 'vitest';
-import { commandId, type LongEnd, runLong } from '../src/driver/deploy-run.ts';
-import { Stopping, type Watch } from '../src/driver/driver.ts';
+import { commandId, isAtWork, type LongEnd, runLong } from '../src/driver/deploy-run.ts';
+import { DeadlineError, Stopping, type Watch } from '../src/driver/driver.ts';
 import { DetachedProcesses } from '../src/host/long-commands.ts';
+import type { LongCommandSpec } from '../src/host/services.ts';
 import { order } from './fake-host.ts';
 
 /** Real processes; each agent process is a `DetachedProcesses` of its own over the same directory. */
@@ -128,6 +130,90 @@ test('much output is kept up to a limit, and the end is known all the same', asy
   expect(exitCode).toBe(3);
   expect(output.length).toBeGreaterThan(4_000_000);
   expect(output.length).toBeLessThanOrEqual(4 * 1024 * 1024);
+});
+
+test('a command that cannot be seen for a while is followed to its end all the same', async () => {
+  const here = await host();
+  const silent = new FleetError('SERVICE_MANAGER_SILENT', 'systemd does not tell');
+  let looks = 0;
+  class Silent extends DetachedProcesses {
+    override async state(id: string) {
+      if ((await here.linesOf('starts')) > 0 && looks++ % 3 !== 0) throw silent;
+      return super.state(id);
+    }
+
+    override async output(id: string, offset: number) {
+      if (looks++ % 2 === 0) throw new Error('EIO');
+      return super.output(id, offset);
+    }
+  }
+  const details: string[] = [];
+  let signs = 0;
+  const ended = await runLong({
+    commands: new Silent(here.at('commands')),
+    action: order(),
+    work: 'install',
+    spec: { argv: ['/bin/sh', '-c', script(here)], cwd: '/', env: {} },
+    watch: watching({ detail: (text) => details.push(text) }),
+    sign: async () => {
+      if (signs++ === 3) await writeFile(here.at('go'), '');
+      throw new FleetError('ENGINE_SILENT', 'no answer');
+    },
+  });
+  expect(ended).toEqual({ exitCode: 7, output: 'begun\nended\n' });
+  expect(details).toContain('waiting: systemd does not tell');
+  expect(await here.linesOf('starts')).toBe(1);
+});
+
+test('and one that cannot be seen any more is left to the deadline', async () => {
+  const here = await host();
+  class Silent extends DetachedProcesses {
+    override async state(id: string) {
+      if ((await here.linesOf('starts')) > 0) throw new FleetError('SERVICE_MANAGER_SILENT', 'systemd does not tell');
+      return super.state(id);
+    }
+  }
+  let pauses = 0;
+  const pause = async () => {
+    if ((await here.linesOf('starts')) > 0 && pauses++ === 5) throw new DeadlineError('idle', 1, '');
+    await sleep(5);
+  };
+  const silent = { ...here, agent: () => new Silent(here.at('commands')) };
+  await expect(run(silent, script(here), watching({ pause }))).rejects.toBeInstanceOf(DeadlineError);
+});
+
+test("on the way back the order's own command is waited for as any other", async () => {
+  const here = await host();
+  await expect(run(here, script(here), dying(here))).rejects.toBeInstanceOf(Stopping);
+  const id = commandId(order().id, 'install', 1);
+  const before: string[] = [];
+  class Asking extends DetachedProcesses {
+    override async start(started: string, spec: LongCommandSpec) {
+      before.push((await this.state(id)).status);
+      return super.start(started, spec);
+    }
+  }
+  expect(await isAtWork(here.agent(), order())).toBe(true);
+  expect(await isAtWork(here.agent(), earlier)).toBe(false);
+  let looks = 0;
+  const watch = watching({
+    pause: async () => {
+      if (looks++ === 2) await writeFile(here.at('go'), '');
+      while (looks > 2 && (await here.agent().state(id)).status === 'running') await sleep(5);
+    },
+  });
+  const ended = await runLong({
+    commands: new Asking(here.at('commands')),
+    action: order(),
+    work: 'back',
+    spec: { argv: ['/bin/sh', '-c', 'echo put back'], cwd: '/', env: {} },
+    watch,
+    sign: async () => '',
+  });
+  expect(ended).toEqual({ exitCode: 0, output: 'put back\n' });
+  expect(before).toEqual(['exited']);
+  expect(await here.agent().state(id)).toEqual({ status: 'exited', exitCode: 7 });
+  expect(await isAtWork(here.agent(), order())).toBe(false);
 });
 
 const earlier = order({ id: 'run/upgrade:n1/0' });

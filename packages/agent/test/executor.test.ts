@@ -1,4 +1,4 @@
-import { type Action, FleetError, packageOf, type Surroundings } from '@kwfleet/core';
+import { type Action, FleetError, type Phase, packageOf, type Surroundings } from '@kwfleet/core';
 import { describe, expect, test } from 'vitest';
 import {
   CrashingStorage,
@@ -415,6 +415,41 @@ describe('when a phase fails', () => {
     const { result, host } = await carryOut({ installHangs: true }, order());
     expect(result).toMatchObject({ failure: { code: 'INSTALL_TIMEOUT' }, disposition: 'broken' });
     expect(host.deeds).not.toContain('put-back');
+  });
+
+  test.each([
+    ['install', true, 'broken'],
+    ['install', 'unknown', 'broken'],
+    ['install', false, 'backed-out'],
+    ['back-up', true, 'backed-out'],
+  ] as const)('%s, whose command may still be at work (%s): %s', async (phase, atWork, disposition) => {
+    const faults = { atWork, ...(phase === 'install' ? { installFails: true } : { backupDiskFull: true }) };
+    const backup = { backup: 'copy', topology: 'standalone', others: [] } as const;
+    const change = phase === 'install' ? {} : { ...backup, phases: ['stop', 'back-up', 'install', 'start'] as Phase[] };
+    const { result, host } = await carryOut(faults, order(change));
+    expect(result).toMatchObject({ outcome: 'failed', failure: { phase }, disposition });
+    expect(host.deeds.at(-1)).toBe(disposition === 'broken' ? 'install' : 'start 3.0.0');
+  });
+
+  test('a way back that was begun goes on after a restart, though its own command is at work', async () => {
+    const host = new FakeHost(new FakeClock(), { installHalf: true });
+    const storage = new CrashingStorage();
+    const first = await executorOver(host, storage);
+    const dead = new Promise<void>((resolve) => {
+      host.putBack = () => {
+        resolve();
+        return new Promise(() => {});
+      };
+    });
+    await first.executor.accept(order());
+    await dead;
+    Reflect.deleteProperty(host, 'putBack');
+    host.faults.atWork = true;
+    const second = await executorOver(host, new CrashingStorage(storage.bytes));
+    second.executor.resume();
+    await second.executor.idle();
+    expect(resultsIn(second.sent)).toMatchObject([{ disposition: 'backed-out' }]);
+    expect(host.running?.version).toBe('3.0.0');
   });
 
   test('an online upgrade that was refused leaves the node untouched', async () => {

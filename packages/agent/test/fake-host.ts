@@ -65,6 +65,8 @@ export type Faults = {
   comesUpMeanwhile?: string;
   /** An online upgrade starts the new version, which falls; from then on nobody can look. */
   fallsOnline?: boolean;
+  /** A command of the order goes on after the phase that began it has failed. */
+  atWork?: boolean | 'unknown';
   /** So many looks that get no answer. */
   silentLooks?: number;
 };
@@ -205,6 +207,11 @@ export class FakeHost implements Driver {
   }
 
   async quiesce(): Promise<void> {}
+
+  async isAtWork(): Promise<boolean> {
+    if (this.faults.atWork === 'unknown') throw new FleetError('SERVICE_MANAGER_SILENT', 'no answer');
+    return this.faults.atWork ?? false;
+  }
 
   async install(action: Action, watch: Watch): Promise<void> {
     this.meanwhile();

@@ -63,7 +63,7 @@ export type DeployRun = {
   readonly work: Work;
   readonly spec: LongCommandSpec;
   readonly watch: Watch;
-  /** Something on the host that shows movement while nothing is printed. */
+  /** Something on the host that shows movement while nothing is printed; an error of it is no movement. */
   readonly sign: () => Promise<string>;
 };
 
@@ -81,16 +81,16 @@ export async function runDeploy(run: DeployRun): Promise<OutputVerdict> {
  */
 export async function runLong(run: DeployRun): Promise<LongEnd> {
   const { commands, action, work, spec, watch } = run;
-  await endOrphans(commands, action, watch);
-  for (let attempt = 1; attempt <= TRIES; attempt++) {
-    const id = commandId(action.id, work, attempt);
-    const before = await commands.state(id);
+  const ids = Array.from({ length: TRIES }, (_, tries) => commandId(action.id, work, tries + 1));
+  await endOrphans(commands, action, watch, (id) => ids.includes(id));
+  for (const [tries, id] of ids.entries()) {
+    const before = await patiently(watch, () => commands.state(id));
     if (before.status === 'absent') {
       // Orders may have come since the first start, which the executor let pass.
       await watch.fence();
       await commands.start(id, spec);
     }
-    const ended = before.status === 'lost' ? null : await follow(run, id, outputBase(work, attempt));
+    const ended = before.status === 'lost' ? null : await follow(run, id, outputBase(work, tries + 1));
     // The progress bar outlives a deploy.sh that failed; a killed wrapper leaves the script itself.
     await commands.kill(id);
     if (ended !== null) return ended;
@@ -105,11 +105,12 @@ async function follow(run: DeployRun, id: string, base: number): Promise<LongEnd
   const cleaner = new OutputCleaner();
   const chunks: Uint8Array[] = [];
   let offset = 0;
+  let sign = '';
   for (;;) {
     // The state is read before the output, so that what is printed last is not missed.
-    const state = await commands.state(id);
+    const state = await patiently(watch, () => commands.state(id));
     for (;;) {
-      const bytes = await commands.output(id, offset);
+      const bytes = await patiently(watch, () => commands.output(id, offset));
       if (bytes.length === 0) break;
       offset += bytes.length;
       if (offset <= OUTPUT_LIMIT_BYTES) {
@@ -122,21 +123,40 @@ async function follow(run: DeployRun, id: string, base: number): Promise<LongEnd
       return { exitCode: state.exitCode, output: Buffer.concat(chunks).toString() };
     }
     if (state.status !== 'running') return null;
-    watch.moved(`${offset} ${await run.sign()}`);
+    sign = await run.sign().catch(() => sign);
+    watch.moved(`${offset} ${sign}`);
     await watch.pause(LOOK_EVERY_MS);
   }
 }
 
+/** A command that cannot be seen has not failed, and is at work perhaps: it is asked for again until the deadline. */
+async function patiently<T>(watch: Watch, look: () => Promise<T>): Promise<T> {
+  for (;;) {
+    try {
+      return await look();
+    } catch (error) {
+      watch.detail(`waiting: ${error instanceof Error ? error.message : String(error)}`);
+      await watch.pause(LOOK_EVERY_MS);
+    }
+  }
+}
+
 /**
- * Commands of other actions that still run: two deploy.sh at once would take each other's packages away. Each gets the
- * time it needs as long as it moves; a new order is the decision to end one that does not.
+ * Commands that still run, but for `own`: two deploy.sh at once would take each other's packages away. Each gets the time
+ * it needs as long as it moves; a new order, or the way back, is the decision to end one that does not.
  */
-export async function endOrphans(commands: LongCommands, action: Action, watch: Watch): Promise<void> {
+export async function endOrphans(
+  commands: LongCommands,
+  action: Action,
+  watch: Watch,
+  own = (id: string) => belongsTo(id, action.id),
+): Promise<void> {
   for (const id of await commands.list()) {
-    if (belongsTo(id, action.id)) continue;
+    if (own(id)) continue;
     let size = 0;
-    for (let quietMs = 0; (await commands.state(id)).status === 'running'; quietMs += LOOK_EVERY_MS) {
-      watch.detail(`waiting for ${id}, which an earlier order left running`);
+    const state = () => patiently(watch, () => commands.state(id));
+    for (let quietMs = 0; (await state()).status === 'running'; quietMs += LOOK_EVERY_MS) {
+      watch.detail(`waiting for ${id}, which was left running`);
       const bytes = await commands.output(id, size);
       if (bytes.length > 0) quietMs = 0;
       size += bytes.length;
@@ -146,4 +166,12 @@ export async function endOrphans(commands: LongCommands, action: Action, watch: 
     }
     await commands.kill(id);
   }
+}
+
+/** Whether any command of the action still runs. */
+export async function isAtWork(commands: LongCommands, action: Action): Promise<boolean> {
+  for (const id of await commands.list()) {
+    if (belongsTo(id, action.id) && (await commands.state(id)).status === 'running') return true;
+  }
+  return false;
 }

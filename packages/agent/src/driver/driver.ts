@@ -58,6 +58,8 @@ export interface Driver extends MethodDriver {
   drain(action: Action, watch: Watch): Promise<void>;
   /** No long command of an earlier order is at work on this host afterwards: it was waited for, or ended. */
   quiesce(action: Action, watch: Watch): Promise<void>;
+  /** Whether a long command of this very order still runs. Rejects when that cannot be seen. */
+  isAtWork(action: Action): Promise<boolean>;
   /** Sets one cluster setting, through any node that answers. Rejects with KWBASE_FAILED. */
   setSetting(entry: LedgerEntry): Promise<void>;
 }

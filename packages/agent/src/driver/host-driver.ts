@@ -11,7 +11,7 @@ import {
 import type { LongCommands } from '../host/services.ts';
 import type { Observer } from '../observe.ts';
 import type { PackageCache } from '../packages.ts';
-import { belongsTo, endOrphans } from './deploy-run.ts';
+import { belongsTo, endOrphans, isAtWork } from './deploy-run.ts';
 import type { Driver, MethodDriver, Watch } from './driver.ts';
 
 export type HostDriverOptions = {
@@ -55,6 +55,10 @@ export class HostDriver implements Driver {
 
   quiesce(action: Action, watch: Watch): Promise<void> {
     return endOrphans(this.#options.commands, action, watch);
+  }
+
+  isAtWork(action: Action): Promise<boolean> {
+    return isAtWork(this.#options.commands, action);
   }
 
   async fetch(action: Action, watch: Watch): Promise<void> {

@@ -87,7 +87,15 @@ export async function settle(
   if (run.entry.deeds.length === 0) return { disposition: 'untouched', failure };
   // A transfer never touches the installation; what it left in the target is this run's to drop, when it is retried.
   if (run.action.transfer !== undefined) return { disposition: 'broken', failure };
-  if (run.entry.deeds.includes('install-online') && !hasBegun(run)) await noteStarted(run);
+  if (!hasBegun(run)) {
+    if (run.entry.deeds.includes('install-online')) await noteStarted(run);
+    if (await isStillAtWork(run, failure)) {
+      return {
+        disposition: 'broken',
+        failure: told(failure, 'a command of the order is still at work, and left alone'),
+      };
+    }
+  }
   const restored = run.entry.deeds.includes('restore') && failure.code !== 'EPOCH_STALE';
   if (!restored && needsPerson(run, failure)) return { disposition: 'broken', failure };
   try {
@@ -109,6 +117,18 @@ export async function settle(
 /** Whether an earlier agent process was on the way back already: what runs, or not, is its own work since. */
 function hasBegun({ entry }: ActionRun): boolean {
   return entry.phases.some(({ index }) => index === BACK_OUT);
+}
+
+/** A copy that does not end only reads: nothing is exchanged beside it, and the database is wanted back. */
+const ONLY_READ: ReadonlySet<Phase> = new Set(['prepare-backup', 'back-up', 'check-backup']);
+
+/**
+ * Whether what the order began may still be changing the host: what is not known counts as yes. The way back is not
+ * gone beside it, nor is it killed in the hope that the other way works better.
+ */
+async function isStillAtWork({ parts, action }: ActionRun, { phase }: ActionFailure): Promise<boolean> {
+  if (ONLY_READ.has(phase)) return false;
+  return parts.driver.isAtWork(action).catch(() => true);
 }
 
 /** A restore that failed leaves the node as it found it: stopped, with its own data. */

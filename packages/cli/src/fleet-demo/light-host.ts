@@ -246,6 +246,10 @@ export class LightHost implements Driver {
 
   async setSetting(_entry: LedgerEntry): Promise<void> {}
   async restoreEnabled(): Promise<void> {}
+  async isAtWork(): Promise<boolean> {
+    return false;
+  }
+
   async quiesce(): Promise<void> {}
   async release(): Promise<void> {}
 
