@@ -4,18 +4,21 @@ import type { NodeReport } from '@kwfleet/core';
 import { type AgentMessage, agentGateway, type ControllerMessage, PROTOCOL } from '@kwfleet/protocol';
 import { until } from './support.ts';
 
+/** Often, while the controllers of tests are patient: an agent that was not run for a while must not seem lost. */
+const BEAT_MS = 250;
+/** For the controllers of tests. */
+export const HEARTBEAT_MS = 20_000;
+
 /** An agent's end of the stream: what came, and how it ended. */
 export class Agent {
   readonly received: ControllerMessage[] = [];
   status: grpc.StatusObject | undefined;
   readonly #call: grpc.ClientDuplexStream<AgentMessage, ControllerMessage>;
 
-  readonly #heartbeatMs: number;
   #report: (() => NodeReport) | undefined;
   #beats: NodeJS.Timeout | undefined;
 
-  constructor(client: grpc.Client, heartbeatMs: number) {
-    this.#heartbeatMs = heartbeatMs;
+  constructor(client: grpc.Client) {
     const { path, requestSerialize, responseDeserialize } = agentGateway.connect;
     this.#call = client.makeBidiStreamRequest(path, requestSerialize, responseDeserialize);
     this.#call.on('data', (message: ControllerMessage) => {
@@ -40,7 +43,7 @@ export class Agent {
   /** Beats until it is closed. */
   beating(): this {
     const beat = () => this.send({ heartbeat: { clockMs: Date.now(), serving: true, ready: true } });
-    this.#beats = setInterval(beat, this.#heartbeatMs / 2);
+    this.#beats = setInterval(beat, BEAT_MS);
     return this;
   }
 

@@ -15,13 +15,12 @@ import { pkg } from '../../core/test/builders.ts';
 import { collectHeartbeats } from '../src/gateway/heartbeats.ts';
 import { type Controller, controllerConfig, startController } from '../src/index.ts';
 import { type Database, openDatabase } from '../src/store/database.ts';
-import { allNodes, someNodes, storeReport } from '../src/store/nodes.ts';
+import { someNodes, storeReport } from '../src/store/nodes.ts';
 import { insertPackage } from '../src/store/packages.ts';
-import { Agent } from './fake-agent.ts';
+import { Agent, HEARTBEAT_MS } from './fake-agent.ts';
 import { freshReport, log, putRun, reportCluster, temporaryDirectory, until, urlOf, usePostgres } from './support.ts';
 
 const postgres = usePostgres();
-const HEARTBEAT_MS = 200;
 let controller: Controller;
 let database: Database;
 let directory: string;
@@ -102,13 +101,13 @@ async function enrolled(node: string): Promise<Keys> {
 
 /** An agent that is gone when the test is over. */
 function agentOn(client: grpc.Client): Agent {
-  const agent = new Agent(client, HEARTBEAT_MS);
+  const agent = new Agent(client);
   open.add(agent);
   return agent;
 }
 
-const nodeView = async (node: string) =>
-  (await (await fetch(`${controller.restUrl}/v1/nodes/${node}`)).json()) as { connected: boolean; state: string };
+const nodeView = async (node: string, { restUrl } = controller) =>
+  (await (await fetch(`${restUrl}/v1/nodes/${node}`)).json()) as { connected: boolean; state: string };
 
 describe('enrollment', () => {
   it('gives a certificate for a one-time token, once', async () => {
@@ -194,7 +193,7 @@ describe('a controller at an IP address', () => {
       const client = controllerClient(address, { authority });
       open.add(client);
       return new Promise<string>((resolve) => {
-        client.waitForReady(Date.now() + 5_000, (error) => resolve(error?.message ?? 'ready'));
+        client.waitForReady(Date.now() + 60_000, (error) => resolve(error?.message ?? 'ready'));
         const { path, requestSerialize, responseDeserialize } = agentGateway.fetchMetadata;
         client.makeUnaryRequest(path, requestSerialize, responseDeserialize, { name: 'root.json' }, (error) => {
           if (error?.code === grpc.status.UNAVAILABLE) resolve(error.details);
@@ -220,7 +219,7 @@ describe('a controller at an IP address', () => {
     process.on('warning', warned);
     const client = controllerClient(`127.0.0.1:${(server.address() as AddressInfo).port}`, { authority });
     open.add(client);
-    client.waitForReady(Date.now() + 5_000, () => {});
+    client.waitForReady(Date.now() + 60_000, () => {});
     await until('the client says hello', async () => names.length > 0);
     process.off('warning', warned);
     expect(names[0]).toBe('controller.kwfleet.invalid');
@@ -253,12 +252,30 @@ describe('the stream of an agent', () => {
   });
 
   it('ends when nothing is heard for three heartbeats, and its node is unknown from then on', async () => {
-    const silent = agentOn(clientWith(await enrolled('silent'))).hello('silent');
-    await silent.got('welcome');
-    silent.send({ report: freshReport('quiet', 1, 1, 'standalone') });
-    await until('it is connected', async () => (await nodeView('silent')).connected);
-    expect(await silent.ended()).toMatchObject({ code: grpc.status.DEADLINE_EXCEEDED });
-    await until('it is unknown', async () => (await nodeView('silent')).state === 'unknown');
+    const settings = await postgres.settings();
+    const impatient = await startController(
+      controllerConfig({
+        data_dir: join(directory, 'impatient'),
+        rest: { port: 0 },
+        grpc: { port: 0, insecure: true },
+        database: { url: urlOf(settings) },
+        heartbeat_ms: 500,
+        log_level: 'silent',
+      }),
+    );
+    const its = openDatabase(settings, log);
+    const client = new grpc.Client(impatient.grpcAddress, grpc.credentials.createInsecure());
+    try {
+      const [node = ''] = await reportCluster(its, 'quiet', 1);
+      const silent = agentOn(client).hello(node);
+      await silent.got('welcome');
+      expect(await silent.ended()).toMatchObject({ code: grpc.status.DEADLINE_EXCEEDED });
+      await until('it is unknown', async () => (await nodeView(node, impatient)).state === 'unknown');
+    } finally {
+      client.close();
+      await impatient.close();
+      await its.close();
+    }
   });
 
   it('is the newest one of its node: an agent that comes back takes its own place', async () => {
@@ -272,22 +289,11 @@ describe('the stream of an agent', () => {
     await until('it is connected', async () => (await nodeView('double')).connected);
     expect(second.status).toBeUndefined();
   });
+});
 
-  it('tells things in their order: a heartbeat that is not written yet changes nothing of a later report', async () => {
-    const agent = agentOn(clientWith(await enrolled('started'))).hello('started');
-    await agent.got('welcome');
-    // By its clock one sees that the heartbeat was written.
-    agent.send({ heartbeat: { clockMs: Date.now() + 3_600_000, serving: false, ready: false } });
-    agent.send({ report: freshReport('started', 1, 1, 'standalone') });
-    const written = await until('the heartbeat is written', async () => {
-      const nodes = await allNodes(database);
-      return nodes.find(({ node, clockSkewMs }) => node === 'started' && clockSkewMs > 1_800_000);
-    });
-    expect(written.report).toMatchObject({ serving: true, ready: true });
-  });
-
-  it('has a report wait for the heartbeats that are being written', async () => {
-    const [node = ''] = await reportCluster(database, 'overtaken', 1);
+describe('heartbeats', () => {
+  /** What is written to this database waits for `held`; `begun` tells that it does. */
+  function slowDatabase() {
     const [begun, held] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
     const slow: Database = {
       ...database,
@@ -297,6 +303,29 @@ describe('the stream of an agent', () => {
         return database.query(text, values);
       },
     };
+    return { slow, begun, held };
+  }
+
+  it('that are not written yet change nothing of a later report', async () => {
+    const [node = ''] = await reportCluster(database, 'started', 1);
+    const { slow, held } = slowDatabase();
+    const heartbeats = collectHeartbeats(slow, 10, 60_000, log);
+    const stream = `stream-${node}`;
+    // By its clock one sees that the heartbeat was written.
+    heartbeats.heard({ node, stream, clockMs: Date.now() + 3_600_000, serving: false, ready: false });
+    await heartbeats.reported({ node, stream });
+    await storeReport(database, node, freshReport('started', 1, 1), stream);
+    held.resolve();
+    const written = await until('the heartbeat is written', async () =>
+      (await someNodes(database, [node])).find(({ clockSkewMs }) => clockSkewMs > 1_800_000),
+    );
+    await heartbeats.close();
+    expect(written.report).toMatchObject({ serving: true, ready: true });
+  });
+
+  it('that are being written are waited for by a report', async () => {
+    const [node = ''] = await reportCluster(database, 'overtaken', 1);
+    const { slow, begun, held } = slowDatabase();
     const heartbeats = collectHeartbeats(slow, 10, 60_000, log);
     const stream = `stream-${node}`;
     heartbeats.heard({ node, stream, serving: false, ready: false });

@@ -53,7 +53,7 @@ describe('/metrics', () => {
     const run = await putRun(rig.database, 'waits');
     await rig.database.execute(
       `UPDATE runs SET status = 'awaiting_approval', created_at_ms = 0, lease_until_ms = now_ms() + 600000, lease_owner = 'test',
-         state = state || jsonb_build_object('status', 'awaiting_approval', 'approval', jsonb_build_object('requestedAtMs', now_ms() - 90000))
+         state = state || jsonb_build_object('status', 'awaiting_approval', 'approval', jsonb_build_object('requestedAtMs', now_ms() - 9000000))
        WHERE id = $1`,
       [run],
     );
@@ -61,8 +61,8 @@ describe('/metrics', () => {
     await rig.database.execute(`UPDATE nodes SET last_seen_ms = now_ms() - 120000 WHERE node = 'waits-n2'`);
     const text = await scrape();
     const told = (series: string) => Number(figure(text, series));
-    expect(told('kwfleet_run_approval_wait_max_seconds')).toBeGreaterThanOrEqual(90);
-    expect(told('kwfleet_run_approval_wait_max_seconds')).toBeLessThan(120);
+    expect(told('kwfleet_run_approval_wait_max_seconds')).toBeGreaterThanOrEqual(9_000);
+    expect(told('kwfleet_run_approval_wait_max_seconds')).toBeLessThan(18_000);
     expect(told('kwfleet_agent_silence_max_seconds')).toBeGreaterThanOrEqual(120);
     expect(told('kwfleet_clock_skew_max_seconds')).toBe(7);
     expect(told('kwfleet_trust_expires_timestamp_seconds{signed="root"}')).toBeGreaterThan(Date.now() / 1000);

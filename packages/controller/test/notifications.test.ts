@@ -280,13 +280,13 @@ describe('the outbox', () => {
     await notify(database, HELD);
     await deliverDue(database, [target('http://127.0.0.1:1')], log);
     await now(database);
-    expect(await leaseDue(database, ['oncall'], 8, 300)).toHaveLength(1);
+    expect(await leaseDue(database, ['oncall'], 8, 600_000)).toHaveLength(1);
     await deliverDue(database, targets, log);
     expect(receiver.received).toHaveLength(20);
-    await until('the lease of the dead one is over', async () => {
-      await deliverDue(database, targets, log);
-      return receiver.received.length === 21;
-    });
+    // The lease of the dead one is over.
+    await database.execute('UPDATE deliveries SET leased_until_ms = 0');
+    await deliverDue(database, targets, log);
+    expect(receiver.received).toHaveLength(21);
     await receiver.close();
   });
 

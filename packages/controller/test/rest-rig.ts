@@ -7,10 +7,9 @@ import { pkg } from '../../core/test/builders.ts';
 import { type Controller, type ControllerSettings, controllerConfig, startController } from '../src/index.ts';
 import { type ConnectionSettings, type Database, openDatabase } from '../src/store/database.ts';
 import { insertPackage } from '../src/store/packages.ts';
-import { Agent } from './fake-agent.ts';
+import { Agent, HEARTBEAT_MS } from './fake-agent.ts';
 import { freshReport, log, temporaryDirectory, until, urlOf } from './support.ts';
 
-const HEARTBEAT_MS = 500;
 export const BACKUP = { policy: 'none', reason: 'a test' };
 
 type Asking = RequestInit & { json?: unknown; token?: string | undefined };
@@ -79,7 +78,7 @@ export class RestRig {
   async cluster(id: string, change: (report: NodeReport, kwdbId: number) => NodeReport = (report) => report) {
     const agents: Agent[] = [];
     for (const i of [1, 2, 3]) {
-      const agent = new Agent(this.#client, HEARTBEAT_MS).hello(`${id}-n${i}`).beating();
+      const agent = new Agent(this.#client).hello(`${id}-n${i}`).beating();
       agents.push(agent);
       this.#agents.add(agent);
       await agent.got('welcome');

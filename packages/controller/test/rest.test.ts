@@ -7,11 +7,10 @@ import { pkg } from '../../core/test/builders.ts';
 import { type Controller, controllerConfig, startController } from '../src/index.ts';
 import { type Database, openDatabase } from '../src/store/database.ts';
 import { insertPackage } from '../src/store/packages.ts';
-import { Agent } from './fake-agent.ts';
+import { Agent, HEARTBEAT_MS } from './fake-agent.ts';
 import { freshReport, log, temporaryDirectory, until, urlOf, usePostgres } from './support.ts';
 
 const postgres = usePostgres();
-const HEARTBEAT_MS = 500;
 let controller: Controller;
 let database: Database;
 let directory: string;
@@ -65,7 +64,7 @@ const body = async <T>(answer: Promise<Response>) => (await (await answer).json(
 /** Three agents of one healthy cluster; `size` more nodes than that are missing. */
 async function cluster(id: string, size = 3): Promise<void> {
   for (const i of [1, 2, 3]) {
-    const agent = new Agent(client, HEARTBEAT_MS).hello(`${id}-n${i}`).beating();
+    const agent = new Agent(client).hello(`${id}-n${i}`).beating();
     agents.push(agent);
     await agent.got('welcome');
     agent.reporting(() => freshReport(id, i, size));

@@ -10,7 +10,7 @@ import { findBackup, listBackups, storeBackup } from '../src/store/backups.ts';
 import type { Database } from '../src/store/database.ts';
 import { openDatabase } from '../src/store/database.ts';
 import { migrate } from '../src/store/migrate.ts';
-import { allNodes, attachStream, detachStream, storeBeats } from '../src/store/nodes.ts';
+import { allNodes, attachStream, databaseNow, detachStream, storeBeats } from '../src/store/nodes.ts';
 import { runUsingPackage } from '../src/store/packages.ts';
 import { pgRunStore } from '../src/store/run-store.ts';
 import { eventsAfter, findRun, outputAfter, verifyHistory } from '../src/store/runs.ts';
@@ -229,14 +229,15 @@ describe('a node', () => {
     const before = await look();
     await storeBeats(database, [{ node, stream: 'old', ageMs: 0, clockMs: 0 }], 60_000);
     expect(await look()).toEqual(before);
-    await storeBeats(
-      database,
-      [{ node, stream: 'new', ageMs: 100, clockMs: Date.now() + 5_000, serving: false, ready: false }],
-      60_000,
-    );
+    // Told 100 ms ago, by a clock that shows this: written at some time between two moments, it is ahead by so much.
+    const clockMs = Date.now() + 5_000;
+    const earliestMs = await databaseNow(database);
+    await storeBeats(database, [{ node, stream: 'new', ageMs: 100, clockMs, serving: false, ready: false }], 60_000);
+    const latestMs = await databaseNow(database);
     const beaten = await look();
     expect(beaten?.report.serving).toBe(false);
-    expect(Math.abs((beaten?.clockSkewMs ?? 0) - 5_100)).toBeLessThan(1_000);
+    expect(beaten?.clockSkewMs).toBeLessThanOrEqual(clockMs - (earliestMs - 100));
+    expect(beaten?.clockSkewMs).toBeGreaterThanOrEqual(clockMs - (latestMs - 100));
     await database.transaction((sql) => detachStream(sql, node, 'new'));
     expect(await look()).toMatchObject({ connected: false });
   });
