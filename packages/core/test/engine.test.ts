@@ -1043,6 +1043,10 @@ describe('an abort', () => {
     model.disconnect('n2');
     model.request('abort');
     model.waitDeciding(MINUTE);
+    // What is put back on the others does not wait for it.
+    model.end('put-back:n1');
+    model.end('put-back:n3');
+    model.settle();
     expect(model.state.hold).toMatchObject({ code: 'AGENT_LOST', node: 'n2', choices: ['wait', 'abort'] });
     model.request('abort');
     model.settle();

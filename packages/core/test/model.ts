@@ -151,6 +151,11 @@ export class Model {
     for (const one of this.hosts) one.report = this.#reportOf(one);
   }
 
+  /** All nodes are down together: a single-replica upgrade, and a backup of any cluster. */
+  get #stopsAll(): boolean {
+    return this.plan.steps.some(({ kind }) => kind === 'stop');
+  }
+
   // Looking
 
   host(node: string): Host {
@@ -520,7 +525,7 @@ export class Model {
       `held without a hold, or the reverse: ${event.type}`,
     );
     if (state.hold !== undefined) this.#checkHold();
-    if (plan.topology === 'multi-replica') {
+    if (plan.topology === 'multi-replica' && !this.#stopsAll) {
       const away = plan.nodes.filter(({ node }) => {
         const upgrade = state.steps[`upgrade:${node}`];
         if (upgrade === undefined || !wasBegun(upgrade)) return false;
@@ -553,7 +558,7 @@ export class Model {
     const { timing, isOpen } = this.schedule;
     must(this.nowMs >= (timing.notBeforeMs ?? 0), `I10: ${id} before its time`);
     if (timing.windows.length === 0 || !['gate', 'stop', 'upgrade'].includes(kind)) return;
-    const begun = this.plan.topology === 'single-replica' ? this.#touched.size > 0 : this.#touched.has(node);
+    const begun = this.#stopsAll ? this.#touched.size > 0 : this.#touched.has(node);
     must(begun || isOpen(this.nowMs), `I10: ${id} outside of its window`);
   }
 
@@ -599,12 +604,13 @@ export class Model {
       const installing = this.running.filter((other) => other.startsWith('install:')).length;
       must(installing < plan.options.concurrency, `${id} is one too many`);
     }
-    if (kind === 'start') {
+    if (kind === 'start' && plan.steps.some((one) => one.kind === 'install')) {
       must(all('install'), `I3: ${id} before all are installed`);
       for (const one of this.hosts) must(one.installed === plan.to, `I3: ${id} while ${one.node} has ${one.installed}`);
     }
     if (kind === 'put-back') must(!begun('start'), `${id} after the new version was started`);
-    if (kind === 'return') must(all('put-back'), `${id} before all are put back`);
+    const putsBack = plan.backOut.some((one) => one.kind === 'put-back');
+    if (kind === 'return' && putsBack) must(all('put-back'), `${id} before all are put back`);
   }
 
   /** I10: by what people said and the policy asks, not by what the engine keeps of it. */

@@ -10,7 +10,8 @@ import { LOST_AFTER_MS } from '../topology.ts';
 import type { StepTimes } from '../windows/estimate.ts';
 import type { Window } from '../windows/window.ts';
 import { approvalDeadlineMs, approvalStanding, hasLapsed, missingBefore } from './approvals.ts';
-import { ENDED, type Hold, type RunEvent, type RunState, type StepState, wasBegun } from './state.ts';
+import { abortReason, failureWords } from './reasons.ts';
+import { ENDED, type Hold, hasTouched, type RunEvent, type RunState, type StepState, wasBegun } from './state.ts';
 import { decideScheduled, findOverrun, isWindowed, waitToTouch } from './timing.ts';
 
 export type EngineFacts = {
@@ -54,7 +55,7 @@ export function decide(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
   if (state.status === 'held') return decideHeld(plan, state, facts, nowMs);
   if (state.abortRequested) return decideAbort(plan, state, facts, nowMs);
   const trouble = findTrouble(plan, state, facts, nowMs);
-  if (trouble !== undefined) return [trouble];
+  if (trouble !== undefined) return bringBack(plan, state, facts, nowMs) ?? [trouble];
   if (state.status === 'paused') return [];
   if (state.pauseRequested) return pauseWhenIdle(state, nowMs);
   const overrun = findOverrun(plan, state, facts, nowMs);
@@ -161,17 +162,8 @@ function stalledFor(step: Step, current: StepState, nowMs: number): string | und
 
 function holdFailed(step: Step, current: StepState | undefined, nowMs: number): Decision {
   const failure = current?.result?.failure;
-  const left = current?.result?.disposition;
-  const aftermath =
-    left === 'backed-out'
-      ? '; the old version was put back and serves'
-      : left === 'untouched'
-        ? '; nothing was changed on the host'
-        : current?.result?.newVersionStarted
-          ? '; the new version was started on the data, so it is not taken back in place'
-          : '';
   const code = failure !== undefined && isCode(failure.code) ? failure.code : 'INTERNAL';
-  return hold(code, `${step.title}: ${failure?.message ?? 'failed without a reason'}${aftermath}`, nowMs, {
+  return hold(code, failureWords(step, current), nowMs, {
     node: step.node,
     step: step.id,
     words: failure?.words,
@@ -181,6 +173,10 @@ function holdFailed(step: Step, current: StepState | undefined, nowMs: number): 
 /** A hold that waits for something ends by itself when that has come true; any other waits for a person. */
 function decideHeld(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
   if (state.hold?.selfClearing !== true) return [];
+  const [back] = bringBack(plan, state, facts, nowMs) ?? [];
+  if (back?.do === 'dispatch') {
+    return [record({ type: 'hold-cleared', why: `${back.step.node} can be brought back`, atMs: nowMs })];
+  }
   const trouble = findTrouble(plan, state, facts, nowMs);
   const now = trouble?.do === 'record' && trouble.event.type === 'run-held' ? trouble.event.hold : undefined;
   if (trouble !== undefined && now?.selfClearing) {
@@ -210,32 +206,39 @@ function waitsForApproval(plan: Plan, state: RunState, nowMs: number): boolean {
 /**
  * An abort lets what is under way on hosts come to its end; then walks the way back where the plan has one and it is
  * still legal; then ends. What it waits for is given up after a deadline or a lost agent, but on the way back, where
- * nodes are down, that is a hold: it ends when a person aborts once more.
+ * nodes are down, that is a hold: it ends when a person aborts once more. A node that cannot be reached keeps no other
+ * down meanwhile.
  */
 function decideAbort(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
   const trouble = findTrouble(plan, state, facts, nowMs);
   const stuck = trouble?.do === 'record' && trouble.event.type === 'run-held' ? trouble.event.hold : undefined;
   if (trouble !== undefined && stuck === undefined) return [trouble];
   const under = runningSteps(plan, state);
-  const moving = under.some((step) => stepTrouble(state, step, facts, nowMs) === undefined);
+  const moving = under.filter((step) => stepTrouble(state, step, facts, nowMs) === undefined);
   if (!state.abandoned && canBackOut(plan, state)) {
-    if (stuck !== undefined && !moving && trouble !== undefined) return [trouble];
-    if (under.some((step) => plan.steps.includes(step)) || stuck !== undefined) return [];
+    if (moving.some((step) => plan.steps.includes(step))) return [];
+    const back = stuck === undefined ? undefined : bringBack(plan, state, facts, nowMs);
+    if (back !== undefined) return back;
+    if (stuck !== undefined && trouble !== undefined) return moving.length > 0 ? [] : [trouble];
     if (plan.backOut.some(({ id }) => state.steps[id]?.status !== 'succeeded')) {
       return dispatchReady(plan, state, facts, nowMs);
     }
   }
-  if (moving) return [];
-  const left = under.length > 0 ? `; left unfinished: ${under.map(({ title }) => title).join(', ')}` : '';
-  const why = stuck === undefined ? '' : ` (${stuck.code}: ${stuck.message})`;
-  return [record({ type: 'run-ended', status: 'aborted', reason: `aborted by a person${why}${left}`, atMs: nowMs })];
+  if (moving.length > 0) return [];
+  const reason = abortReason(plan, state, under, stuck);
+  return [record({ type: 'run-ended', status: 'aborted', reason, atMs: nowMs })];
 }
 
-/** Legal until the new version is started anywhere, and needed once a node was touched. */
+/**
+ * Legal until something is started that the old version would not take its data back from, and needed once a node was
+ * touched. A backup starts what was there before.
+ */
 function canBackOut(plan: Plan, state: RunState): boolean {
-  const begun = (kinds: readonly StepKind[]) =>
-    plan.steps.some(({ id, kind }) => kinds.includes(kind) && wasBegun(state.steps[id]));
-  return plan.backOut.length > 0 && begun(['stop', 'upgrade']) && !begun(['start']);
+  const some = (kind: StepKind, is: (step: Step) => boolean) =>
+    plan.steps.some((step) => step.kind === kind && is(step));
+  const begun = ({ id }: Step) => wasBegun(state.steps[id]);
+  const touched = some('stop', (step) => hasTouched(state, step)) || some('upgrade', begun);
+  return plan.backOut.length > 0 && touched && (kindOf(plan) === 'backup' || !some('start', begun));
 }
 
 function pauseWhenIdle(state: RunState, nowMs: number): Decision[] {
@@ -277,13 +280,41 @@ function finish(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number):
   ];
 }
 
-function dispatchReady(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
-  const ready = course(plan, state).filter(
-    (step) =>
-      state.steps[step.id]?.status === 'pending' &&
-      step.needs.every((need) => state.steps[need]?.status === 'succeeded'),
+/** The steps that are due: those they need have succeeded. */
+const readySteps = (plan: Plan, state: RunState): Step[] =>
+  course(plan, state).filter(
+    ({ id, needs }) =>
+      state.steps[id]?.status === 'pending' && needs.every((need) => state.steps[need]?.status === 'succeeded'),
   );
+
+/**
+ * Whether it brings back a node that the run took down, at the version that it had: no less right while another cannot be
+ * reached. A start of another version ends the way back: for that, all must be there.
+ */
+function bringsBack(plan: Plan, state: RunState, { kind, node }: Step): boolean {
+  if (kind === 'start') return kindOf(plan) === 'backup' || kindOf(plan) === 'restore';
+  // A node that still serves would be stopped by it, and not be started before all can be.
+  if (kind === 'put-back') return hasTouched(state, { id: `stop:${node}`, kind: 'stop' });
+  return kind === 'return';
+}
+
+/** What can be done for nodes that are down, whatever is wrong elsewhere; undefined when nothing can. */
+function bringBack(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] | undefined {
+  if (state.pauseRequested && !state.abortRequested) return undefined;
+  const busy = new Set(runningSteps(plan, state).map(({ node }) => node));
+  const decisions = readySteps(plan, state).flatMap((step): Decision[] => {
+    if (!bringsBack(plan, state, step) || busy.has(step.node)) return [];
+    if (findObstacle(plan, state, step, facts, nowMs) !== undefined) return [];
+    const executor = chooseExecutor(plan, step, facts, nowMs);
+    return executor === undefined ? [] : [{ do: 'dispatch', step, executor }];
+  });
+  return decisions.length > 0 ? decisions : undefined;
+}
+
+function dispatchReady(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision[] {
+  const ready = readySteps(plan, state);
   const decisions: Decision[] = [];
+  let lost: Decision | undefined;
   // I10: what touches a node that was not touched yet begins inside a window only.
   const windowed = ready.some((step) => isWindowed(plan, state, step));
   const wait = windowed ? waitToTouch(plan, state, facts, nowMs) : undefined;
@@ -296,14 +327,16 @@ function dispatchReady(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
     if (obstacle !== undefined) return [obstacle];
     const executor = chooseExecutor(plan, step, facts, nowMs);
     if (executor === undefined) {
-      const lost = lostExecutor(plan, state, step, facts, nowMs);
-      if (lost !== undefined) return [lost];
+      const missing = lostExecutor(plan, state, step, facts, nowMs);
+      if (missing !== undefined && !bringsBack(plan, state, step)) return [missing];
+      lost ??= missing;
       continue;
     }
     if (step.kind === 'install') installing++;
     decisions.push({ do: 'dispatch', step, executor });
   }
   const idle = decisions.length === 0 && runningSteps(plan, state).length === 0;
+  if (idle && lost !== undefined) return [lost];
   return idle && wait !== undefined ? [record({ type: 'run-scheduled', wait, atMs: nowMs })] : decisions;
 }
 
@@ -433,7 +466,7 @@ function closedByAgent(
  * node was stopped there is nobody to ask: the cluster misses it because of us.
  */
 function staleGates(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision | undefined {
-  const begun = plan.steps.some(({ id, kind }) => kind === 'stop' && wasBegun(state.steps[id]));
+  const begun = plan.steps.some((step) => step.kind === 'stop' && hasTouched(state, step));
   const gates = plan.steps.filter(({ kind }) => kind === 'gate');
   const ageOf = ({ id }: Step) => nowMs - answeredAtMs(state.steps[id], facts);
   const newest = gates.toSorted((a, b) => ageOf(a) - ageOf(b))[0];

@@ -2,6 +2,7 @@
 import Type, { type Static } from 'typebox';
 import { ActionFailure, ActionResult, Disposition, LedgerEntry, Phase } from '../action.ts';
 import { Approval, ApprovalScope, Requirement } from '../approval.ts';
+import type { Step } from '../plan.ts';
 
 export const RunStatus = Type.Union([
   Type.Literal('planned'),
@@ -115,6 +116,18 @@ export type StepState = Static<typeof StepState>;
 
 /** Whether a host may have begun it: an order is taken for begun until its host says that it came too late. */
 export const wasBegun = (step: StepState | undefined): boolean => (step?.attempt ?? 0) > (step?.late ?? 0);
+
+/**
+ * Whether it may have left its node other than it found it: not by what was ordered, but by what its host says of the last
+ * attempt. A stop that was backed out may have left its node stopped; only an upgrade starts it again.
+ */
+export function hasTouched({ steps }: Pick<RunState, 'steps'>, { id, kind }: Pick<Step, 'id' | 'kind'>): boolean {
+  const step = steps[id];
+  if (step?.status === 'running' || step?.status === 'succeeded') return true;
+  // Without a result it was never ordered, or its host refused the order because it came too late.
+  const left = step?.result?.disposition ?? 'untouched';
+  return left !== 'untouched' && !(left === 'backed-out' && kind === 'upgrade');
+}
 
 /** Raised whenever the shape changes; read-state.ts brings older ones up. */
 export const STATE_FORMAT = 3;
