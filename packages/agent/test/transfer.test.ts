@@ -39,7 +39,7 @@ function watch(pauses = 50): Watch & { readonly told: string[] } {
 describe('a client for the source', () => {
   const printed: string[][] = [];
   const sql = new ReadingSql({
-    timeoutMs: 1_000,
+    timeoutMs: () => 1_000,
     kwbase: {
       async query(statements) {
         printed.push([...statements]);

@@ -42,6 +42,11 @@ export class PhaseWatch implements Watch {
     this.#movedAtMs = elapsed;
   }
 
+  /** Until the ceiling, in milliseconds; never less than one. */
+  leftMs(): number {
+    return Math.max(1, Math.ceil(this.#ceilingAtMs - this.#options.clock.elapsed()));
+  }
+
   /** A new phase starts: its idle time starts anew, and it is told at once. */
   begin(phase: Phase, detail: string): void {
     this.#phase = phase;

@@ -6,6 +6,7 @@ import { parseCsv } from '../host/csv.ts';
 import type { Kwbase } from '../host/kwbase.ts';
 
 const LOOK_EVERY_MS = 250;
+const TELL_EVERY_MS = 10_000;
 const OUTPUT_BYTES = 256 * 1024 * 1024;
 /** The whole command line of one session stays far below what a process takes. */
 const SESSION_STATEMENTS = 40;
@@ -15,8 +16,8 @@ export type Rows = (string | null)[][];
 
 export type SqlOptions = {
   readonly kwbase: Pick<Kwbase, 'query'>;
-  /** How long one session may take. */
-  readonly timeoutMs: number;
+  /** How long a session that begins now may take. */
+  readonly timeoutMs: () => number;
   /** Absent: nobody waits in between, as for an inventory. */
   readonly watch?: Watch;
 };
@@ -24,9 +25,16 @@ export type SqlOptions = {
 /** What may be asked of a source: questions, which change nothing. */
 export class ReadingSql {
   protected readonly options: SqlOptions;
+  #what = 'asking the database';
 
   constructor(options: SqlOptions) {
     this.options = options;
+  }
+
+  /** What the statements from now on are for, for a person. */
+  doing(what: string): void {
+    this.#what = what;
+    this.options.watch?.detail(what);
   }
 
   /** The answer's rows, without the header. Throws KWBASE_FAILED. */
@@ -59,7 +67,11 @@ export class ReadingSql {
 
   protected async ask(statements: readonly string[], database: string | undefined): Promise<string> {
     const { kwbase, timeoutMs, watch } = this.options;
-    const answer = kwbase.query(statements, { timeoutMs, outputBytes: OUTPUT_BYTES, ...(database && { database }) });
+    const answer = kwbase.query(statements, {
+      timeoutMs: timeoutMs(),
+      outputBytes: OUTPUT_BYTES,
+      ...(database && { database }),
+    });
     if (watch === undefined) return answer;
     let ended = false;
     const noted = answer.then(
@@ -69,8 +81,12 @@ export class ReadingSql {
     void noted.then(() => {
       ended = true;
     });
-    // The session has its own limit; meanwhile the agent may be told to stop, and is heard to wait.
-    while (!ended) await Promise.race([noted, watch.pause(LOOK_EVERY_MS)]);
+    // KWDB tells nothing of how far it is: the session's own limit ends one that hangs. Meanwhile the agent may be told to
+    // stop, and is heard to wait.
+    for (let waitedMs = LOOK_EVERY_MS; !ended; waitedMs += LOOK_EVERY_MS) {
+      await Promise.race([noted, watch.pause(LOOK_EVERY_MS)]);
+      if (!ended && waitedMs % TELL_EVERY_MS === 0) watch.detail(`${this.#what} (${waitedMs / 1000} s so far)`);
+    }
     return answer;
   }
 }

@@ -51,6 +51,8 @@ export type TransferParts = {
 /** A statement that was lost with its client is sent again this often, each time into a directory of its own. */
 const TRIES = 3;
 const INVENTORY_QUESTION_MS = 60_000;
+/** Counting a large table takes hours at times. A timer holds no more than 24 days. */
+const SESSION_LIMIT_MS = 20 * 86_400_000;
 /** An IMPORT names each of its files, and one argument of a command has 128 KiB. */
 const RELATIONAL_FILES_LIMIT = 2_000;
 /** As EXPORT names the data of a relational table: `n1.0.csv`. */
@@ -68,7 +70,7 @@ export class Transfers {
   /** Everything the cluster of this node holds. */
   async inventory(): Promise<Inventory> {
     const { kwbase } = await this.#deployment();
-    return takeInventory(new ReadingSql({ kwbase, timeoutMs: INVENTORY_QUESTION_MS }), this.#parts.now);
+    return takeInventory(new ReadingSql({ kwbase, timeoutMs: () => INVENTORY_QUESTION_MS }), this.#parts.now);
   }
 
   /** The unit was exported, nobody changed it meanwhile, its files are at the controller and gone from this host. */
@@ -77,35 +79,39 @@ export class Transfers {
     const { unit, sample, directory, prefix } = taskOf(run);
     const sql = new ReadingSql(await this.#sqlOptions(run));
     const extern = await this.#extern();
-    watch.detail(`counting and sampling ${nameOf(unit)}`);
+    const place = (index: number) => (unit.tables.length === 1 ? '' : `, table ${index + 1} of ${unit.tables.length}`);
     const shapes: Awaited<ReturnType<typeof shapeOf>>[] = [];
-    for (const table of unit.tables) shapes.push(await shapeOf(sql, unit.database, table));
-    const measure = async () => {
+    for (const [index, table] of unit.tables.entries()) {
+      sql.doing(`asking for the columns of ${nameOf(unit)}${place(index)}`);
+      shapes.push(await shapeOf(sql, unit.database, table));
+    }
+    const measure = async (what: string) => {
       const digests: TableDigest[] = [];
       let bytes = 0;
-      for (const shape of shapes) {
+      for (const [index, shape] of shapes.entries()) {
+        sql.doing(`${what}${place(index)}`);
         const { digest, sampledBytes } = await digestOf(sql, unit.database, shape, sample);
         digests.push(digest);
         if (digest.sampledRows > 0) bytes += (sampledBytes / digest.sampledRows) * digest.rows * SIZE_MARGIN;
       }
       return { digests, bytes };
     };
-    const before = await measure();
+    const before = await measure(`counting and sampling ${nameOf(unit)}`);
     await extern.needRoom(before.bytes, `the export of ${nameOf(unit)}`);
     run.fence('export');
-    const place = await this.#exported(run, extern, unit, directory);
-    watch.detail(`looking whether ${nameOf(unit)} was changed meanwhile`);
-    const changed = difference(before.digests, (await measure()).digests);
+    const exported = await this.#exported(run, extern, unit, directory);
+    const after = await measure(`looking whether ${nameOf(unit)} was changed meanwhile`);
+    const changed = difference(before.digests, after.digests);
     if (changed !== undefined) {
-      await extern.remove(place);
+      await extern.remove(exported);
       const message = `${unit.database} was written to during its export: ${changed}`;
       throw new FleetError('TRANSFER_SOURCE_CHANGED', message);
     }
-    const files = await extern.files(place, (sign) => watch.moved(sign));
+    const files = await extern.files(exported, (sign) => watch.moved(sign));
     refuseTooMany(unit, files.length);
     for (const [index, file] of files.entries()) {
       watch.detail(`sending ${file.path} of ${nameOf(unit)} (${index + 1} of ${files.length})`);
-      await this.#parts.courier.send(refOf(run, prefix, file), extern.fileIn(place, file.path), watch);
+      await this.#parts.courier.send(refOf(run, prefix, file), extern.fileIn(exported, file.path), watch);
     }
     run.transfer = { files, digests: before.digests, rejectFiles: [] };
     await extern.removeOthers(prefix, '');
@@ -154,7 +160,7 @@ export class Transfers {
     const sql = new ReadingSql(await this.#sqlOptions(run));
     const found: TableDigest[] = [];
     for (const want of expected) {
-      run.watch.detail(`comparing ${unit.database}.${want.schema}.${want.table}`);
+      sql.doing(`comparing ${unit.database}.${want.schema}.${want.table}`);
       found.push((await digestOf(sql, unit.database, want, sample)).digest);
     }
     const differs = difference(expected, found);
@@ -168,7 +174,7 @@ export class Transfers {
     const sql = new WritingSql(await this.#sqlOptions(run));
     await run.deed('recreate', await run.observe());
     const told = (what: string) => () => {
-      run.watch.detail(what);
+      sql.doing(what);
       run.fence('recreate');
     };
     const there = new Set((await sql.rows(ASK.databases)).map(([name]) => name));
@@ -305,9 +311,10 @@ export class Transfers {
     };
   }
 
-  async #sqlOptions({ watch, action }: ActionRun) {
+  /** A session ends with the step: one that outlived it would go on reading, or writing, unwatched. */
+  async #sqlOptions({ watch }: ActionRun) {
     const { kwbase } = await this.#deployment();
-    return { kwbase, timeoutMs: action.deadline.idleMs, watch };
+    return { kwbase, timeoutMs: () => Math.min(watch.leftMs(), SESSION_LIMIT_MS), watch };
   }
 
   async #extern(): Promise<Extern> {
