@@ -49,9 +49,10 @@ const WAYS: readonly Way[] = [
     deploy: byDockerRun,
     moment: '[ -e /var/lib/kwfleet/docker/exchange.json ]',
     spoil: async (host) => {
-      // Somebody else takes the name under which the old container would be kept, once the node is being stopped.
+      // Somebody else takes the name under which the old container would be kept, once the node is being stopped; and for a
+      // container that would run KWDB too.
       const script = `until [ -e /var/lib/kwfleet/docker/restrained.json ]; do sleep 0.02; done
-        docker create --name kwdb-kwfleet-3.0.0 kaiwudb:3.0.0 true`;
+        docker create --name kwdb-kwfleet-3.0.0 kaiwudb:3.0.0 ./kwbase start-single-node --insecure`;
       const taker = host.spawn(['sh', '-c', script]);
       return async () => {
         await taker.exited;

@@ -59,17 +59,20 @@ export class ContainerFinder implements Finder {
     this.#options = options;
   }
 
-  /** Throws CONTAINER_UNFIT when several containers run KWDB and none is chosen; ENGINE_SILENT without an engine. */
+  /**
+   * Of several containers without a choice the one that runs, as unfit. Throws CONTAINER_UNFIT when not just one of them
+   * runs; ENGINE_SILENT without an engine.
+   */
   async find(): Promise<ContainerDeployment | undefined> {
     const { engine, images, intent, made } = this.#options;
     if (!(await engine.present())) return undefined;
     // An engine that is installed and stopped is nothing to wait for, where it never ran KWDB.
     if (!(await engine.answers()) && !(await images.any())) return undefined;
     const wanted = await intent();
-    const found = await this.#found(wanted);
+    const restrained = await this.#options.restrained();
+    const found = await this.#found(wanted, restrained);
     if (found === undefined) return undefined;
     const { root } = await engine.info();
-    const restrained = await this.#options.restrained();
     const { intent: _, ...options } = this.#options;
     const told = this.#told;
     // Its restart policy is taken away while it is being stopped.
@@ -78,7 +81,7 @@ export class ContainerFinder implements Finder {
     return new ContainerDeployment({ ...found, ...options, wanted, restrained, engineRoot: root, told, places });
   }
 
-  async #found(wanted: Intent): Promise<Found | undefined> {
+  async #found(wanted: Intent, restrained: Restrained | undefined): Promise<Found | undefined> {
     const { engine, name } = this.#options;
     const command = wanted.current && containerCommand(wanted.current);
     if (wanted.current !== undefined && command !== undefined) return { inspect: wanted.current, command };
@@ -91,14 +94,23 @@ export class ContainerFinder implements Finder {
       if (inspect !== undefined && command !== undefined) candidates.push({ inspect, command });
     }
     if (candidates.length < 2) return candidates[0];
-    const running = candidates.filter(({ inspect }) => inspect.State.Running);
-    if (running.length === 1) return running[0];
     const names = candidates.map(({ inspect }) => nameOf(inspect)).join(', ');
-    throw new FleetError('CONTAINER_UNFIT', `several containers run KWDB here: ${names}; say docker.container`);
+    const doubt = `several containers run KWDB here: ${names}; say in agent.yaml which one is meant (docker.container), or remove the others`;
+    const [running, ...more] = candidates.filter(({ inspect }) => inspect.State.Running);
+    // This agent stopped it, or starts it: whatever was made meanwhile, it is known which one is meant.
+    const meant = candidates.find(({ inspect }) => inspect.Id === restrained?.container);
+    if (meant !== undefined && more.length === 0 && (running === undefined || running === meant)) return meant;
+    if (running !== undefined && more.length === 0) return { ...running, doubt };
+    throw new FleetError('CONTAINER_UNFIT', doubt);
   }
 }
 
-type Found = { readonly inspect: ContainerInspect; readonly command: ContainerCommand };
+type Found = {
+  readonly inspect: ContainerInspect;
+  readonly command: ContainerCommand;
+  /** Why it is not sure that this one is meant: stopped, it could not be told from the others. */
+  readonly doubt?: string;
+};
 
 type Parts = Found &
   Omit<ContainerFinderOptions, 'intent' | 'restrained' | 'made'> & {
@@ -135,7 +147,7 @@ export class ContainerDeployment implements Deployment {
     const advertised = addressOf(command.flags.get('advertise-addr'), listen.port);
     const data = onHost(inspect, storeOf(command, workingDir));
     const certificates = onHost(inspect, command.flags.get('certs-dir') ?? '');
-    this.unfit = unfitness(inspect, data, securityOf(command) === 'insecure' ? '/' : certificates);
+    this.unfit = parts.doubt ?? unfitness(inspect, data, securityOf(command) === 'insecure' ? '/' : certificates);
     this.endpoint = this.#endpoint(http);
     this.listedAs = `${advertised.host || inspect.Config.Hostname}:${advertised.port}`;
     this.site = {

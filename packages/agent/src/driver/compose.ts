@@ -99,7 +99,9 @@ export class ComposeDriver implements MethodDriver {
     await replaceFile(exchange.file, kept);
     await this.#giveNameBack(exchange);
     await this.#makeAnew(action, exchange, 'compose-back', watch);
-    await this.#made(exchange, exchange.oldImage, 'ROLLBACK_FAILED');
+    const { Id: container, HostConfig } = await this.#made(exchange, exchange.oldImage, 'ROLLBACK_FAILED');
+    const { Name = 'no', MaximumRetryCount = 0 } = HostConfig.RestartPolicy ?? {};
+    await records.restrained.write({ container, policy: { Name, MaximumRetryCount } });
     await records.exchange.remove();
     await rm(exchange.keptAs, { force: true });
   }
@@ -109,6 +111,7 @@ export class ComposeDriver implements MethodDriver {
 
   async release(action: Action): Promise<void> {
     const { records, observer } = this.#options;
+    await this.#run.unrestrain();
     const exchange = await records.compose();
     if (exchange?.new === undefined || !(await isVerified(observer, action, exchange.to))) return;
     await records.exchange.remove();

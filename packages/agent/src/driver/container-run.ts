@@ -1,8 +1,8 @@
 /** What the drivers of containers share: bringing the image, stopping and starting, and when the old may go. */
 import { type Action, FleetError, judgeServing, packageOf } from '@kwfleet/core';
 import type { ContainerDeployment, ContainerFinder } from '../deployment/container.ts';
-import type { Engine } from '../docker/engine.ts';
-import type { ContainerRecords } from '../docker/exchange.ts';
+import type { ContainerInspect, Engine } from '../docker/engine.ts';
+import type { ContainerRecords, Restrained } from '../docker/exchange.ts';
 import type { Images, ReadyImage } from '../docker/images.ts';
 import type { Observer } from '../observe.ts';
 import type { Watch } from './driver.ts';
@@ -45,15 +45,9 @@ export class ContainerRun {
 
   /** Its restart policy is taken away first: an engine that restarts in the middle would start the container again. */
   async stop(action: Action, watch: Watch): Promise<void> {
-    const { engine, records } = this.#options;
+    const { engine } = this.#options;
     const { inspect } = await this.deployment();
-    const policy = inspect.HostConfig.RestartPolicy;
-    const known = await records.restrained.read();
-    if (policy !== undefined && policy.Name !== '' && policy.Name !== 'no') {
-      const { Name, MaximumRetryCount = 0 } = policy;
-      await records.restrained.write({ container: inspect.Id, policy: { Name, MaximumRetryCount } });
-      await engine.setRestartPolicy(inspect.Id, NO_RESTART);
-    } else if (known !== undefined && known.container !== inspect.Id) await records.restrained.remove();
+    await this.#restrain(inspect);
     watch.detail('the engine stops the container');
     const grace = (inspect.Config as { StopTimeout?: number }).StopTimeout;
     const graceMs = Math.min(action.deadline.ceilingMs, grace === undefined ? STOP_GRACE_MS : grace * 1000);
@@ -65,14 +59,41 @@ export class ContainerRun {
     }
   }
 
+  /** Also of one that has no policy: while none runs, the record alone says which container is meant. */
+  async #restrain({ Id: container, HostConfig }: ContainerInspect): Promise<void> {
+    const { engine, records } = this.#options;
+    const { Name: told = '', MaximumRetryCount = 0 } = HostConfig.RestartPolicy ?? {};
+    const Name = told === '' ? 'no' : told;
+    const known = await records.restrained.read();
+    // Taken away already, by an attempt that was cut off.
+    if (Name === 'no' && known?.container === container) return;
+    await records.restrained.write({ container, policy: { Name, MaximumRetryCount } });
+    if (Name !== 'no') await engine.setRestartPolicy(container, NO_RESTART);
+  }
+
+  /**
+   * An order has its result: a container that runs has its policy back, also one that the engine would not stop. Of one that
+   * is stopped the record stays.
+   */
+  async unrestrain(): Promise<void> {
+    const { engine, records } = this.#options;
+    const restrained = await records.restrained.read();
+    if (restrained === undefined) return;
+    const found = await engine.container(restrained.container);
+    if (found?.State.Running === false) return;
+    if (found !== undefined) await this.#giveBack(restrained);
+    await records.restrained.remove();
+  }
+
+  async #giveBack({ container, policy }: Restrained): Promise<void> {
+    if (policy.Name !== 'no') await this.#options.engine.setRestartPolicy(container, policy);
+  }
+
   async start(watch: Watch): Promise<void> {
     const { engine, records } = this.#options;
     const { inspect } = await this.deployment();
     const restrained = await records.restrained.read();
-    if (restrained?.container === inspect.Id) {
-      await engine.setRestartPolicy(inspect.Id, restrained.policy);
-      await records.restrained.remove();
-    }
+    if (restrained?.container === inspect.Id) await this.#giveBack(restrained);
     watch.detail('starting the container');
     try {
       await engine.start(inspect.Id);

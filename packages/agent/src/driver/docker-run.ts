@@ -74,6 +74,7 @@ export class DockerRunDriver implements MethodDriver {
 
   async release(action: Action): Promise<void> {
     const { engine, records, observer } = this.#options;
+    await this.#run.unrestrain();
     const exchange = await records.run();
     if (exchange?.new === undefined || !(await isVerified(observer, action, exchange.to))) return;
     const old = await engine.container(exchange.old);

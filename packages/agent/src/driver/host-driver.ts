@@ -94,13 +94,21 @@ export class HostDriver implements Driver {
   }
 
   async release(action: Action): Promise<void> {
+    try {
+      // First: a database that runs gets back how it starts with the host.
+      await (await this.#method()).release(action);
+    } finally {
+      await this.#tidy(action);
+    }
+  }
+
+  async #tidy(action: Action): Promise<void> {
     const { commands, packages } = this.#options;
     for (const id of await commands.list()) {
       // One that still runs was left alone on purpose; the next order finds it.
       if (belongsTo(id, action.id) && (await commands.state(id)).status !== 'running') await commands.remove(id);
     }
     await packages.tidy();
-    await (await this.#method()).release(action);
   }
 
   /** Throws NOT_INSTALLED, or METHOD_UNSUPPORTED for a method that this agent only recognises. */
