@@ -6,6 +6,8 @@ type Made = { readonly running: boolean; readonly policy?: string; readonly labe
 
 export class PlayedEngine {
   readonly containers = new Map<string, ContainerInspect>();
+  /** Ids of images, by their names. */
+  readonly images = new Map([['kwdb:3.0.0', 'sha256:old']]);
   /** What the engine says to a stop; undefined: it stops. */
   refusal: string | undefined;
 
@@ -47,6 +49,12 @@ export class PlayedEngine {
           Command: [Path, ...Args].join(' '),
         })),
       container: async (id: string) => structuredClone(byId(id)),
+      image: async (name: string) => {
+        const id = this.images.get(name) ?? [...this.images.values()].find((known) => known === name);
+        return id === undefined ? undefined : { Id: id };
+      },
+      tag: async (id: string, repository: string, tag: string) => void this.images.set(`${repository}:${tag}`, id),
+      removeImage: async (name: string) => void this.images.delete(name),
       setRestartPolicy: async (id: string, policy: object) => {
         Object.assign(byId(id)?.HostConfig ?? {}, { RestartPolicy: policy });
       },

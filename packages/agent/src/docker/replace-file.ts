@@ -36,6 +36,21 @@ export async function keepFile(path: string, copy: string): Promise<void> {
   });
 }
 
+/**
+ * Tries beside `path`, and beside what it leads to, all that `keepFile` to `copy` and `replaceFile` will do, and leaves
+ * nothing there. Throws as they do.
+ */
+export async function tryExchange(path: string, copy: string): Promise<void> {
+  for (const tried of [`${copy}-tried`, `${await realpath(path)}.kwfleet-tried`]) {
+    await rm(tried, { force: true });
+    try {
+      await keepFile(path, tried);
+    } finally {
+      await rm(tried, { force: true });
+    }
+  }
+}
+
 /** Makes a file under another name, gives it the rights of `like`, and moves it to `target`. */
 async function appear(like: string, target: string, make: (fresh: string) => Promise<void>): Promise<void> {
   const fresh = `${target}.kwfleet-new`;
@@ -44,12 +59,29 @@ async function appear(like: string, target: string, make: (fresh: string) => Pro
     await rm(fresh, { force: true });
     await make(fresh);
     await chmod(fresh, mode & 0o7777);
-    await chown(fresh, uid, gid);
+    await giveOwner(fresh, { uid, gid }, target);
     await rename(fresh, target);
     await syncDirectory(dirname(target));
   } catch (error) {
     await rm(fresh, { force: true }).catch(() => {});
     throw writeFailure(error, target);
+  }
+}
+
+/** Only root gives a file away: where nothing has to change, nobody is asked. */
+async function giveOwner(
+  fresh: string,
+  { uid, gid }: { readonly uid: number; readonly gid: number },
+  target: string,
+): Promise<void> {
+  const own = await stat(fresh);
+  if (own.uid === uid && own.gid === gid) return;
+  try {
+    await chown(fresh, uid, gid);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EPERM') throw error;
+    const message = `the agent could not give ${target} the owner ${uid}:${gid} of the file it is made of: it must be that user, or root`;
+    throw new FleetError('PRIVILEGES_MISSING', message, { cause: error });
   }
 }
 

@@ -12,7 +12,7 @@ import type { ContainerInspect } from '../docker/engine.ts';
 import { type ComposeExchange, serviceContainers } from '../docker/exchange.ts';
 import { nameParts, tagOf } from '../docker/image-name.ts';
 import type { ReadyImage } from '../docker/images.ts';
-import { keepFile, replaceFile } from '../docker/replace-file.ts';
+import { keepFile, replaceFile, tryExchange } from '../docker/replace-file.ts';
 import type { LongCommandSpec, LongCommands } from '../host/services.ts';
 import { type ContainerOptions, ContainerRun, isVerified } from './container-run.ts';
 import { runDeploy, type Work } from './deploy-run.ts';
@@ -42,6 +42,7 @@ export class ComposeDriver implements MethodDriver {
     const project = await projectOf(deployment.inspect);
     const edit = await editOf(this.#options.compose, project, deployment.inspect, image.reference);
     await this.#requireRecreation(project, edit, [deployment.inspect.Image, image.id]);
+    await tryExchange(edit.path, keptName(edit.path, action.from));
   }
 
   /** Both ways: from the image that runs, and back from the new one. */
@@ -91,17 +92,15 @@ export class ComposeDriver implements MethodDriver {
     const found = await records.compose();
     if (found === undefined) throw new FleetError('ROLLBACK_FAILED', 'this agent keeps no compose file to go back to');
     await watch.fence();
-    const { new: _, ...exchange } = found;
-    await records.exchange.write(exchange);
-    const kept = await readFile(exchange.keptAs, 'utf8').catch(() => undefined);
-    if (kept === undefined) throw new FleetError('ROLLBACK_FAILED', `${exchange.keptAs} was removed by someone else`);
+    const { new: made, ...exchange } = found;
+    if (made !== undefined) await records.exchange.write(exchange);
     watch.detail(`putting ${exchange.file} back as it was`);
-    await replaceFile(exchange.file, kept);
+    await this.#writeOld(exchange);
     await this.#giveNameBack(exchange);
     await this.#makeAnew(action, exchange, 'compose-back', watch);
-    const { Id: container, HostConfig } = await this.#made(exchange, exchange.oldImage, 'ROLLBACK_FAILED');
+    const { Id, HostConfig } = await this.#made(exchange, exchange.oldImage, 'ROLLBACK_FAILED');
     const { Name = 'no', MaximumRetryCount = 0 } = HostConfig.RestartPolicy ?? {};
-    await records.restrained.write({ container, policy: { Name, MaximumRetryCount } });
+    await this.#run.noteStopped({ container: Id, policy: { Name, MaximumRetryCount } });
     await records.exchange.remove();
     await rm(exchange.keptAs, { force: true });
   }
@@ -177,7 +176,7 @@ export class ComposeDriver implements MethodDriver {
       project: withEnvironment,
       compatibility: edit.compatibility,
       file: edit.path,
-      keptAs: `${edit.path}.kwfleet-${action.from.replace(/[^\w.-]/g, '-')}`,
+      keptAs: keptName(edit.path, action.from),
       edited: edit.text,
       from: action.from,
       to: action.to,
@@ -200,6 +199,21 @@ export class ComposeDriver implements MethodDriver {
       throw unfit(`${file} was changed by someone else in the middle of the exchange`);
     }
     await replaceFile(file, edited);
+  }
+
+  /** The copy is made before the file is written: where there is none, the file is as it was, or somebody took the copy. */
+  async #writeOld({ file, keptAs, edited }: ComposeExchange): Promise<void> {
+    const [{ text }, kept] = await Promise.all([
+      readProjectFile(file),
+      readFile(keptAs, 'utf8').catch((error: NodeJS.ErrnoException) => {
+        if (error.code === 'ENOENT') return undefined;
+        throw error;
+      }),
+    ]);
+    if (kept === undefined && text === edited) {
+      throw new FleetError('ROLLBACK_FAILED', `${keptAs} was removed by someone else`);
+    }
+    if (kept !== undefined && kept !== text) await replaceFile(file, kept);
   }
 
   /** Compose's own way of making a container anew, anonymous volumes and all; it is not started. */
@@ -244,3 +258,6 @@ export class ComposeDriver implements MethodDriver {
     );
   }
 }
+
+/** The name of the copy of a project's file from before. */
+const keptName = (file: string, version: string): string => `${file}.kwfleet-${version.replace(/[^\w.-]/g, '-')}`;

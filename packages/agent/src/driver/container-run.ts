@@ -71,6 +71,13 @@ export class ContainerRun {
     if (Name !== 'no') await engine.setRestartPolicy(container, NO_RESTART);
   }
 
+  /** The stopped container that counts from now on, and the policy that it gets when it is started. */
+  async noteStopped(stopped: Restrained): Promise<void> {
+    const { restrained } = this.#options.records;
+    // On a full disk nothing could be written, and what a way back left alone is noted already.
+    if ((await restrained.read())?.container !== stopped.container) await restrained.write(stopped);
+  }
+
   /**
    * An order has its result: a container that runs has its policy back, also one that the engine would not stop. Of one that
    * is stopped the record stays.

@@ -65,7 +65,7 @@ export class DockerRunDriver implements MethodDriver {
     if (made !== undefined) await records.exchange.write(before);
     await this.#removeUnfinished(exchange);
     if (nameOf(old) !== exchange.name) await engine.rename(exchange.old, exchange.name);
-    await records.restrained.write({ container: exchange.old, policy: exchange.policy });
+    await this.#run.noteStopped({ container: exchange.old, policy: exchange.policy });
     await records.exchange.remove();
   }
 
