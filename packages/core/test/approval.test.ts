@@ -239,6 +239,21 @@ describe('a run that a policy wants approved', () => {
     expect(model.state.hold?.code).toBe('APPROVAL_NEEDED');
   });
 
+  it('is asked for anew when what it was given for left the node as it was', () => {
+    const model = made({ irreversible: needs({ approvers: 1 }) });
+    model.approve('bo', 'irreversible');
+    model.until('gate:n1');
+    model.settle();
+    model.end('upgrade:n1', { disposition: 'backed-out' });
+    model.wait(2 * HOUR);
+    model.settle();
+    model.request('retry');
+    model.settle();
+    expect([model.state.hold?.code, model.running]).toEqual(['APPROVAL_NEEDED', []]);
+    expect(model.approve('cai', 'irreversible')).toBe(true);
+    model.until('witness:n3');
+  });
+
   it('asks anew when its approval became too old before its time came', () => {
     const plan = planFor('multi-replica', 3);
     const asked = {

@@ -172,6 +172,17 @@ describe('a run with a window', () => {
     expect(model.step('gate:n2').attempt).toBe(2);
   });
 
+  it('begins not even the last node, once its gate took too long', () => {
+    const model = begin('multi-replica');
+    to(model, OPENS);
+    model.until('witness:n2');
+    model.settle();
+    model.wait(CLOSES - 20 * MINUTE - model.nowMs);
+    model.end('gate:n3');
+    model.settle();
+    expect([model.running, model.state.wait?.code]).toEqual([[], 'WINDOW_TOO_SHORT']);
+  });
+
   it('goes on in a single-replica cluster once a node was stopped, and says so', () => {
     const model = begin('single-replica');
     to(model, OPENS);
@@ -246,6 +257,96 @@ describe('a run with a window', () => {
     model.request('retry');
     model.settle();
     expect(model.running).toEqual(['upgrade:n1']);
+  });
+});
+
+describe('a retry of what was left as it was', () => {
+  const beginBy = (model: Model) => model.orders.map(({ step, beginByMs }) => [step, (beginByMs ?? 0) - model.nowMs]);
+  const refused = (topology: Topology, disposition: 'untouched' | 'backed-out' = 'untouched') => {
+    const model = begin(topology);
+    to(model, OPENS);
+    const [first, all] = topology === 'single-replica' ? ['stop', ['n1', 'n2', 'n3']] : ['upgrade', ['n1']];
+    model.until(...all.map((node) => `gate:${node}`));
+    model.settle();
+    for (const node of all) model.end(`${first}:${node}`, { disposition, code: 'DISK_FULL' });
+    to(model, CLOSES + HOUR);
+    expect(model.state.hold?.code).toBe('DISK_FULL');
+    return model;
+  };
+
+  it.each([
+    ['multi-replica', 'untouched'],
+    ['multi-replica', 'backed-out'],
+    ['standalone', 'backed-out'],
+    ['single-replica', 'untouched'],
+  ] as const)('takes nothing of a %s cluster down outside of the window: %s', (topology, disposition) => {
+    const model = refused(topology, disposition);
+    model.request('retry');
+    model.settle();
+    expect(model.running).toEqual([]);
+    expect(model.state).toMatchObject({ status: 'scheduled', wait: { code: 'WINDOW_CLOSED', untilMs: OPENS + DAY } });
+    to(model, OPENS + DAY);
+    // Its gate is asked anew, and the order is to be begun within a minute, as the first one was.
+    expect(model.running.map((step) => step.split(':')[0])).toEqual(['gate']);
+    for (const id of model.running) model.end(id);
+    model.settle();
+    expect(beginBy(model)).toEqual(model.running.map((step) => [step, MINUTE]));
+    model.until(topology === 'single-replica' ? 'verify:n3' : `upgrade:${model.hosts.at(-1)?.node}`);
+  });
+
+  it('heeds a freeze, and asks whether the next node fits, not the one after', () => {
+    const model = begin('multi-replica');
+    to(model, OPENS);
+    model.until('gate:n3');
+    model.settle();
+    model.end('upgrade:n3', { disposition: 'untouched', code: 'DISK_FULL' });
+    to(model, CLOSES - 20 * MINUTE);
+    model.request('retry');
+    model.settle();
+    expect(model.state).toMatchObject({ status: 'scheduled', wait: { code: 'WINDOW_TOO_SHORT' } });
+    const frozen = { ...nights, freezes: [{ from: '2027-01-15', until: '2027-01-17', reason: 'an incident' }] };
+    model.schedule = { timing: { windows: ['nights'], prefetchMs: 0 }, windows: [frozen], isOpen, stepTimes: times };
+    to(model, OPENS + DAY);
+    expect([model.state.wait?.code, model.running]).toEqual(['WINDOW_FROZEN', []]);
+  });
+
+  it('is not what a broken node, or one whose stop was backed out, waits for', () => {
+    for (const disposition of ['broken', 'backed-out'] as const) {
+      const model = begin('single-replica');
+      to(model, OPENS);
+      model.until('gate:n1', 'gate:n2', 'gate:n3');
+      model.settle();
+      for (const node of ['n1', 'n2', 'n3']) model.end(`stop:${node}`, { disposition, code: 'STOP_FAILED' });
+      to(model, CLOSES + HOUR);
+      model.request('retry');
+      model.settle();
+      expect(model.running).toEqual(['stop:n1', 'stop:n2', 'stop:n3']);
+    }
+  });
+
+  it('stays broken, whatever a later attempt left as it was', () => {
+    const model = begin('multi-replica');
+    to(model, OPENS);
+    model.until('gate:n1');
+    model.settle();
+    for (const disposition of ['broken', 'untouched'] as const) {
+      model.end('upgrade:n1', { disposition, code: 'START_FAILED' });
+      to(model, Math.max(model.nowMs, CLOSES + HOUR));
+      model.request('retry');
+      model.settle();
+      expect(model.running).toEqual(['upgrade:n1']);
+    }
+  });
+
+  it('that came too late after that is still not begun', () => {
+    const model = refused('multi-replica');
+    model.request('retry');
+    to(model, OPENS + DAY);
+    model.end('gate:n1');
+    model.settle();
+    model.end('upgrade:n1', 'too late');
+    to(model, CLOSES + DAY + HOUR);
+    expect(model.state).toMatchObject({ status: 'scheduled', wait: { code: 'WINDOW_CLOSED' } });
   });
 });
 

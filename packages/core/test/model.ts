@@ -125,7 +125,8 @@ export class Model {
   /** May be changed in the middle, as people change windows. */
   schedule: Schedule | undefined;
   readonly #ids = new Set<string>();
-  readonly #touched = new Set<string>();
+  /** Nodes that were taken down, and steps without a way back that were begun, each by the order that did it first. */
+  readonly #touched = new Map<string, string>();
   /** When an agent answered, by the controller's clock, however late the controller hears of it. */
   readonly #answeredAtMs = new Map<string, number>();
 
@@ -243,7 +244,11 @@ export class Model {
     const { id, attempt } = action;
     this.apply({ type: 'step-dispatched', step: step.id, attempt, executor, atMs: this.nowMs });
     this.#ids.add(id);
-    if (step.kind === 'stop' || step.kind === 'upgrade') this.#touched.add(step.node);
+    const touches = [
+      ...(step.kind === 'stop' || step.kind === 'upgrade' ? [step.node] : []),
+      ...(step.irreversible ? [step.id] : []),
+    ];
+    for (const what of touches) if (!this.#touched.has(what)) this.#touched.set(what, id);
     this.orders.push(action);
   }
 
@@ -324,7 +329,6 @@ export class Model {
     if (ending === 'as it goes' || (ending === 'too late' && action.beginByMs === undefined))
       return this.#carryOut(action);
     if (ending !== 'too late') return this.#fail(action, ending);
-    this.#touched.delete(action.node);
     return this.#fail(action, { disposition: 'untouched', code: 'ORDER_LATE' });
   }
 
@@ -353,9 +357,17 @@ export class Model {
     this.delivered.push(result);
     if (event === undefined) return;
     this.apply(event);
+    this.#forget(result);
     const after = this.state;
     must(eventOfResult(this.plan, after, result, this.nowMs + 1) === undefined, `${result.action} counts twice`);
     if (event.type === 'step-ended') must(apply(this.plan, after, event) === after, `${result.action} applies twice`);
+  }
+
+  /** What an order left as it was is as untouched as before. */
+  #forget({ action, disposition }: ActionResult): void {
+    const served = disposition === 'untouched' || (disposition === 'backed-out' && action.startsWith('r1/upgrade:'));
+    if (!served) return;
+    for (const [what, by] of this.#touched) if (by === action) this.#touched.delete(what);
   }
 
   /** Progress of an attempt, of now or of long ago. */
@@ -577,7 +589,7 @@ export class Model {
     if (step.executor === 'self') must(action.node === node, `${id} to ${action.node}`);
     if (step.executor === 'peer') must(action.node !== node, `${id} to the node it is about`);
     this.#mustBeApproved(id, 'start', state.startedAtMs ?? nowMs);
-    const isFirst = plan.steps.every((one) => !one.irreversible || !wasBegun(state.steps[one.id]));
+    const isFirst = plan.steps.every((one) => !one.irreversible || !this.#touched.has(one.id));
     if (step.irreversible && isFirst) this.#mustBeApproved(id, 'irreversible', nowMs);
     const begun = (prefix: string) => plan.nodes.some((one) => wasBegun(state.steps[`${prefix}:${one.node}`]));
     const all = (prefix: string) =>

@@ -5,7 +5,7 @@
 import type { ApprovalScope } from '@kwfleet/core';
 import { REQUESTER } from '../approvers.ts';
 import type { Checker, Chronicle } from '../chronicle.ts';
-import type { Run } from '../store.ts';
+import type { OrderRow, Run } from '../store.ts';
 
 /** Deeds and orders by which the new version is first started on the data. */
 const STARTS = new Set(['start', 'upgrade']);
@@ -42,7 +42,7 @@ function judgeOrder(id: string, chronicle: Chronicle, fails: (message: string) =
   }
   if (!STARTS.has(kind)) return;
   const begun = [...chronicle.sim.store.orders.values()].some(
-    ({ action: other }) => other.run === run.id && other.id !== id && STARTS.has(other.step.split(':')[0] ?? ''),
+    (row) => row.action.run === run.id && row.action.id !== id && STARTS.has(kindOf(row)) && leftItsMark(row),
   );
   if (!begun && missingOf(chronicle, run, 'irreversible', chronicle.nowMs) > 0) {
     fails(`${id} is ordered, cannot be undone, and nobody approved that`);
@@ -51,12 +51,21 @@ function judgeOrder(id: string, chronicle: Chronicle, fails: (message: string) =
 
 const WINDOWED = new Set(['gate', 'stop', 'upgrade']);
 
+const kindOf = ({ action }: OrderRow): string => action.step.split(':')[0] ?? '';
+
+/** Not when its host left the node as it was; nor when an upgrade brought it back. */
+function leftItsMark(row: OrderRow): boolean {
+  const left = row.result?.disposition;
+  return left !== 'untouched' && !(left === 'backed-out' && kindOf(row) === 'upgrade');
+}
+
 /** Whether the run was ordered to take this node down before; any node, where all go down together. */
 function isTouched({ sim }: Chronicle, { id, plan }: Run, order: string, step: string): boolean {
   const node = step.slice(step.indexOf(':') + 1);
-  return [...sim.store.orders.values()].some(({ action }) => {
+  return [...sim.store.orders.values()].some((row) => {
+    const { action } = row;
     const [kind = '', at = ''] = action.step.split(':');
-    const isOther = action.run === id && action.id !== order;
+    const isOther = action.run === id && action.id !== order && leftItsMark(row);
     return isOther && (kind === 'stop' || kind === 'upgrade') && (plan.topology === 'single-replica' || at === node);
   });
 }

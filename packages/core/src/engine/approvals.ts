@@ -1,7 +1,7 @@
 /** What a run's approvals mean to the engine: nothing is done before enough people agreed to exactly this plan. */
 import { type ApprovalScope, objection, type Standing, standing } from '../approval.ts';
 import { type Plan, stepOf } from '../plan.ts';
-import { type RunApproval, type RunEvent, type RunState, wasBegun } from './state.ts';
+import { hasTouched, type RunApproval, type RunEvent, type RunState } from './state.ts';
 
 /** How an approval that this run needs stands now; undefined when it needs none of this scope. */
 export function approvalStanding(state: RunState, scope: ApprovalScope, nowMs: number): Standing | undefined {
@@ -15,7 +15,7 @@ const givenFor = ({ given }: RunApproval, scope: ApprovalScope) => given.filter(
 
 /** The steps that cannot be undone have begun: what was to be approved before them is past. */
 const isPastReturn = (plan: Plan, state: RunState): boolean =>
-  plan.steps.some(({ id, irreversible }) => irreversible === true && wasBegun(state.steps[id]));
+  plan.steps.some((step) => step.irreversible === true && hasTouched(state, step));
 
 /** How many people must still agree before a step that cannot be undone may begin; 0 when it may. */
 export function missingBefore(plan: Plan, state: RunState, step: string, nowMs: number): number {

@@ -10,7 +10,7 @@ import { type Admission, admit } from '../windows/admission.ts';
 import { estimateMs } from '../windows/estimate.ts';
 import type { Window } from '../windows/window.ts';
 import type { EngineFacts } from './decide.ts';
-import { type RunEvent, type RunState, type RunWait, wasBegun } from './state.ts';
+import { hasTouched, type RunEvent, type RunState, type RunWait } from './state.ts';
 
 /** What a planned or scheduled run does now: start, go on, end because its time was missed, or wait (for something else). */
 export function decideScheduled(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): RunEvent[] {
@@ -76,10 +76,15 @@ export function isWindowed(plan: Plan, state: RunState, step: Step): boolean {
   return state.timing !== undefined && state.timing.windows.length > 0 && leadsUp(plan, state, step);
 }
 
-/** Whether a step leads up to touching what this run has not touched yet: its node, or the cluster that is stopped as a whole. */
+/**
+ * Whether a step leads up to touching what this run has not touched yet: its node, or the cluster that is stopped as a
+ * whole. A node that an attempt left as it was, or brought back, is not touched: another attempt takes it down anew.
+ */
 export function leadsUp(plan: Plan, state: RunState, { kind, node }: Step): boolean {
   if (stopsAll(plan)) return ['gate', 'back-up', 'stop'].includes(kind) && !isTouched(plan, state);
-  return ['gate', 'back-up', 'upgrade'].includes(kind) && !wasBegun(state.steps[`upgrade:${node}`]);
+  return (
+    ['gate', 'back-up', 'upgrade'].includes(kind) && !hasTouched(state, { id: `upgrade:${node}`, kind: 'upgrade' })
+  );
 }
 
 /** What goes on although the window is closed, in words, the first time that it is so. */
@@ -100,9 +105,9 @@ export function findOverrun(plan: Plan, state: RunState, facts: EngineFacts, now
 /** Whether all nodes are stopped together: a single-replica upgrade, and a backup or restore of any cluster. */
 const stopsAll = (plan: Plan): boolean => plan.steps.some(({ kind }) => kind === 'stop');
 
-/** Whether the run took anything down yet. */
+/** Whether the run took anything down, and did not leave it as it was. */
 const isTouched = (plan: Plan, state: RunState): boolean =>
-  plan.steps.some(({ id, kind }) => (kind === 'stop' || kind === 'upgrade') && wasBegun(state.steps[id]));
+  plan.steps.some((step) => (step.kind === 'stop' || step.kind === 'upgrade') && hasTouched(state, step));
 
 /** None without windows. One that is gone is no leave to work. */
 function admissionOf(state: RunState, facts: EngineFacts, nowMs: number, needMs: number): Admission | undefined {
@@ -121,6 +126,6 @@ function admissionOf(state: RunState, facts: EngineFacts, nowMs: number, needMs:
 function neededMs(plan: Plan, state: RunState, { stepTimes }: EngineFacts): number {
   const left = plan.steps.filter(({ id }) => state.steps[id]?.status !== 'succeeded');
   if (!isTouched(plan, state)) return estimateMs(plan, stepTimes, left);
-  const next = left.find(({ kind, node }) => kind === 'gate' && !wasBegun(state.steps[`upgrade:${node}`]));
+  const next = left.find((step) => step.kind === 'upgrade' && !hasTouched(state, step));
   return estimateMs(plan, stepTimes, next === undefined ? [] : left.filter(({ node }) => node === next.node));
 }
