@@ -14,7 +14,7 @@ afterEach(async (context) => {
 
 async function fleet(topology: Topology): Promise<Playground> {
   // The liveness record outlives a restart here as it does in KWDB: whoever trusts `is_live` alone goes wrong.
-  const knobs = { heartbeatMs: 300, livenessMs: 3_000, catchUpMs: 700, readyDelayMs: 300 };
+  const knobs = { heartbeatMs: 300, livenessMs: 30_000, catchUpMs: 700, readyDelayMs: 300 };
   playground = await Playground.create({ topology, knobs });
   await playground.addPackage({ version: '3.1.0' });
   return playground;
@@ -43,7 +43,7 @@ describe('an upgrade from 3.0.0 to 3.1.0', () => {
   it('takes a multi-replica cluster one node at a time, and its clients lose nothing', async () => {
     const cluster = await fleet('multi-replica');
     const addresses = cluster.rig.nodes.map(({ installed }) => installed.host);
-    const workload = startWorkload({ addresses, ratePerSecond: 40, retry: 'once-on-another-node' });
+    const workload = startWorkload({ addresses, ratePerSecond: 40, timeoutMs: 30_000, retry: 'once-on-another-node' });
     await upgrade(cluster);
     const counts = await workload.stop();
     const absences = cluster.rig.nodes.map((node) => absence(node.record()));

@@ -2,7 +2,12 @@
 import { once } from 'node:events';
 import { startWorkload } from '../standin/workload.ts';
 
-const workload = startWorkload({ addresses: process.argv.slice(2), ratePerSecond: 40, retry: 'once-on-another-node' });
+const workload = startWorkload({
+  addresses: process.argv.slice(2),
+  ratePerSecond: 40,
+  timeoutMs: 30_000,
+  retry: 'once-on-another-node',
+});
 await once(process, 'SIGTERM');
 process.stdout.write(`${JSON.stringify(await workload.stop())}\n`);
 process.exit(0);

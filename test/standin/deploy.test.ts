@@ -3,7 +3,7 @@ import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { chmodSync, mkdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { cluster, type Node, poll, UNIT } from './rig.ts';
+import { cluster, type Node, poll, SHORT_LIVED, UNIT } from './rig.ts';
 
 const active = async (node: Node): Promise<string> => (await node.services.state(UNIT)).active;
 
@@ -223,7 +223,8 @@ describe.concurrent('online', () => {
     expect(run.output).toContain('[UPGRADE COMPLETED]');
     await node.ready();
     await poll('unmarked', async () => !(await marked(made.node(1), 2)));
-    expect((await made.node(1).status())[1]).toMatchObject({ build: 'V3.1.0', start_mode: startMode, is_live: 'true' });
+    await poll('live', async () => (await made.node(1).status())[1]?.is_live === 'true');
+    expect((await made.node(1).status())[1]).toMatchObject({ build: 'V3.1.0', start_mode: startMode });
     expect((await node.services.state(UNIT)).mainPid).not.toBe(pid);
     expect(node.record().find((line) => line.version === '3.1.0')).toMatchObject({
       event: 'start',
@@ -249,7 +250,7 @@ describe.concurrent('online', () => {
   });
 
   test('refused while another node is down', async (context) => {
-    const made = await cluster(context);
+    const made = await cluster(context, { knobs: SHORT_LIVED });
     await made.node(3).stop();
     await poll('expired', async () => (await made.node(1).status())[2]?.is_live === 'false');
     const run = await made.deploy(made.node(1), await made.package({ version: '3.1.0' }));
@@ -276,7 +277,7 @@ describe.concurrent('online', () => {
   });
 
   test('a new version that is never live is called a success', async (context) => {
-    const made = await cluster(context);
+    const made = await cluster(context, { knobs: SHORT_LIVED });
     const run = await made.deploy(made.node(2), await made.package({ version: '3.1.0', faults: { neverLive: true } }));
     expect(run.code).toBe(0);
     expect(run.output).toContain('[UPGRADE COMPLETED]');

@@ -12,8 +12,12 @@ import type { Knobs } from './kwbase.ts';
 import { buildPackage, type PackageOptions, unpackPackage } from './package.ts';
 
 export const UNIT = 'kaiwudb';
-/** Liveness short enough for tests, long enough that a busy machine does not lose a node by itself. */
-const QUICK: Knobs = { heartbeatMs: 200, livenessMs: 3000 };
+/** Heartbeats often, and a liveness so long that no busy machine loses a node by itself. */
+const QUICK: Knobs = { heartbeatMs: 200, livenessMs: 30_000 };
+/** For tests that wait until a node counts as dead. */
+export const SHORT_LIVED: Knobs = { livenessMs: 3_000 };
+/** So often it is looked whether the output of a deploy.sh that ended is closed: if not, something was left behind. */
+const CLOSING_LOOKS = 20;
 
 /** Calls `look` until it gives something else than null, undefined or false; throws after the deadline. */
 export async function poll<T>(
@@ -197,7 +201,12 @@ export class Deploy {
   async finished(): Promise<DeployRun> {
     const code = await this.#exit;
     const ms = Date.now() - this.#startedMs;
-    const barLeft = (await Promise.race([this.#closed.then(() => 'closed'), sleep(300, 'open')])) === 'open';
+    let barLeft = true;
+    void this.#closed.then(() => {
+      barLeft = false;
+    });
+    // Looks, not a time: while this process stands still it hears of no end.
+    for (let look = 0; barLeft && look < CLOSING_LOOKS; look++) await sleep(25);
     this.killGroup();
     return { code, output: this.output, ms, barLeft };
   }
