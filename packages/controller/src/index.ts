@@ -17,13 +17,11 @@ import { startDeliverer } from './notifications/deliver.ts';
 import { notifyOfHealth } from './notifications/tell-health.ts';
 import { openRegistry } from './packages/registry.ts';
 import { startEmbeddedPostgres } from './postgres/embedded.ts';
-import { advanceRollout } from './rollouts/turn.ts';
-import { startLoop } from './runner/loop.ts';
+import { startRollouts } from './rollouts/walk.ts';
 import { startRunner } from './runner/runner.ts';
 import { type ConnectionSettings, type Database, openDatabase } from './store/database.ts';
 import { migrate } from './store/migrate.ts';
 import { listen } from './store/notices.ts';
-import { activeRollouts } from './store/rollouts.ts';
 import { pgRunStore } from './store/run-store.ts';
 import { openTransferFiles } from './transfers/files.ts';
 import { openOnlineKey } from './trust/online-key.ts';
@@ -78,21 +76,6 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
     ? undefined
     : await openAuthority(config.dataDir, [...namedHosts(config), ...config.grpc.names]);
 
-  const owner = `${hostname()}/${process.pid}/${randomUUID()}`;
-  const runner = startRunner({
-    store: pgRunStore(database),
-    owner,
-    onError: (error, run) => log.error({ err: error, run }, 'a turn of a run failed; it is tried again'),
-  });
-  opened('runner', () => runner.stop());
-  notices.on('run', () => runner.wake());
-  const rollouts = startLoop({
-    active: () => activeRollouts(database),
-    advance: (id) => advanceRollout(database, owner, id),
-    onError: (error, rollout) => log.error({ err: error, rollout }, 'a turn of a rollout failed; it is tried again'),
-  });
-  opened('rollouts', () => rollouts.stop());
-
   const housekeeping = startHousekeeping(database, config.retention, log);
   opened('housekeeping', () => housekeeping.stop());
   const deliverer = startDeliverer(database, notices, config.targets, log);
@@ -103,6 +86,18 @@ async function startParts(config: ControllerConfig, log: Logger, closers: Closer
   const shared = { database, notices, registry, repository, authority };
   const gateway = await startGateway({ ...shared, config, transfers, log });
   opened('gateway', () => gateway.close());
+  // Not before agents can connect, and not after they were sent away: one that is not there is one that is lost.
+  const owner = `${hostname()}/${process.pid}/${randomUUID()}`;
+  const runner = startRunner({
+    store: pgRunStore(database),
+    owner,
+    onError: (error, run) => log.error({ err: error, run }, 'a turn of a run failed; it is tried again'),
+  });
+  opened('runner', () => runner.stop());
+  notices.on('run', () => runner.wake());
+  const rollouts = startRollouts(database, owner, log);
+  opened('rollouts', () => rollouts.stop());
+
   const { targets } = config;
   const told = {
     agentsConnected: gateway.connected,

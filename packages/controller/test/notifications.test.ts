@@ -5,11 +5,13 @@ import type { DeliveryView, NodeView, Notification, Page, RunSummary } from '@kw
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { controllerConfig } from '../src/config.ts';
 import { refusedInBody, requestFor, webhookSignature } from '../src/notifications/bodies.ts';
-import { ATTEMPTS_MAX, backoffMs, deliverDue, retryInMs } from '../src/notifications/deliver.ts';
+import { ATTEMPTS_MAX, backoffMs, deliverDue, retryInMs, startDeliverer } from '../src/notifications/deliver.ts';
 import { send } from '../src/notifications/send.ts';
 import { checkTargets, type EmailTarget, type HttpTarget, wants } from '../src/notifications/targets.ts';
 import { advance } from '../src/runner/advance.ts';
-import type { Database } from '../src/store/database.ts';
+import { type Database, openDatabase } from '../src/store/database.ts';
+import { migrate } from '../src/store/migrate.ts';
+import { listen } from '../src/store/notices.ts';
 import { leaseDue, listDeliveries, notify, resend } from '../src/store/notifications.ts';
 import { pgRunStore } from '../src/store/run-store.ts';
 import { type Answer, httpReceiver, smtpReceiver } from './receivers.ts';
@@ -280,7 +282,7 @@ describe('the outbox', () => {
     await notify(database, HELD);
     await deliverDue(database, [target('http://127.0.0.1:1')], log);
     await now(database);
-    expect(await leaseDue(database, ['oncall'], 8, 600_000)).toHaveLength(1);
+    expect(await leaseDue(database, 'oncall', 8, 600_000)).toHaveLength(1);
     await deliverDue(database, targets, log);
     expect(receiver.received).toHaveLength(20);
     // The lease of the dead one is over.
@@ -288,6 +290,29 @@ describe('the outbox', () => {
     await deliverDue(database, targets, log);
     expect(receiver.received).toHaveLength(21);
     await receiver.close();
+  });
+
+  it('of one target does not wait for another that never answers', async () => {
+    const settings = await postgres.settings();
+    const database = openDatabase(settings, log);
+    await migrate(database);
+    const notices = listen(settings, log);
+    const [dead, good] = [await httpReceiver(() => ({ status: 200, hang: true })), await httpReceiver()];
+    const targets = [target(dead.url, { name: 'dead' }), target(good.url, { name: 'good' })];
+    const deliverer = startDeliverer(database, notices, targets, log);
+    try {
+      for (let i = 0; i < 20; i++) await notify(database, HELD);
+      const delivered = async () => (await statuses(database)).filter((status) => status === 'good delivered');
+      await until('all but the dead one have theirs', async () => (await delivered()).length === 20);
+      // Of twenty it holds those that are tried at once: none of them has ended.
+      expect(dead.received.length).toBeLessThan(20);
+    } finally {
+      await dead.close();
+      await deliverer.stop();
+      await good.close();
+      await notices.close();
+      await database.close();
+    }
   });
 
   it('is written with the event it tells of, or not at all', async () => {

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { mkdir, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, symlink, utimes, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { promisify } from 'node:util';
@@ -472,6 +472,19 @@ describe('the registry', () => {
     await registry.remove(first.package.id, 'test');
     await expect(registry.remove(first.package.id, 'test')).rejects.toMatchObject({ code: 'PACKAGE_UNKNOWN' });
     expect(await readdir(join(directory, 'packages'))).toEqual([]);
+  });
+
+  it('leaves what another controller may be receiving, and removes what nobody is', async () => {
+    const database = await postgres.database();
+    const folder = join(directory, 'packages');
+    await mkdir(folder, { recursive: true });
+    const [fresh, old] = ['upload-1.partial', 'upload-2.partial'];
+    for (const name of [fresh, old]) await writeFile(join(folder, name), 'half');
+    const yesterday = Date.now() / 1000 - 2 * 86_400;
+    await utimes(join(folder, old), yesterday, yesterday);
+    await openRegistry(directory, MAX_BYTES, database, await repositoryOf(database));
+    expect(await readdir(folder)).toEqual([fresh]);
+    await rm(join(folder, fresh));
   });
 
   it('stops an upload that is too large', async () => {

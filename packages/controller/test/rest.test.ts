@@ -219,6 +219,11 @@ describe('the events of a run', () => {
     );
     const { messages } = await read(run.id, 1_000);
     expect(await read(run.id, 1, messages.at(-1)?.id)).toEqual({ status: 204, messages: [] });
+    // Retention took the output, and the stream ends all the same.
+    await database.execute('DELETE FROM action_output WHERE run = $1', [run.id]);
+    const { messages: left } = await read(run.id, 1_000);
+    expect(left.map(({ view }) => view.type)).not.toContain('output');
+    expect(await read(run.id, 1, left.at(-1)?.id)).toEqual({ status: 204, messages: [] });
   });
 });
 

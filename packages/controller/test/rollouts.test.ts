@@ -3,7 +3,6 @@ import { setTimeout as pause } from 'node:timers/promises';
 import {
   FleetError,
   initialRollout,
-  type NodeReport,
   type RolloutChecks,
   type RolloutEventView,
   type RolloutFile,
@@ -290,55 +289,144 @@ const believing = (database: Database): Database => ({
   execute: async (text, values) => (text.includes('SET lease_owner') ? 1 : database.execute(text, values)),
 });
 
-describe('controllers that die at any statement, or believe that each is the only one', () => {
-  const spec = (text: string): RolloutFile => {
-    const written = readRollout(text);
-    if ('mistakes' in written) throw new Error(JSON.stringify(written.mistakes));
-    return written.value;
+function specOf(text: string): RolloutFile {
+  const written = readRollout(text);
+  if ('mistakes' in written) throw new Error(JSON.stringify(written.mistakes));
+  return written.value;
+}
+
+/** Standalone clusters of one node each, all of one name, whose agents are connected and have reported. */
+async function reporting(database: Database, clusters: readonly string[]): Promise<void> {
+  for (const cluster of clusters) {
+    await database.transaction(async (sql) => {
+      await attachStream(sql, cluster, `stream-${cluster}`, 3_600_000);
+      await storeReport(sql, cluster, freshReport(cluster, 1, 1, 'standalone'));
+    });
+  }
+}
+
+/** The agents report all the time, as those do that are asked. */
+async function whileReporting<T>(database: Database, work: () => Promise<T>): Promise<T> {
+  let over = false;
+  const report = async () => {
+    while (!over) {
+      await database.execute(
+        `UPDATE nodes SET last_seen_ms = now_ms(), report = report || jsonb_build_object('observedAtMs', now_ms())`,
+      );
+      // No lease keeps the two apart: what is done once must be done once without.
+      const rollouts = await activeRollouts(database);
+      for (const id of rollouts) await database.execute('UPDATE rollouts SET lease_until_ms = 0 WHERE id = $1', [id]);
+      await pause(20);
+    }
   };
-  const reportOf = (cluster: string): NodeReport => freshReport(cluster, 1, 1, 'standalone');
+  const reporting = report();
+  try {
+    return await work();
+  } finally {
+    over = true;
+    await reporting;
+  }
+}
 
-  async function fleet(database: Database, clusters: readonly string[]): Promise<void> {
-    for (const cluster of clusters) {
-      await database.transaction(async (sql) => {
-        await attachStream(sql, cluster, `stream-${cluster}`, 3_600_000);
-        await storeReport(sql, cluster, reportOf(cluster));
+/** Does something once the rollout's checks are written: between them and its first start. */
+function cutAfterChecks(database: Database, work: () => Promise<unknown>): Database['transaction'] {
+  let isDone = false;
+  return async (inner, isolation) => {
+    const result = await database.transaction(inner, isolation);
+    const [row] = await database.query('SELECT 1 FROM rollout_checks LIMIT 1');
+    if (row !== undefined && !isDone) {
+      isDone = true;
+      await work();
+    }
+    return result;
+  };
+}
+
+describe('a turn', () => {
+  /** Begun over these clusters, all of one wave, and checked; standalone, as their agents reported them. */
+  async function begun(name: string, clusters: readonly string[], budget = 1) {
+    const database = await postgres.database();
+    const directory = await temporaryDirectory();
+    postgres.cleanUp(() => rm(directory, { recursive: true, force: true }));
+    await openRepository(database, await openOnlineKey(directory), log);
+    await insertPackage(database, pkg(), 'test');
+    await reporting(database, clusters);
+    const text = FILE.replace(/waves:[\s\S]*?failures: .*/, `waves: [{name: all}]\nfailures: {budget: ${budget}}`);
+    const id = `rollout-${name}`;
+    const spec = specOf(text);
+    await insertRollout(database, { id, file: text, spec, state: initialRollout(id, 1), by: 'ann' });
+    return { database, id };
+  }
+  const cutOff = (database: Database, cluster: string) =>
+    database.execute('UPDATE nodes SET stream = NULL, connected_until_ms = 0 WHERE node = $1', [cluster]);
+  const stateOf = async (database: Database, id: string) => (await needRollout(database, id)).state;
+  const patient = { timeout: 120_000 };
+
+  it(
+    'waits for agents that may be on their way back: neither its checks nor its starts take them for lost',
+    patient,
+    async () => {
+      const { database, id } = await begun('outage', ['a', 'b']);
+      await whileReporting(database, async () => {
+        await cutOff(database, 'a');
+        expect(await advanceRollout(database, 'x', id, false)).toBe(true);
+        expect((await stateOf(database, id)).status).toBe('checking');
+        await reporting(database, ['a']);
+        // Away again, once it was checked and before it is started.
+        const cut = { ...database, transaction: cutAfterChecks(database, () => cutOff(database, 'a')) };
+        await advanceRollout(cut, 'x', id, false);
+        const waiting = await stateOf(database, id);
+        expect([waiting.status, waiting.clusters.a?.status, waiting.clusters.b?.status]).toEqual([
+          'running',
+          'waiting',
+          'running',
+        ]);
+        await advanceRollout(database, 'x', id, true);
+        expect((await stateOf(database, id)).clusters.a).toMatchObject({ status: 'failed', code: 'NODE_UNREACHABLE' });
       });
-    }
-  }
+    },
+  );
 
-  /** The agents report all the time, as those do that are asked. */
-  async function whileReporting<T>(database: Database, work: () => Promise<T>): Promise<T> {
-    let over = false;
-    const report = async () => {
-      while (!over) {
-        await database.execute(
-          `UPDATE nodes SET last_seen_ms = now_ms(), report = report || jsonb_build_object('observedAtMs', now_ms())`,
-        );
-        // No lease keeps the two apart: what is done once must be done once without.
-        const rollouts = await activeRollouts(database);
-        for (const id of rollouts) await database.execute('UPDATE rollouts SET lease_until_ms = 0 WHERE id = $1', [id]);
-        await pause(20);
-      }
-    };
-    const reporting = report();
-    try {
-      return await work();
-    } finally {
-      over = true;
-      await reporting;
-    }
-  }
+  it('fails a cluster that is gone, and goes on with the others', patient, async () => {
+    const { database, id } = await begun('gone', ['a', 'b']);
+    await whileReporting(database, async () => {
+      const removed = {
+        ...database,
+        transaction: cutAfterChecks(database, () => database.execute(`DELETE FROM nodes WHERE node = 'a'`)),
+      };
+      await advanceRollout(removed, 'x', id);
+      expect((await stateOf(database, id)).clusters).toMatchObject({
+        a: { status: 'failed', code: 'CLUSTER_UNKNOWN' },
+        b: { status: 'running' },
+      });
+    });
+  });
 
+  it('begins nothing more once its budget is spent', patient, async () => {
+    const { database, id } = await begun('spent', ['a', 'b', 'c'], 0);
+    await whileReporting(database, async () => {
+      const removed = {
+        ...database,
+        transaction: cutAfterChecks(database, () => database.execute(`DELETE FROM nodes WHERE node = 'a'`)),
+      };
+      await advanceRollout(removed, 'x', id);
+      const { status, pause, clusters } = await stateOf(database, id);
+      expect([status, pause?.code]).toEqual(['paused', 'ROLLOUT_BUDGET_SPENT']);
+      expect([clusters.b?.status, clusters.c?.status]).toEqual(['waiting', 'waiting']);
+    });
+  });
+});
+
+describe('controllers that die at any statement, or believe that each is the only one', () => {
   /** Walks a recurring rollout of two clusters to its end; answers what was started, and how many come after it. */
   async function walk(database: Database, name: string, dieAt: number, others: readonly string[] = []) {
     const clusters = [`${name}-1`, `${name}-2`];
-    await fleet(database, clusters);
+    await reporting(database, clusters);
     const text = `${FILE.replace('select:', `start: {zone: UTC, every: {weekly: [mon], at: "01:00"}}\nselect:`)
       .replace('versions: ["<3.1.0"]', `clusters: [${clusters.join(', ')}]`)
       .replace('name: autumn', `name: ${name}`)}`;
     const id = `rollout-${name}`;
-    await insertRollout(database, { id, file: text, spec: spec(text), state: initialRollout(id, 1), by: 'ann' });
+    await insertRollout(database, { id, file: text, spec: specOf(text), state: initialRollout(id, 1), by: 'ann' });
     const dying = new Dying(database, dieAt);
     let current = dying.database;
     let owner = 'first';

@@ -101,6 +101,11 @@ describe('mistakes in a rollout file come with line, column and what was expecte
     ['a key twice', `${FILE}to: 3.2.0`, /^9:1 Map keys must be unique/],
     ['a backup that is none', FILE.replace('{policy: none, reason: a test}', 'yes'), /^8:9 expected/],
     [
+      'a backup that expires while the waves soak',
+      `${FILE.replace('{policy: none, reason: a test}', '{policy: attested, where: tape}')}soak: 24h`,
+      /^8:9 expected a maxAgeMs above 86400000, what its waves soak/,
+    ],
+    [
       'aliases without end',
       `a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]`,
       /^1:1 expected a file with at most 100 uses/,
@@ -274,16 +279,18 @@ class Walk {
     return Object.entries(this.state.clusters).flatMap(([id, { status }]) => (status === 'running' ? [id] : []));
   }
 
-  end(id: string, status: 'succeeded' | 'held' | 'aborted' = 'succeeded'): void {
-    const sinceMs = this.nowMs;
+  /** What its run came to; `lost`: held, until its agent is back. */
+  end(id: string, what: 'succeeded' | 'held' | 'lost' | 'running' | 'aborted' = 'succeeded'): void {
+    const selfClearing = what === 'lost';
     const hold = {
-      code: 'INSTALL_FAILED',
+      code: selfClearing ? 'AGENT_LOST' : 'INSTALL_FAILED',
       message: 'broken',
       remedy: '',
       choices: ['abort' as const],
-      selfClearing: false,
-      sinceMs,
+      selfClearing,
+      sinceMs: this.nowMs,
     };
+    const status = selfClearing ? 'held' : what;
     this.runs.set(id, { run: `run-${id}`, status, ...(status === 'held' && { hold }) });
     this.settle();
   }
@@ -434,6 +441,27 @@ describe('a rollout', () => {
     walk.pass(1_000);
     expect(walk.running).toEqual(['id1']);
     expect(walk.state).toMatchObject({ status: 'running', clusters: { id0: { status: 'succeeded' } } });
+  });
+
+  it('takes a hold that may end by itself for a failure only when it lasts, and waits for what is at work again', () => {
+    const walk = new Walk(read(FILE), hostsOf(2));
+    walk.settle();
+    walk.end('id0', 'lost');
+    expect(walk.state).toMatchObject({ status: 'running', clusters: { id0: { status: 'running' } } });
+    walk.pass(MINUTE - 1);
+    expect(walk.state.status).toBe('running');
+    walk.pass(1);
+    expect(walk.state).toMatchObject({ status: 'paused', clusters: { id0: { code: 'AGENT_LOST' } } });
+    walk.apply({ type: 'rollout-resumed', by: 'ann', atMs: walk.nowMs });
+    walk.settle();
+    expect(walk.running).toEqual(['id1']);
+    walk.end('id0', 'running');
+    walk.end('id1');
+    // Every wave is done, and the first cluster is at work again.
+    expect(walk.state.waves.every(({ status }) => status === 'done')).toBe(true);
+    expect(walk.state.status).toBe('running');
+    walk.end('id0');
+    expect(walk.state).toMatchObject({ status: 'succeeded', reason: '2 of 2 clusters are at the target' });
   });
 
   it('aborted, begins nothing more and ends with what is under way', () => {

@@ -60,11 +60,19 @@ export class Fleet {
     ];
   }
 
+  /** Of the cluster of this id, else of all of this name; none where there is no such cluster. */
+  nodesOf(idOrName: string): NodeFacts[] {
+    return this.#called(idOrName).flatMap(({ nodes }) => nodes);
+  }
+
+  #called(idOrName: string): Cluster[] {
+    const byId = this.#clusters.find(({ id }) => id === idOrName);
+    return byId === undefined ? this.#clusters.filter(({ id }) => this.nameOf(id) === idOrName) : [byId];
+  }
+
   /** By id, else by name. Throws CLUSTER_UNKNOWN or CLUSTER_AMBIGUOUS. */
   cluster(idOrName: string): Cluster {
-    const byId = this.#clusters.find(({ id }) => id === idOrName);
-    if (byId !== undefined) return byId;
-    const [first, ...others] = this.#clusters.filter(({ id }) => this.nameOf(id) === idOrName);
+    const [first, ...others] = this.#called(idOrName);
     if (first === undefined) throw new FleetError('CLUSTER_UNKNOWN', `there is no cluster "${idOrName}"`);
     if (others.length > 0) {
       const ids = [first, ...others].map(({ id }) => id).join(', ');

@@ -15,11 +15,11 @@ const LOOK_EVERY_MS = 50;
 
 /**
  * Asks every connected agent of the clusters (by id or name) for a report, and waits until all have answered or patience
- * is over. `to`: what is planned to be installed; hosts that run images then tell whether they can have it.
+ * is over. A cluster that is gone has nobody to ask. `to`: what is planned to be installed; hosts that run images then tell whether they can have it.
  */
 export async function freshen(database: Database, clusters: readonly string[], to?: string): Promise<void> {
   const fleet = await readFleet(database);
-  const before = clusters.flatMap((idOrName) => fleet.cluster(idOrName).nodes);
+  const before = clusters.flatMap((idOrName) => fleet.nodesOf(idOrName));
   const asked = before.filter(({ connected }) => connected);
   if (asked.length === 0) return;
   const known = new Map(asked.map(({ node, report }) => [node, report.observedAtMs]));

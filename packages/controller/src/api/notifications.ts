@@ -79,7 +79,7 @@ export function notificationRoutes(app: Api, { database, targets }: ApiParts): v
     async ({ params: { id: name }, actor }) => {
       const target = targets.find((one) => one.name === name);
       if (target === undefined) throw new FleetError('NOT_FOUND', `this controller has no target ${name}`);
-      await audit(database, actor, 'notification.test', { target: name });
+      await database.transaction((sql) => audit(sql, actor, 'notification.test', { target: name }));
       const content = {
         event: 'test',
         severity: 'info',

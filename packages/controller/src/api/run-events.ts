@@ -5,15 +5,7 @@ import { ENDED, FleetError, type RunEvent, type RunEventView } from '@kwfleet/co
 import Type from 'typebox';
 import type { Database } from '../store/database.ts';
 import type { Notices } from '../store/notices.ts';
-import {
-  eventsAfter,
-  findRun,
-  type OutputRow,
-  outputAfter,
-  outputSeqAt,
-  type RunEventRow,
-  type RunRow,
-} from '../store/runs.ts';
+import { eventsAfter, findRun, type OutputRow, outputAfter, outputSeqAt, type RunEventRow } from '../store/runs.ts';
 import { type Api, type ApiParts, IdParams } from './api.ts';
 import { describeEvent, stepOfEvent } from './event-words.ts';
 import { needRun } from './runs.ts';
@@ -49,7 +41,8 @@ export function runEventRoutes(app: Api, { database, notices }: ApiParts): void 
       const run = await needRun(database, id);
       const header = request.headers['last-event-id'];
       const place = await placeOf(database, id, String(header ?? request.query.after ?? '0.0'));
-      if (isOver(run, place)) return reply.code(204).send();
+      const isOver = ENDED.has(run.state.status) && (await nextMessages(database, id, place)).length === 0;
+      if (isOver) return reply.code(204).send();
       reply.hijack();
       const listener = reply.raw;
       listener.writeHead(200, {
@@ -78,9 +71,6 @@ async function placeOf(database: Database, run: string, id: string): Promise<Pla
   return { event, output: match[2] === undefined ? await outputSeqAt(database, run, event) : Number(match[2]) };
 }
 
-const isOver = (run: RunRow, place: Place) =>
-  ENDED.has(run.state.status) && place.event >= run.eventSeq && place.output >= run.outputSeq;
-
 async function stream(
   listener: ServerResponse,
   database: Database,
@@ -106,7 +96,8 @@ async function stream(
         quietSinceMs = performance.now();
       }
       if (messages.length > 0) continue;
-      if (run === undefined || isOver(run, place)) return;
+      // An ended run adds nothing more, and some of its output may be forgotten by now.
+      if (run === undefined || ENDED.has(run.state.status)) return;
       if (performance.now() - quietSinceMs > PING_MS) {
         listener.write(': still here\n\n');
         quietSinceMs = performance.now();

@@ -36,41 +36,65 @@ export function startDeliverer(
   log: Logger,
 ): Deliverer {
   let stopped = false;
-  let working: Promise<void> | undefined;
-  let again = false;
-  const round = () => {
-    again = true;
-    working ??= work().finally(() => {
-      working = undefined;
-    });
+  const trouble = (error: unknown) => log.warn({ err: error }, 'notifications could not be looked at; trying again');
+  // One that does not answer must keep nobody else waiting: each target has a lane of its own.
+  const lanes = targets.map((target) =>
+    startLane(() => deliverTo(database, target, log, () => stopped).catch(trouble)),
+  );
+  const handing = startLane(() => handOverDue(database, targets).catch(trouble));
+  const round = async () => {
+    await handing.ring();
+    for (const lane of lanes) void lane.ring();
   };
-  async function work(): Promise<void> {
-    while (again && !stopped) {
-      again = false;
-      await deliverDue(database, targets, log, () => stopped).catch((error: unknown) =>
-        log.warn({ err: error }, 'notifications could not be looked at; trying again'),
-      );
-    }
-  }
-  const silence = notices.on('notification', round);
-  const timer = setInterval(round, TICK_MS);
+  const silence = notices.on('notification', () => void round());
+  const timer = setInterval(() => void round(), TICK_MS);
   return {
     async stop() {
       stopped = true;
       silence();
       clearInterval(timer);
+      await Promise.all([handing, ...lanes].map((lane) => lane.stop()));
+    },
+  };
+}
+
+type Lane = {
+  /** Works now, or once more when it works already; resolves when there is nothing left to do. */
+  ring(): Promise<void>;
+  stop(): Promise<void>;
+};
+
+function startLane(work: () => Promise<void>): Lane {
+  let stopped = false;
+  let again = false;
+  let working: Promise<void> | undefined;
+  async function walk(): Promise<void> {
+    while (again && !stopped) {
+      again = false;
+      await work();
+    }
+    working = undefined;
+  }
+  return {
+    ring() {
+      again = true;
+      working ??= walk();
+      return working;
+    },
+    async stop() {
+      stopped = true;
       await working;
     },
   };
 }
 
-/** Hands over what is new and tries all that is due, once; `stopping` ends it after what is in hand. */
-export async function deliverDue(
-  database: Database,
-  targets: readonly Target[],
-  log: Logger,
-  stopping: () => boolean = () => false,
-): Promise<void> {
+/** Hands over what is new and tries all that is due, once. */
+export async function deliverDue(database: Database, targets: readonly Target[], log: Logger): Promise<void> {
+  await handOverDue(database, targets);
+  await Promise.all(targets.map((target) => deliverTo(database, target, log, () => false)));
+}
+
+async function handOverDue(database: Database, targets: readonly Target[]): Promise<void> {
   const wanting = ({ content, labels }: Parameters<Parameters<typeof handOver>[1]>[0]) => {
     const { event } = content;
     return event === 'test' ? [] : targets.filter((target) => wants(target, event, labels)).map(({ name }) => name);
@@ -79,16 +103,18 @@ export async function deliverDue(
   if (targets.length === 0) return;
   while ((await database.transaction((sql) => handOver(sql, wanting))) > 0);
   await giveUpOrphans(database, ORPHAN_MS);
-  const byName = new Map(targets.map((target) => [target.name, target]));
+}
+
+/** Tries all that is due for one target; `stopping` ends it after what is in hand. */
+async function deliverTo(database: Database, target: Target, log: Logger, stopping: () => boolean): Promise<void> {
   while (!stopping()) {
-    const due = await database.transaction((sql) => leaseDue(sql, [...byName.keys()], AT_ONCE, LEASE_MS));
+    const due = await database.transaction((sql) => leaseDue(sql, target.name, AT_ONCE, LEASE_MS));
     if (due.length === 0) return;
-    await Promise.all(due.map((one) => deliver(database, byName.get(one.target), one, log)));
+    await Promise.all(due.map((one) => deliver(database, target, one, log)));
   }
 }
 
-async function deliver(database: Database, target: Target | undefined, due: Due, log: Logger): Promise<void> {
-  if (target === undefined) return;
+async function deliver(database: Database, target: Target, due: Due, log: Logger): Promise<void> {
   const sent = await send(target, { id: due.id, atMs: due.atMs, content: due.content });
   if (sent.ok) return markDelivered(database, due.id);
   const retry = retryInMs(due.attempts, sent);

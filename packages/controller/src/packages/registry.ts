@@ -1,7 +1,7 @@
 /** The packages that can be installed: whole files, named by their SHA-256, never changed. */
 import { createHash, randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { mkdir, open, readdir, rename, rm } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import {
   FleetError,
@@ -46,7 +46,10 @@ const UPLOAD = /^upload-.*\.partial$/;
 /** What unpacks to more than this many times the largest file is no package but an attack. */
 const UNPACKED_FACTOR = 4;
 
-/** Opens `<dataDir>/packages`; uploads that an earlier life left unfinished are removed. */
+/** Another controller that shares the directory may be receiving it; nobody receives for so long. */
+const ABANDONED_MS = 86_400_000;
+
+/** Opens `<dataDir>/packages`; uploads that were left unfinished are removed. */
 export async function openRegistry(
   dataDir: string,
   maxBytes: number,
@@ -55,7 +58,7 @@ export async function openRegistry(
 ): Promise<PackageRegistry> {
   const folder = join(dataDir, 'packages');
   await mkdir(folder, { recursive: true, mode: 0o700 });
-  for (const name of await readdir(folder)) if (UPLOAD.test(name)) await rm(join(folder, name));
+  await removeAbandoned(folder);
   const fileOf = (sha256: string) => join(folder, `${sha256}.tar.gz`);
 
   return {
@@ -121,6 +124,15 @@ export async function openRegistry(
     },
     pathOf: (sha256) => (/^[0-9a-f]{64}$/.test(sha256) ? fileOf(sha256) : undefined),
   };
+}
+
+async function removeAbandoned(folder: string): Promise<void> {
+  for (const name of await readdir(folder)) {
+    if (!UPLOAD.test(name)) continue;
+    const path = join(folder, name);
+    const mtimeMs = (await stat(path).catch(() => undefined))?.mtimeMs ?? 0;
+    if (Date.now() - mtimeMs > ABANDONED_MS) await rm(path, { force: true });
+  }
 }
 
 /** A package is what it was added as: whoever says otherwise now is told, not silently overruled. */

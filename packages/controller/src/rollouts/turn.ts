@@ -4,6 +4,7 @@
  * rollout changed meanwhile. So everything is done once, whoever dies when.
  */
 import {
+  type ClusterSummary,
   chosen,
   decideRollout,
   durationMs,
@@ -47,8 +48,11 @@ const PLANNED_AT_ONCE = 8;
 /** Somebody else changed the rollout: what was decided is of the past. */
 class Superseded extends Error {}
 
-/** @returns whether anything was written. */
-export async function advanceRollout(database: Database, owner: string, id: string): Promise<boolean> {
+/**
+ * `settled`: controllers have listened for long enough that an agent which is not connected is really away.
+ * @returns whether anything was written.
+ */
+export async function advanceRollout(database: Database, owner: string, id: string, settled = true): Promise<boolean> {
   let wrote = false;
   for (let made = 0; ; made++) {
     if (made > MAX_DECISIONS) throw new Error(`rollout ${id} makes no end of deciding`);
@@ -57,7 +61,7 @@ export async function advanceRollout(database: Database, owner: string, id: stri
     const decisions = decideRollout(row.spec, row.state, facts, nowMs);
     if (decisions.length === 0) return wrote;
     try {
-      if (!(await perform(database, row, decisions))) return wrote;
+      if (!(await perform(database, row, decisions, settled))) return wrote;
     } catch (error) {
       if (!(error instanceof Superseded)) throw error;
     }
@@ -66,14 +70,19 @@ export async function advanceRollout(database: Database, owner: string, id: stri
 }
 
 /** Returns whether anything was done; if not, its time is yet to come. */
-async function perform(database: Database, row: RolloutRow, decisions: readonly RolloutDecision[]): Promise<boolean> {
+async function perform(
+  database: Database,
+  row: RolloutRow,
+  decisions: readonly RolloutDecision[],
+  settled: boolean,
+): Promise<boolean> {
   const starts = decisions.flatMap((decision) => (decision.do === 'start' ? [decision.cluster] : []));
   const [decision] = decisions;
-  if (starts.length > 0) await startClusters(database, row, starts);
-  else if (decision?.do === 'record') await database.transaction((sql) => write(sql, row, [decision.event]));
-  else if (decision?.do === 'check') await check(database, row);
-  else if (decision?.do === 'ask') await database.transaction((sql) => ask(sql, row, decision.scope));
-  else if (decision?.do === 'look') return look(database, row, decision);
+  if (starts.length > 0) return startClusters(database, row, starts, settled);
+  if (decision?.do === 'check') return check(database, row, settled);
+  if (decision?.do === 'look') return look(database, row, decision);
+  if (decision?.do === 'record') await database.transaction((sql) => write(sql, row, [decision.event]));
+  if (decision?.do === 'ask') await database.transaction((sql) => ask(sql, row, decision.scope));
   return true;
 }
 
@@ -113,12 +122,20 @@ export async function comeAgain(sql: Sql, row: RolloutRow): Promise<void> {
   await audit(sql, by, 'rollout.schedule', { rollout: id, after: row.id, startAtMs });
 }
 
+/** From when a backup counts that was attested without a time. */
+const begunAtMs = ({ state, createdAtMs }: RolloutRow): number => state.startedAtMs ?? createdAtMs;
+
+const isReached = ({ nodes }: ClusterSummary): boolean =>
+  nodes.every(({ state, connected }) => connected || state === 'missing');
+
 /** What the agents say now, of all clusters that it is about; then the checks of each. */
-async function check(database: Database, row: RolloutRow): Promise<void> {
+async function check(database: Database, row: RolloutRow, settled: boolean): Promise<boolean> {
   const fleet = await readFleet(database);
   const picked = chosen(row.spec, fleet.clusters().map(selectable)).map(({ id }) => id);
+  if (!settled && !picked.every((id) => isReached(fleet.summaryOf(id)))) return false;
   await freshen(database, picked, row.spec.to);
-  const checked = await database.transaction((sql) => checkFleet(sql, row.spec, row.createdAtMs), 'REPEATABLE READ');
+  const begun = begunAtMs(row);
+  const checked = await database.transaction((sql) => checkFleet(sql, row.spec, begun), 'REPEATABLE READ');
   await database.transaction(async (sql) => {
     const atMs = await databaseNow(sql);
     const { waves, clusters, rows, hash, requirements } = checked;
@@ -132,10 +149,11 @@ async function check(database: Database, row: RolloutRow): Promise<void> {
     ]);
     await putChecks(sql, row.id, rows);
   });
+  return true;
 }
 
 async function ask(sql: Sql, row: RolloutRow, scope: string): Promise<void> {
-  const { requirements } = await checkFleet(sql, row.spec, row.createdAtMs);
+  const { requirements } = await checkFleet(sql, row.spec, begunAtMs(row));
   // A policy that was deleted since is no leave to go on: one person who did not ask must still agree.
   const requirement = requirements[scope] ?? {
     policies: ['deleted'],
@@ -165,13 +183,8 @@ async function look(
 ): Promise<boolean> {
   const clusters = row.state.waves.find(({ name }) => name === wave)?.clusters ?? [];
   const upgraded = clusters.filter((id) => row.state.clusters[id]?.status === 'succeeded');
-  const before = await readFleet(database);
   // Asked each time, their answers would be the next reason to look.
-  if (time !== 'again')
-    await freshen(
-      database,
-      before.clusters().flatMap(({ id }) => (upgraded.includes(id) ? id : [])),
-    );
+  if (time !== 'again') await freshen(database, upgraded);
   const fleet = await readFleet(database);
   const states = new Map(fleet.clusters().map((summary) => [summary.id, summary]));
   const unwell = upgraded.flatMap((cluster) => {
@@ -199,14 +212,28 @@ async function look(
   return true;
 }
 
-/** Plans several clusters side by side, and starts them one by one, each in a transaction with its event. */
-async function startClusters(database: Database, row: RolloutRow, clusters: readonly string[]): Promise<void> {
+/**
+ * Plans several clusters side by side, and starts them one by one, each in a transaction with its event. Those behind them,
+ * and those behind one that fails, are decided on anew. Returns whether anything was written.
+ */
+async function startClusters(
+  database: Database,
+  row: RolloutRow,
+  clusters: readonly string[],
+  settled: boolean,
+): Promise<boolean> {
+  const batch = clusters.slice(0, PLANNED_AT_ONCE);
+  await freshen(database, batch, row.spec.to);
+  const fleet = await readFleet(database);
   let current = row;
-  for (let from = 0; from < clusters.length; from += PLANNED_AT_ONCE) {
-    const batch = clusters.slice(from, from + PLANNED_AT_ONCE);
-    await freshen(database, batch, row.spec.to);
-    for (const cluster of batch) current = await startCluster(database, current, cluster);
+  for (const cluster of batch) {
+    const summary = fleet.clusters().find(({ id }) => id === cluster);
+    // Its agents may be on their way back to a controller that was away.
+    if (!settled && summary !== undefined && !isReached(summary)) continue;
+    current = await startCluster(database, current, cluster);
+    if (current.state.clusters[cluster]?.status === 'failed') break;
   }
+  return current !== row;
 }
 
 async function startCluster(database: Database, row: RolloutRow, cluster: string): Promise<RolloutRow> {
@@ -215,7 +242,7 @@ async function startCluster(database: Database, row: RolloutRow, cluster: string
   const covered = row.state.approved.includes(START_SCOPE);
   try {
     const plan = await database.transaction((sql) =>
-      createPlan(sql, { cluster, to: row.spec.to, options: planOptions(row.spec, row.createdAtMs) }, actor),
+      createPlan(sql, { cluster, to: row.spec.to, options: planOptions(row.spec, begunAtMs(row)) }, actor),
     );
     const blocking = plan.checks.filter(({ verdict }) => verdict === 'block' || verdict === 'unknown');
     const equal = blocking.length > 0 && blocking.every(({ code }) => code === 'VERSION_EQUAL');

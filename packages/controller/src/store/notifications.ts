@@ -7,7 +7,7 @@ import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
 /** A hold that may end by itself is told once it has lasted so long. */
 const SETTLE_MS = 60_000;
-/** When so much waits, something is wrong that more messages would not help: what comes is left out, and counted. */
+/** When so much waits for one target, something is wrong that more messages would not help: what comes is left out. */
 const QUEUE_MAX = 10_000;
 
 /** Puts a notification into the outbox. Call it in the transaction of what happened. */
@@ -44,8 +44,10 @@ export async function handOver(sql: Sql, targetsOf: (handing: Handing) => readon
       stale || (await isOver(sql, content)) ? [] : targetsOf({ id, content, labels: await labelsOf(sql, content) });
     await sql.execute(
       `INSERT INTO deliveries (id, notification, target, status, due_at_ms, created_at_ms)
-       SELECT $1 || '.' || target, $1, target, 'pending', now_ms(), now_ms() FROM unnest($2::text[]) AS target
-       WHERE (SELECT count(*) FROM deliveries WHERE status = 'pending') < $3 ON CONFLICT DO NOTHING`,
+       SELECT $1 || '.' || wanted.target, $1, wanted.target, 'pending', now_ms(), now_ms()
+       FROM unnest($2::text[]) AS wanted (target)
+       WHERE (SELECT count(*) FROM deliveries WHERE status = 'pending' AND deliveries.target = wanted.target) < $3
+       ON CONFLICT DO NOTHING`,
       [id, wanted, QUEUE_MAX],
     );
     await sql.execute('UPDATE notifications SET handed_at_ms = now_ms() WHERE id = $1', [id]);
@@ -78,15 +80,15 @@ export type Due = {
   readonly content: Notification;
 };
 
-/** Leases what is due for these targets; another controller may take it once `leaseMs` are over. */
-export async function leaseDue(sql: Sql, targets: readonly string[], most: number, leaseMs: number): Promise<Due[]> {
+/** Leases what is due for this target; another controller may take it once `leaseMs` are over. */
+export async function leaseDue(sql: Sql, target: string, most: number, leaseMs: number): Promise<Due[]> {
   return sql.query<Due>(
     `UPDATE deliveries SET leased_until_ms = now_ms() + $3, attempts = attempts + 1 FROM notifications
      WHERE notifications.id = deliveries.notification AND deliveries.id IN (
        SELECT id FROM deliveries WHERE status = 'pending' AND due_at_ms <= now_ms() AND leased_until_ms <= now_ms()
-         AND target = ANY ($1) ORDER BY due_at_ms LIMIT $2 FOR UPDATE SKIP LOCKED)
+         AND target = $1 ORDER BY due_at_ms LIMIT $2 FOR UPDATE SKIP LOCKED)
      RETURNING deliveries.id, target, attempts, notification, notifications.at_ms AS "atMs", content`,
-    [targets, most, leaseMs],
+    [target, most, leaseMs],
   );
 }
 

@@ -5,7 +5,7 @@ export type TrustRole = 'root' | 'targets' | 'snapshot' | 'timestamp';
 export type StagedRole = 'root' | 'targets';
 
 /** One publisher at a time, until its transaction ends. */
-const LOCK = 7_090_003;
+const LOCK = 7_090_005;
 /** An agent may be reading the versions before; roots are kept for ever, for agents that slept. */
 const KEPT_VERSIONS = 10;
 

@@ -53,6 +53,9 @@ export type LookTime = 'first' | 'again' | 'last';
 /** What is not healthy after the soak may be so for a moment: a busy host, a connection that broke. It is given so long. */
 const UNWELL_MS = 60_000;
 
+/** A hold that may end by itself, an agent that is gone for a moment, counts as a failure once it has lasted so long. */
+const SELF_CLEARING_MS = 60_000;
+
 export const START_SCOPE = 'start';
 export const waveScope = (wave: string): string => `wave:${wave}`;
 
@@ -75,7 +78,11 @@ export function decideRollout(
   if (pause !== undefined) return record({ type: 'rollout-paused', ...pause, by: 'kwfleet', atMs: nowMs });
   const index = state.waves.findIndex(({ status }) => status !== 'done');
   const wave = state.waves[index];
-  if (wave === undefined) return record(ending(file, state, nowMs));
+  if (wave === undefined) {
+    // One that was held, and given up on, may be at work again.
+    const isDone = Object.values(state.clusters).every(({ status }) => status !== 'running');
+    return isDone ? record(ending(file, state, nowMs)) : [];
+  }
   switch (wave.status) {
     case 'waiting':
       return beginWave(state, wave, facts, nowMs);
@@ -109,6 +116,7 @@ function newsOfRuns(state: RolloutState, { runs }: RolloutFacts, atMs: number): 
       return { type: 'cluster-failed', cluster, code: known.code ?? 'RUN_NOT_SUCCEEDED', message, atMs };
     }
     if (run.status === 'held' && run.hold !== undefined && known.status === 'running') {
+      if (run.hold.selfClearing && atMs - run.hold.sinceMs < SELF_CLEARING_MS) continue;
       return { type: 'cluster-held', cluster, code: run.hold.code, message: run.hold.message, atMs };
     }
     if (run.status !== 'held' && known.status === 'held') return { type: 'cluster-resumed', cluster, atMs };

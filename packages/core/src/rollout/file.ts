@@ -1,7 +1,7 @@
 /** A rollout as people write it: which clusters, to which version, in which order, how fast, and when to stop. */
 import Type, { type Static } from 'typebox';
-import { knownDurationMs } from '../duration.ts';
-import { Backup, type PlanOptions, Route } from '../plan.ts';
+import { durationMs, knownDurationMs } from '../duration.ts';
+import { ATTESTED_MAX_AGE_MS, Backup, type PlanOptions, Route } from '../plan.ts';
 import { Selector } from '../selector.ts';
 import { isVersion } from '../version.ts';
 import { checkWindow, DurationText, LocalMoment, OpeningRule, type Window } from '../windows/window.ts';
@@ -141,7 +141,15 @@ export function checkRollout(file: RolloutFile): BrokenRule[] {
     if (kinds.length === 0) takesRest ??= wave.name;
     names.add(wave.name);
   }
-  const { start } = file;
+  const { start, backup } = file;
+  if (backup.policy === 'attested' && backup.atMs === undefined) {
+    const { maxAgeMs = ATTESTED_MAX_AGE_MS } = backup;
+    const soaksMs = file.waves
+      .slice(0, -1)
+      .reduce((sum, { soak = file.soak ?? '0s' }) => sum + (durationMs(soak) ?? 0), 0);
+    const expected = `a maxAgeMs above ${soaksMs}, what its waves soak: the backup expires before the last wave begins`;
+    if (soaksMs >= maxAgeMs) add(['backup'], expected);
+  }
   if (start !== undefined) {
     if ((start.at === undefined) === (start.every === undefined)) add(['start'], 'exactly one of at and every');
     const { at } = start;
@@ -167,13 +175,13 @@ export const readRollout = (text: string): Written<RolloutFile> => readWritten(t
 export const EVERY_FOR = '3h';
 
 /**
- * The options of each cluster's plan. A backup that was attested without a time counts from when the rollout was made, so
+ * The options of each cluster's plan. A backup that was attested without a time counts from when the rollout began, so
  * that the same file leads to the same plans.
  */
-export function planOptions({ backup, options = {} }: RolloutFile, createdAtMs: number): Partial<PlanOptions> {
+export function planOptions({ backup, options = {} }: RolloutFile, begunAtMs: number): Partial<PlanOptions> {
   const { route, soak, sampleGap, concurrency, bypassVersionCheck } = options;
   return {
-    backup: backup.policy === 'attested' ? { ...backup, atMs: backup.atMs ?? createdAtMs } : backup,
+    backup: backup.policy === 'attested' ? { ...backup, atMs: backup.atMs ?? begunAtMs } : backup,
     ...(route !== undefined && { route }),
     ...(soak !== undefined && { soakMs: knownDurationMs(soak) }),
     ...(sampleGap !== undefined && { sampleGapMs: knownDurationMs(sampleGap) }),
