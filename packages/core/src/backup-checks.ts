@@ -31,7 +31,8 @@ export function checkBackup(input: BackupInput): CheckResult[] {
   }
 }
 
-function checkAttested(backup: Backup & { policy: 'attested' }, nowMs: number): CheckResult {
+/** Whether an attested backup is young enough now. Without the time when it was made, it is taken for one of now. */
+export function checkAttested(backup: Backup & { policy: 'attested' }, nowMs: number): CheckResult {
   const { where, atMs, maxAgeMs = ATTESTED_MAX_AGE_MS } = backup;
   const hours = (ms: number) => `${Math.round(ms / 360_000) / 10} h`;
   if (atMs === undefined) return pass('BACKUP_REQUIRED', `backup attested: ${where}`);

@@ -17,6 +17,7 @@ import {
   type Window,
 } from '../src/index.ts';
 import { fleet, NOW, OLD, planFor, planOf, row, withReport } from './builders.ts';
+import { approvalFor } from './conditions.ts';
 import { HOUR, MINUTE, Model } from './model.ts';
 
 const DAY = 24 * HOUR;
@@ -388,6 +389,31 @@ describe('a run with a start time', () => {
     expect(model.state).toMatchObject({ status: 'aborted' });
     expect(model.state.reason).toContain('n1 has 3.0.1, not 3.0.0');
     expect(dispatched(model)).toEqual([]);
+  });
+
+  it.each(['scheduled', 'approved late'])('does not start on an attested backup that became too old: %s', (how) => {
+    const backup = { policy: 'attested', where: 'vault', atMs: NOW, maxAgeMs: DAY } as const;
+    const plan = planFor('standalone', 1, { backup });
+    const begins = (afterMs: number) => {
+      const approvers = how === 'scheduled' ? [] : [1];
+      const timing = { windows: [], prefetchMs: 0, ...(how === 'scheduled' && { notBeforeMs: NOW + afterMs }) };
+      const model = new Model(plan, approvalFor(plan, approvers), { timing, windows: [], isOpen: () => true });
+      model.settle();
+      to(model, NOW + afterMs);
+      model.approve('bo');
+      model.settle();
+      return model;
+    };
+    expect(begins(DAY).state.status).toBe('running');
+    const late = begins(5 * DAY);
+    expect([late.state.status, dispatched(late)]).toEqual(['aborted', []]);
+    expect(late.state.reason).toBe(
+      'the attested backup is 120 h old; at most 24 h will do; nothing was touched, plan again with a newer one',
+    );
+    // What was begun in time goes on.
+    const begun = begins(DAY);
+    to(begun, NOW + 2 * DAY);
+    begun.until('upgrade:n1');
   });
 
   it.each<[string, (report: NodeReport) => Partial<NodeReport>]>([

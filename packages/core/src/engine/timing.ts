@@ -3,6 +3,7 @@
  * its window closes over finishes the node in hand, and the rest waits for the next window; a cluster that is stopped as a
  * whole is brought back first, whatever the window.
  */
+import { checkAttested } from '../backup-checks.ts';
 import { installedVersion, members } from '../judge.ts';
 import type { Plan, Step } from '../plan.ts';
 import { isVersion, normalVersion } from '../version.ts';
@@ -22,9 +23,14 @@ export function decideScheduled(plan: Plan, state: RunState, facts: EngineFacts,
     return [{ type: 'run-ended', status: 'aborted', reason, atMs: nowMs }];
   }
   const stale = !begun && state.status === 'scheduled' ? staleness(plan, facts) : undefined;
+  const expired = begun ? undefined : backupObjection(plan, nowMs);
   const wait = begun ? waitToTouch(plan, state, facts, nowMs) : waitToStart(plan, state, facts, nowMs);
   if (wait === undefined && stale !== undefined) {
     const reason = `the cluster is not as the plan found it any more: ${stale}; nothing was touched, plan again`;
+    return [{ type: 'run-ended', status: 'aborted', reason, atMs: nowMs }];
+  }
+  if (wait === undefined && expired !== undefined) {
+    const reason = `${expired}; nothing was touched, plan again with a newer one`;
     return [{ type: 'run-ended', status: 'aborted', reason, atMs: nowMs }];
   }
   if (wait === undefined) return [{ type: begun ? 'window-opened' : 'run-started', atMs: nowMs }];
@@ -46,6 +52,13 @@ function staleness(plan: Plan, { nodes }: EngineFacts): string | undefined {
     if (stranger !== undefined) return `node ${stranger.kwdbId} is not in the plan`;
   }
   return undefined;
+}
+
+/** How old an attested backup may be counts when the run starts, however long ago its plan was made. */
+function backupObjection({ options: { backup } }: Plan, nowMs: number): string | undefined {
+  if (backup?.policy !== 'attested') return undefined;
+  const { verdict, message } = checkAttested(backup, nowMs);
+  return verdict === 'block' ? message : undefined;
 }
 
 /** Found due too late: nothing of the system ran when it was due. One that waited for a window meanwhile was not missed. */
