@@ -3,8 +3,8 @@
  * before anybody knows whether the new one is any good. So that has another name first.
  */
 import { copyFile, mkdir, readFile, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
-import { type Action, FleetError, packageOf } from '@kwfleet/core';
+import { dirname, join } from 'node:path';
+import { type Action, FleetError, judgeInstalled, type Phase, packageOf, tellsVersion } from '@kwfleet/core';
 import Type from 'typebox';
 import {
   COMPOSE_FILE,
@@ -16,6 +16,7 @@ import { DurableFile } from '../docker/exchange.ts';
 import type { ReadyImage } from '../docker/images.ts';
 import { ENV_FILE, INFO_DIR, readText } from '../host/mode.ts';
 import type { LongCommands, ServiceManager } from '../host/services.ts';
+import { syncTree } from '../host/sync.ts';
 import { syncDirectory } from '../journal/file-storage.ts';
 import type { PackageCache } from '../packages.ts';
 import { type ContainerOptions, isVerified } from './container-run.ts';
@@ -39,6 +40,9 @@ const STOP_GRACE_MS = 60_000;
 /** How long docker-compose may take to have read its file: until the container runs. */
 const STARTED_LOOKS = 120;
 const FILES = [COMPOSE_FILE, `${INFO_DIR}/MODE`, `${INFO_DIR}/.version`] as const;
+
+/** After these nothing is half done any more, where the version before is whole. */
+const EXCHANGES: ReadonlySet<Phase> = new Set(['install', 'install-online', 'put-back']);
 
 const Kept = Type.Object({ image: Type.String(), reference: Type.String(), to: Type.String() });
 
@@ -148,13 +152,19 @@ export class ScriptContainerDriver implements MethodDriver {
     await this.#name(image, named);
   }
 
+  /** What is kept goes once the new version is verified; or that before is whole again, and a next try makes its own copy. */
   async release(action: Action): Promise<void> {
     const { engine, observer } = this.#options;
     const kept = await this.#keptOf(action.from).read();
-    if (kept === undefined || !(await isVerified(observer, action, kept.to))) return;
+    if (kept === undefined) return;
+    const exchanged = action.phases.some((phase) => EXCHANGES.has(phase));
+    const over =
+      (await isVerified(observer, action, kept.to)) ||
+      (exchanged && (await this.#isWhole(await this.#deployment(), action.from)));
+    if (!over) return;
     // With it goes the image, unless it has another name: deploy.sh would not have kept it at all.
     await engine.removeImage(`${KEPT}:${tagOf(action.from)}`);
-    await engine.removeImage(`${KEPT}:${tagOf(action.to)}`);
+    await engine.removeImage(`${KEPT}:${tagOf(kept.to)}`);
     await rm(this.#directory(action.from), { recursive: true, force: true });
   }
 
@@ -184,20 +194,31 @@ export class ScriptContainerDriver implements MethodDriver {
     if ((await this.#options.engine.image(image.reference)) === undefined) await this.#name(image.id, image.reference);
   }
 
-  /** The old image under a second name, and copies of what deploy.sh changes; made once, of what is whole. */
+  /**
+   * The old image under a second name, and copies of what deploy.sh changes. Made anew of what is whole: people may have changed
+   * it since an earlier try. Of a host that is half exchanged only the copy from before is of any use.
+   */
   async #keep(action: Action, deployment: ScriptContainerDeployment, watch: Watch): Promise<void> {
     const { engine } = this.#options;
-    const directory = this.#directory(action.from);
-    if ((await this.#keptOf(action.from).read()) !== undefined) return;
-    const versions = await deployment.versions();
-    // Half exchanged already: what there is now is not the version before.
-    if ((await deployment.judge(versions)).condition === 'package-half-installed') return;
+    const kept = await this.#keptOf(action.from).read();
+    // The target of an earlier order.
+    if (kept !== undefined && kept.to !== action.to) await engine.removeImage(`${KEPT}:${tagOf(kept.to)}`);
     const image = await engine.image(deployment.image);
+    if (!(await this.#isWhole(deployment, action.from))) {
+      if (kept !== undefined) return this.#keptOf(action.from).write({ ...kept, to: action.to });
+      if (image !== undefined) return;
+    }
     if (image === undefined) {
       throw new FleetError('INSTALLATION_HALF_DONE', `the image ${deployment.image} is not on this host`);
     }
     watch.detail(`keeping the image of ${action.from}`);
     await engine.tag(image.Id, KEPT, tagOf(action.from));
+    await this.#copyFiles(this.#directory(action.from));
+    await this.#keptOf(action.from).write({ image: image.Id, reference: deployment.image, to: action.to });
+  }
+
+  /** `directory` appears whole, and on disk, or not at all. */
+  async #copyFiles(directory: string): Promise<void> {
     const fresh = `${directory}.new`;
     await rm(fresh, { recursive: true, force: true });
     await mkdir(fresh, { recursive: true, mode: 0o700 });
@@ -205,10 +226,19 @@ export class ScriptContainerDriver implements MethodDriver {
       if ((await readText(this.#options.root, file)) === null) continue;
       await copyFile(this.#path(file), join(fresh, nameIn(file)));
     }
+    await syncTree(fresh);
     await rm(directory, { recursive: true, force: true });
     await rename(fresh, directory);
-    await syncDirectory(join(directory, '..'));
-    await this.#keptOf(action.from).write({ image: image.Id, reference: deployment.image, to: action.to });
+    await syncDirectory(dirname(directory));
+  }
+
+  /** All that deploy.sh changes is of `version`; also the image itself, whose name an attempt that was cut off may have taken. */
+  async #isWhole({ image, program }: ScriptContainerDeployment, version: string): Promise<boolean> {
+    const { engine, images, observer } = this.#options;
+    const id = (await engine.image(image))?.Id;
+    const told = id === undefined ? undefined : await images.versionOf(id, program);
+    if (told === undefined || !tellsVersion(told, version)) return false;
+    return judgeInstalled(await observer.observe(), version).length === 0;
   }
 
   async #name(image: string, reference: string): Promise<void> {
