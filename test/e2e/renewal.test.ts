@@ -38,7 +38,7 @@ beforeAll(async () => {
       rest: { port: 0 },
       grpc: { port: 0 },
       database: { url: urlOf(settings) },
-      heartbeat_ms: 500,
+      heartbeat_ms: 20_000,
       log_level: 'silent',
     }),
   );
@@ -133,7 +133,7 @@ it('an agent gets its next certificate, connects anew with it, and leaves the fl
   expect(written).toMatchObject([{ actor: 'agent:db1' }]);
   const lives = () => told.join('\n').split('agent started').slice(1);
   await until('it is connected anew', async () => lives()[1]?.includes('connected to the controller'));
-  expect(await stream('db1')).toBeDefined();
+  await until('it has a stream', () => stream('db1'));
   expect(await serials('db1')).toBe(2);
   await database.transaction((sql) => removeNode(sql, 'db1'));
   expect(await serials('db1', 'AND revoked_at_ms IS NULL')).toBe(0);

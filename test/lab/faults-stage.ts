@@ -260,10 +260,16 @@ export class Stage {
   }
 }
 
-/** Why the holds are no good answer to this death; undefined when they are. */
+/**
+ * Why the holds are no good answer to this death; undefined when they are. On a slow machine what died may be away for so
+ * long that its agent seems lost for a while: that is true, and clears itself.
+ */
 function untrue(death: Death, holds: readonly Hold[], nodes: readonly string[]): string | undefined {
+  const seemedLost = ({ code, selfClearing }: Hold) => code === 'AGENT_LOST' && selfClearing;
   const wrong = holds.find(
-    ({ code, node }) => !TRUE_REASONS[death].includes(code) || node === undefined || !nodes.includes(node),
+    (hold) =>
+      !seemedLost(hold) &&
+      (!TRUE_REASONS[death].includes(hold.code) || hold.node === undefined || !nodes.includes(hold.node)),
   );
   return wrong === undefined ? undefined : `held by ${wrong.code} of ${wrong.node}: ${wrong.message}`;
 }

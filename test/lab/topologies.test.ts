@@ -49,7 +49,7 @@ const enabled = async (fleet: Fleet) =>
 
 describe.skipIf(!(await labHere()))('an upgrade from 3.0.0 to 3.1.0 on hosts with systemd', () => {
   it('takes a multi-replica cluster one node at a time, and its clients lose nothing', async () => {
-    const fleet = await ready({ topology: 'multi-replica' });
+    const fleet = await ready({ topology: 'multi-replica', knobs: { livenessMs: 30_000 } });
     await fleet.hosts[1]?.exec(['systemctl', 'enable', 'kaiwudb']);
     const before = await enabled(fleet);
     const clients = startClients(fleet);

@@ -97,7 +97,7 @@ it('listens on no port, in a directory that is closed to others, and belongs to 
     expect((await stat(join(directory, 'postgres'))).mode & 0o077).toBe(0);
     const command = await readFile(`/proc/${server.pid}/cmdline`, 'utf8');
     expect(command).toContain('listen_addresses=\0');
-    await expect(startEmbeddedPostgres(directory, log)).rejects.toMatchObject({
+    await expect(startEmbeddedPostgres(directory, log, 500)).rejects.toMatchObject({
       code: 'UNAVAILABLE',
       message: expect.stringContaining('another controller'),
     });

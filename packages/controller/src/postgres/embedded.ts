@@ -42,7 +42,10 @@ const INITDB_MS = 120_000;
 /** Recovery after a crash may take long with much data. */
 const START_MS = 120_000;
 const STOP_MS = 30_000;
-const OWNER_MS = 5_000;
+/** A controller that was killed lets go by itself: on a busy machine not at once. */
+const OWNER_MS = 20_000;
+/** For one answer of a server that runs. */
+const ANSWER_MS = 30_000;
 const WATCH_MS = 1_000;
 /** One controller to a data directory; any constant will do. */
 const OWNER_LOCK = 7_090_708;
@@ -54,16 +57,21 @@ type Server = { pid: number; owner: pg.Client };
 
 /**
  * Starts or takes over the server of `<dataDir>/postgres`, and starts it again should it die. Throws UNAVAILABLE with
- * the server's own last words.
+ * the server's own last words, or when another controller still holds the directory after `ownerMs`.
  */
-export async function startEmbeddedPostgres(dataDir: string, log: Logger): Promise<EmbeddedPostgres> {
+export async function startEmbeddedPostgres(
+  dataDir: string,
+  log: Logger,
+  ownerMs = OWNER_MS,
+): Promise<EmbeddedPostgres> {
   const account = postgresAccount();
   const place = await prepare(dataDir, account);
   const connection = { host: place.socket, port: PORT, user: USER, database: DATABASE };
   const running = await runningServer(place);
-  const server = await bringUp(place, account, connection, running);
+  const up = (pid: number | undefined) => bringUp(place, account, pid, () => takeOwnership(connection, ownerMs));
+  const server = await up(running);
   const stopping = new AbortController();
-  const watched = keepUp(server, () => bringUp(place, account, connection, undefined), place, stopping.signal, log);
+  const watched = keepUp(server, () => up(undefined), place, stopping.signal, log);
   return {
     connection,
     pid: server.pid,
@@ -80,13 +88,13 @@ export async function startEmbeddedPostgres(dataDir: string, log: Logger): Promi
 async function bringUp(
   place: Place,
   account: Account | undefined,
-  connection: EmbeddedPostgres['connection'],
   running: number | undefined,
+  owned: () => Promise<pg.Client>,
 ): Promise<Server> {
   const pid = running ?? (await startServer(place, account));
   try {
     await awaitReady(place, pid);
-    return { pid, owner: await takeOwnership(connection) };
+    return { pid, owner: await owned() };
   } catch (error) {
     // One that was found running may be another controller's.
     if (running === undefined) await stopServer(place, pid);
@@ -278,8 +286,8 @@ async function ensureDatabase(place: Place): Promise<void> {
     port: PORT,
     user: USER,
     database: 'postgres',
-    connectionTimeoutMillis: 5_000,
-    query_timeout: 30_000,
+    connectionTimeoutMillis: ANSWER_MS,
+    query_timeout: ANSWER_MS,
   });
   client.on('error', () => {});
   try {
@@ -292,8 +300,8 @@ async function ensureDatabase(place: Place): Promise<void> {
 }
 
 /** The connection that holds the lock ends with the process that holds it: a killed controller lets go by itself. */
-async function takeOwnership(connection: EmbeddedPostgres['connection']): Promise<pg.Client> {
-  const client = new pg.Client({ ...connection, connectionTimeoutMillis: 5_000, query_timeout: 5_000 });
+async function takeOwnership(connection: EmbeddedPostgres['connection'], withinMs: number): Promise<pg.Client> {
+  const client = new pg.Client({ ...connection, connectionTimeoutMillis: ANSWER_MS, query_timeout: ANSWER_MS });
   client.on('error', () => {});
   await client.connect();
   const owned = await eventually(
@@ -301,7 +309,7 @@ async function takeOwnership(connection: EmbeddedPostgres['connection']): Promis
       const { rows } = await client.query<{ got: boolean }>('SELECT pg_try_advisory_lock($1) AS got', [OWNER_LOCK]);
       return rows[0]?.got === true;
     },
-    { withinMs: OWNER_MS, everyMs: 100 },
+    { withinMs, everyMs: 100 },
   );
   if (owned) return client;
   await client.end();
