@@ -3,6 +3,7 @@ import { Value } from 'typebox/value';
 import { describe, expect, it } from 'vitest';
 import {
   actionFor,
+  DEFAULT_OPTIONS,
   hashPlan,
   initialState,
   Plan,
@@ -307,5 +308,39 @@ describe('the packages of a plan', () => {
 
   it('are of the target in its normal form', () => {
     expect(planOf(draft(fleet('standalone', 1), { to: 'V3.1.0' })).to).toBe(NEW);
+  });
+});
+
+describe('how long a step may take', () => {
+  const MINUTE_MS = 60_000;
+  const HOUR_MS = 60 * MINUTE_MS;
+  const deadlineOf = (step: string, options: Partial<PlanOptions> = {}, change: Parameters<typeof pkg>[0] = {}) =>
+    stepOf(planOf(draft(fleet('multi-replica', 3), { packages: [pkg(change), OLD_PACKAGE], options })), step).deadline;
+
+  it('to bring a file, is told by its size, and by a ceiling that a person chose', () => {
+    const sizeBytes = 3600 * 1024 * 1024;
+    expect(deadlineOf('fetch:n1', {}, { sizeBytes })).toEqual({ idleMs: 5 * MINUTE_MS, ceilingMs: 70 * MINUTE_MS });
+    for (const ceilingMs of [12 * HOUR_MS, 20 * MINUTE_MS]) {
+      const deadline = { idleMs: 15 * MINUTE_MS, ceilingMs };
+      expect(deadlineOf('fetch:n1', { deadline }, { sizeBytes }).ceilingMs).toBe(ceilingMs);
+    }
+  });
+
+  it.each(['build', 'image'] as const)('for a package of the kind %s, has no size to be told by', (kind) => {
+    const deadline = { idleMs: 40 * MINUTE_MS, ceilingMs: 9 * HOUR_MS };
+    expect(deadlineOf('fetch:n1', {}, { kind, sizeBytes: 0 })).toEqual(DEFAULT_OPTIONS.deadline);
+    expect(deadlineOf('fetch:n1', { deadline }, { kind, sizeBytes: 1 })).toEqual(deadline);
+  });
+
+  it('for a look, is short, whatever was chosen', () => {
+    const deadline = { idleMs: 40 * MINUTE_MS, ceilingMs: 9 * HOUR_MS };
+    expect(deadlineOf('gate:n1', { deadline })).toEqual({ idleMs: 2 * MINUTE_MS, ceilingMs: 10 * MINUTE_MS });
+  });
+
+  it('for a witness, leaves the whole ceiling beside the soak and what comes before it', () => {
+    const deadline = { idleMs: MINUTE_MS, ceilingMs: HOUR_MS };
+    const options = { deadline, soakMs: 24 * HOUR_MS, sampleGapMs: MINUTE_MS };
+    expect(deadlineOf('witness:n2', options)).toEqual({ idleMs: MINUTE_MS, ceilingMs: 25 * HOUR_MS + MINUTE_MS });
+    expect(deadlineOf('upgrade:n2', options)).toEqual(deadline);
   });
 });

@@ -54,7 +54,7 @@ export function makePlan({ cluster, to, packages, unsigned = [], options: chosen
   const blocked = checks.some(({ verdict }) => verdict === 'block' || verdict === 'unknown');
   if (pkg === undefined || cluster.topology === undefined || nodes === undefined) return { checks, blocked: true };
   const procedure = PROCEDURES[cluster.topology];
-  const input: PlannerInput = { nodes, to: target, options, packageBytes: pkg.sizeBytes };
+  const input: PlannerInput = { nodes, to: target, options, package: pkg };
   const plan: Plan = {
     format: 1,
     kind: 'upgrade',

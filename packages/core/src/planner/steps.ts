@@ -1,11 +1,12 @@
-import type { Deadline, Phase } from '../action.ts';
-import type { PlanNode, PlanOptions, Step, StepKind } from '../plan.ts';
+import type { Deadline, PackageInfo, Phase } from '../action.ts';
+import { DEFAULT_OPTIONS, type PlanNode, type PlanOptions, type Step, type StepKind } from '../plan.ts';
 
 export type PlannerInput = {
   readonly nodes: readonly PlanNode[];
   readonly to: string;
   readonly options: PlanOptions;
-  readonly packageBytes: number;
+  /** What is brought to the hosts; undefined where nothing is. */
+  readonly package: PackageInfo | undefined;
 };
 
 const MINUTE_MS = 60_000;
@@ -14,16 +15,40 @@ const FETCH_BYTES_PER_MS = (1024 * 1024) / 1000;
 
 /**
  * Looking and fetching are bounded by what they take; everything that waits for a node by what the plan was told,
- * because a node with much data is slow to drain, to start and to heal, and shows progress all the while.
+ * because a node with much data is slow to drain, to start and to heal, and shows progress all the while. A witness sits
+ * out the soak besides.
  */
-function deadlineOf(kind: StepKind, { options, packageBytes }: PlannerInput): Deadline {
+function deadlineOf(kind: StepKind, { options, package: pkg }: PlannerInput): Deadline {
+  const { deadline, soakMs, sampleGapMs } = options;
   const within = (idleMs: number, ceilingMs: number): Deadline => ({
-    idleMs: Math.min(idleMs, options.deadline.idleMs),
-    ceilingMs: Math.min(ceilingMs, options.deadline.ceilingMs),
+    idleMs: Math.min(idleMs, deadline.idleMs),
+    ceilingMs: Math.min(ceilingMs, deadline.ceilingMs),
   });
-  if (kind === 'fetch') return within(5 * MINUTE_MS, 10 * MINUTE_MS + Math.ceil(packageBytes / FETCH_BYTES_PER_MS));
-  if (kind === 'gate') return within(2 * MINUTE_MS, 10 * MINUTE_MS);
-  return options.deadline;
+  switch (kind) {
+    case 'fetch':
+      return fetchDeadline(options, pkg, within);
+    case 'gate':
+      return within(2 * MINUTE_MS, 10 * MINUTE_MS);
+    case 'witness':
+      return { ...deadline, ceilingMs: deadline.ceilingMs + soakMs + sampleGapMs };
+    default:
+      return deadline;
+  }
+}
+
+/**
+ * A file is bounded by its size, unless a person said how long a step may take. What the host builds in that step, or its
+ * engine pulls, has no size that is known here.
+ */
+function fetchDeadline(
+  { deadline }: PlanOptions,
+  pkg: PackageInfo | undefined,
+  within: (idleMs: number, ceilingMs: number) => Deadline,
+): Deadline {
+  if (pkg?.kind === 'build' || pkg?.kind === 'image') return deadline;
+  const bySize = within(5 * MINUTE_MS, 10 * MINUTE_MS + Math.ceil((pkg?.sizeBytes ?? 0) / FETCH_BYTES_PER_MS));
+  const isChosen = deadline.ceilingMs !== DEFAULT_OPTIONS.deadline.ceilingMs;
+  return isChosen ? { ...bySize, ceilingMs: deadline.ceilingMs } : bySize;
 }
 
 type StepText = {

@@ -54,7 +54,7 @@ export function makeWholePlan(wish: WholeWish): PlanDraft {
   const [from] = new Set(nodes.map((node) => node.from).filter((version) => version !== to));
   const previous =
     from === undefined || pkg === undefined ? undefined : packages.find((one) => fitsLike(one, pkg, from));
-  const input: PlannerInput = { nodes, to, options, packageBytes: pkg?.sizeBytes ?? 0 };
+  const input: PlannerInput = { nodes, to, options, package: pkg };
   const plan: Plan = {
     format: 1,
     kind: wish.kind,
