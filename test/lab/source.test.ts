@@ -154,6 +154,7 @@ async function wrongPackage(fleet: Fleet): Promise<string> {
 /** The tree in use cannot be moved: it is a mount. */
 async function failedInstall(fleet: Fleet): Promise<string> {
   await addTree(fleet, { version: '3.1.0' });
+  await refuseUnstartable(fleet);
   const host = first(fleet);
   await inAgentsMounts(host, `mount --bind ${TREE} ${TREE}`);
   const run = await fleet.begin('3.1.0');
@@ -168,6 +169,20 @@ async function failedInstall(fleet: Fleet): Promise<string> {
   expect(links[0]).toBe('');
   expect(links.filter((to) => to !== '' && to !== 'install-3.0.0')).toEqual([]);
   return 'backed out';
+}
+
+/** A node by hand that nobody could start as it was started, since its output goes to no file any more, is not stopped. */
+async function refuseUnstartable(fleet: Fleet): Promise<void> {
+  const host = fleet.hosts.find((one) => !hasUnit(one));
+  if (host === undefined) return;
+  const before = await records(fleet);
+  await host.shell('cd /opt/kwdb && mv kwdb.log held.log && mkdir kwdb.log');
+  const run = await fleet.begin('3.1.0');
+  const held = await fleet.settled(run);
+  expect(held.hold, held.status).toMatchObject({ code: 'START_FAILED', node: host.name });
+  await fleet.abort(run);
+  await host.shell('cd /opt/kwdb && rmdir kwdb.log && mv held.log kwdb.log');
+  expect(await records(fleet)).toEqual(before);
 }
 
 /** The agent's unit has mounts of its own: only what is mounted there keeps it from moving a directory. */

@@ -56,17 +56,41 @@ const packageOfVersion = (version: string, digit = version.at(2) ?? '0'): Packag
 const orderOf = (from: string, to: string, pkg = packageOfVersion(to)): Action =>
   ({ id: 'r/s/1', from, to, phases: ['stop', 'install', 'start'], package: pkg }) as unknown as Action;
 
+/** A service manager that runs everything itself; in `log` how it was called. `refusal` is what it says instead. */
+async function playSystemd(directory: string): Promise<{ log: string; refusal: string }> {
+  const [bin, log, refusal] = ['bin', 'systemd.log', 'refusal'].map((name) => join(directory, name)) as [
+    string,
+    string,
+    string,
+  ];
+  const script = `#!/bin/sh
+printf '%s\\n' "$*" >>'${log}'
+if [ -e '${refusal}' ]; then cat '${refusal}' >&2; exit 203; fi
+for word; do case "$word" in --property=EnvironmentFile=*) sed 's/^/in it: /' "\${word#--property=EnvironmentFile=}" >>'${log}';; esac; done
+while [ "$1" != -- ]; do shift; done
+shift
+exec "$@"
+`;
+  await mkdir(bin);
+  await writeFile(join(bin, 'systemd-run'), script, { mode: 0o755 });
+  const path = process.env.PATH;
+  process.env.PATH = `${bin}:${path}`;
+  onTestFinished(() => void Object.assign(process.env, { PATH: path }));
+  return { log, refusal };
+}
+
 /** A host with a stopped 3.0.0 under `install`, and packages of `versions`; `alive` says that the node runs. */
 async function host(options: { told?: string | undefined; alive?: boolean; store?: string } = {}) {
   const root = await realpath(await mkdtemp(join(tmpdir(), 'kwfleet-trees-')));
   onTestFinished(() => rm(root, { recursive: true, force: true }));
+  const systemd = await playSystemd(root);
   const tree = await layTree(join(root, 'install'), '3.0.0');
   const record: NodeRecord = {
     tree,
     binary: join(tree, 'bin/kwbase'),
     args: ['start-single-node', '--insecure', ...(options.store === undefined ? [] : [`--store=${options.store}`])],
     cwd: root,
-    environment: [],
+    environment: [`LD_LIBRARY_PATH=${tree}/lib:/opt/lib`, 'SECRET=a b'],
     uid: process.getuid?.() ?? 0,
     gid: process.getgid?.() ?? 0,
     umask: '0022',
@@ -101,7 +125,7 @@ async function host(options: { told?: string | undefined; alive?: boolean; store
   const told = async () => /V([\d.]+)/.exec(await readFile(join(tree, 'bin/kwbase'), 'utf8'))?.[1];
   const names = async () => (await readdir(root)).filter((name) => name.startsWith('install')).sort();
   const tell = (version: string) => Object.assign(options, { told: version });
-  return { root, tree, driver, records, told, names, tell };
+  return { root, tree, driver, records, systemd, told, names, tell };
 }
 
 describe('the tree in use', () => {
@@ -205,6 +229,23 @@ describe('a new tree', () => {
     other.tell('3.1.0');
     await other.driver.fetch(order, WATCH);
     expect(await other.names()).toEqual(['install', 'install-3.1.0']);
+  });
+
+  test('is run as the node will be started, before anything is stopped', async () => {
+    const { root, tree, driver, systemd } = await host();
+    await driver.fetch(orderOf('3.0.0', '3.1.0'), WATCH);
+    const [call, ...environment] = (await readFile(systemd.log, 'utf8')).trim().split('\n');
+    expect(call).toMatch(
+      /^--unit=kwfleet-short-\d+-\d+ .*--uid=\d+ .*--wait .* -- \S+\/install-3\.1\.0\/bin\/kwbase version$/,
+    );
+    expect(environment).toEqual([`in it: LD_LIBRARY_PATH="${tree}-3.1.0/lib:/opt/lib"`, 'in it: SECRET="a b"']);
+    // It holds secrets, and is of no more use.
+    expect(await readdir(join(root, 'state/source'))).toEqual(['trees.json']);
+    await writeFile(systemd.refusal, 'Main processes terminated with: code=exited/status=203\n');
+    await expect(driver.fetch(orderOf('3.0.0', '3.1.0'), WATCH)).rejects.toMatchObject({
+      code: 'START_FAILED',
+      words: expect.stringContaining('status=203'),
+    });
   });
 
   test('of a mended package of the same version takes the place of the one before', async () => {

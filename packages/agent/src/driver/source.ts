@@ -8,7 +8,7 @@ import { type Action, FleetError, isVersion, type PackageInfo, packageOf, tellsV
 import { inTree, runnerOf, SourceDeployment } from '../deployment/source.ts';
 import type { NodeRecord, SourceRecords } from '../deployment/source-record.ts';
 import { kwbaseVersion } from '../host/kwbase.ts';
-import { launchNode } from '../host/launch.ts';
+import { launchNode, tryLaunch } from '../host/launch.ts';
 import { requireUnitRights } from '../host/rights.ts';
 import { runShort, wordsOf } from '../host/run.ts';
 import type { LongCommands, ServiceManager } from '../host/services.ts';
@@ -53,10 +53,13 @@ export class SourceDriver implements MethodDriver {
     // The new version would find none, and begin with an empty store.
     if (inside !== undefined) throw new FleetError('METHOD_UNSUPPORTED', inside);
     const wanted = packageOf(action);
-    await this.#stage(record, wanted, watch, async () => {
+    const place = await this.#stage(record, wanted, watch, async () => {
       const unpacked = await this.#options.packages.ensure(wanted, watch);
       return wanted.kind === 'build' ? this.#build(action, watch) : unpacked;
     });
+    if (record.unit !== undefined) return;
+    watch.detail('trying the way in which the new version will be started');
+    await tryLaunch(record, place, this.#launch);
   }
 
   async stop(action: Action, watch: Watch): Promise<void> {
@@ -94,12 +97,12 @@ export class SourceDriver implements MethodDriver {
   }
 
   async start(_action: Action, watch: Watch): Promise<void> {
-    const { services, records, sudo } = this.#options;
+    const { services } = this.#options;
     const { record, running } = await this.#deployment();
     if (record.unit === undefined) {
       if (running !== undefined) return;
       watch.detail('starting it with the command, environment and limits it had');
-      return launchNode(record, { directory: records.directory, sudo });
+      return launchNode(record, this.#launch);
     }
     watch.detail(`starting ${record.unit}`);
     try {
@@ -149,6 +152,11 @@ export class SourceDriver implements MethodDriver {
     const own = process.getuid?.();
     if (own === 0 || own === uid) return;
     throw new FleetError('PRIVILEGES_MISSING', 'an agent of a source build must be root, or the user that runs it');
+  }
+
+  get #launch() {
+    const { records, sudo } = this.#options;
+    return { directory: records.directory, sudo };
   }
 
   #build(action: Action, watch: Watch): Promise<string> {

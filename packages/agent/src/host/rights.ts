@@ -15,6 +15,12 @@ export type Rights = {
 
 let runs = 0;
 
+/** A name for a unit that ends by itself at once. */
+export function shortUnit(): string {
+  runs += 1;
+  return `kwfleet-short-${process.pid}-${runs}`;
+}
+
 /**
  * Runs a short command as root. With sudo it goes through systemd-run, as long commands do: so one line of sudoers is
  * enough for all of them.
@@ -23,11 +29,9 @@ export function runAsRoot({ sudo, services }: Rights, argv: readonly [string, ..
   const [file, ...args] = argv;
   if (!sudo) return runShort(file, args, { timeoutMs: EDIT_TIMEOUT_MS });
   if (services.kind !== 'systemd') return runShort('sudo', ['-n', ...argv], { timeoutMs: EDIT_TIMEOUT_MS });
-  runs += 1;
-  const unit = `--unit=kwfleet-short-${process.pid}-${runs}`;
   // systemd replaces $NAME in a command line; two of them are one dollar sign.
   const words = argv.map((word) => word.replaceAll('$', '$$$$'));
-  const options = [unit, '--collect', '--quiet', '--wait', '--pipe', '--no-ask-password'];
+  const options = [`--unit=${shortUnit()}`, '--collect', '--quiet', '--wait', '--pipe', '--no-ask-password'];
   return runShort('sudo', ['-n', 'systemd-run', ...options, '--', ...words], { timeoutMs: EDIT_TIMEOUT_MS });
 }
 
