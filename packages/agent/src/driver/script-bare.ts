@@ -70,7 +70,8 @@ export class ScriptBareDriver implements MethodDriver {
       const detail = marked ? 'starting, to clear the mark of an interrupted online upgrade' : 'starting';
       await this.#script.start(detail, watch);
     } finally {
-      if (marked) await this.#setUpgradeComplete(false);
+      // Also one that an online upgrade left there: it may clear a mark that nobody saw, once and not at each start.
+      await this.#setUpgradeComplete(false);
     }
   }
 
