@@ -1,9 +1,9 @@
 /** Files of a transfer on their way through the controller: in pieces, resumed where they broke off, checked by SHA-256. */
-import { createReadStream } from 'node:fs';
-import { open, rm, stat } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { type FileHandle, open, rm, stat } from 'node:fs/promises';
 import { FleetError, type TransferFile } from '@kwfleet/core';
 import { DeadlineError, Stopping, type Watch } from '../driver/driver.ts';
-import { hash } from './extern.ts';
+import { bytesOf, hash } from './open-below.ts';
 
 /** A file as the controller knows it: of this run, and of this part of it. */
 export type FileRef = {
@@ -25,6 +25,7 @@ export type FileExchange = {
 };
 
 const CHUNK_BYTES = 64 * 1024;
+const { O_RDONLY, O_WRONLY, O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
 /** A file that arrives damaged so often has something wrong on its way that no repetition mends. */
 const CORRUPT_TRIES = 3;
 
@@ -35,19 +36,19 @@ export class Courier {
     this.#exchange = exchange;
   }
 
-  /** The file at `path` is whole at the controller afterwards. Throws TRANSFER_CORRUPT or TRANSFER_TOO_LARGE. */
-  async send(ref: FileRef, path: string, watch: Watch): Promise<void> {
+  /** The opened file is whole at the controller afterwards. Throws TRANSFER_CORRUPT or TRANSFER_TOO_LARGE. */
+  async send(ref: FileRef, file: FileHandle, name: string, watch: Watch): Promise<void> {
     let corrupt = 0;
     for (;;) {
       const state = await tried(() => this.#exchange.offerFile(ref), watch);
       if (state?.complete === true) return;
       if (state?.full === true) watch.detail('waiting for room on the controller');
       else if (state !== undefined) {
-        const bytes = read(path, state.receivedBytes, ref.sizeBytes, watch);
+        const bytes = read(file, state.receivedBytes, ref, watch);
         const end = await tried(() => this.#exchange.putFile(ref, state.receivedBytes, bytes), watch);
         if (end === 'corrupt') corrupt += 1;
         if (corrupt >= CORRUPT_TRIES) {
-          throw new FleetError('TRANSFER_CORRUPT', `${path} arrived damaged at the controller ${corrupt} times`);
+          throw new FleetError('TRANSFER_CORRUPT', `${name} arrived damaged at the controller ${corrupt} times`);
         }
         if (end === 'received') return;
       }
@@ -62,13 +63,15 @@ export class Courier {
       const got = await tried(() => this.#receive(ref, path, watch), watch);
       if (got === undefined) await watch.pause();
     }
-    if ((await sizeOf(path)) === ref.sizeBytes && (await hash(path, watch.moved.bind(watch))) === ref.sha256) return;
+    if ((await sizeOf(path)) === ref.sizeBytes && (await hashOf(path, file.path, watch)) === ref.sha256) return;
     await rm(path, { force: true });
     throw new FleetError('TRANSFER_CORRUPT', `the bytes of ${file.path} are not those that were exported`);
   }
 
   async #receive(ref: FileRef, path: string, watch: Watch): Promise<true> {
-    const handle = await open(path, 'a', 0o640);
+    // One that is there was begun by an earlier call, or process.
+    const isThere = (await sizeOf(path)) >= 0;
+    const handle = await open(path, O_WRONLY | O_APPEND | O_NOFOLLOW | (isThere ? 0 : O_CREAT | O_EXCL), 0o640);
     try {
       let size = (await handle.stat()).size;
       for await (const chunk of size < ref.sizeBytes ? this.#exchange.fetchFile(ref, size) : []) {
@@ -92,19 +95,28 @@ async function tried<T>(work: () => Promise<T>, watch: Watch): Promise<T | undef
   } catch (error) {
     if (error instanceof FleetError || error instanceof DeadlineError || error instanceof Stopping) throw error;
     const { code, message } = error as NodeJS.ErrnoException;
-    if (code === 'ENOSPC' || code === 'ENOENT' || code === 'EACCES') throw error;
+    if (code === 'ENOSPC' || code === 'ENOENT' || code === 'EACCES' || code === 'ELOOP') throw error;
     watch.detail(`the transfer broke (${message}); going on`);
     return undefined;
   }
 }
 
-async function* read(path: string, offset: number, sizeBytes: number, watch: Watch): AsyncGenerator<Uint8Array> {
+async function hashOf(path: string, name: string, watch: Watch): Promise<string> {
+  const file = await open(path, O_RDONLY | O_NOFOLLOW);
+  try {
+    return await hash(file, name, watch.moved.bind(watch));
+  } finally {
+    await file.close();
+  }
+}
+
+async function* read(file: FileHandle, offset: number, ref: FileRef, watch: Watch): AsyncGenerator<Uint8Array> {
   let at = offset;
-  for await (const chunk of createReadStream(path, { start: offset, highWaterMark: CHUNK_BYTES })) {
-    yield chunk as Buffer;
-    at += (chunk as Buffer).length;
-    watch.moved(`${path} ${at}`);
-    if (at > sizeBytes) return;
+  for await (const chunk of bytesOf(file, offset, CHUNK_BYTES)) {
+    yield chunk;
+    at += chunk.length;
+    watch.moved(`${ref.sha256} ${at}`);
+    if (at > ref.sizeBytes) return;
   }
 }
 

@@ -21,11 +21,13 @@ import {
   setSearchPath,
   setSetting,
   type TableDigest,
+  type TransferFile,
   type TransferTask,
   type TransferUnit,
 } from '@kwfleet/core';
 import type { Deployment } from '../deployment/deployment.ts';
 import { commandId } from '../driver/deploy-run.ts';
+import type { Watch } from '../driver/driver.ts';
 import type { ActionRun } from '../executor/action-run.ts';
 import { csvRecords } from '../host/csv.ts';
 import type { LongCommandSpec, LongCommands } from '../host/services.ts';
@@ -111,7 +113,8 @@ export class Transfers {
     refuseTooMany(unit, files.length);
     for (const [index, file] of files.entries()) {
       watch.detail(`sending ${file.path} of ${nameOf(unit)} (${index + 1} of ${files.length})`);
-      await this.#parts.courier.send(refOf(run, prefix, file), extern.fileIn(exported, file.path), watch);
+      const ref = refOf(run, prefix, file);
+      await extern.withFile(exported, file.path, (opened) => this.#parts.courier.send(ref, opened, file.path, watch));
     }
     run.transfer = { files, digests: before.digests, rejectFiles: [] };
     await extern.removeOthers(prefix, '');
@@ -230,14 +233,15 @@ export class Transfers {
     const { watch } = run;
     await extern.removeOthers(prefix, place);
     const bytes = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+    if (await isWhole(extern, place, files, watch)) return;
     // The files, and what the database makes of them.
     await extern.needRoom(2 * bytes, `the import of ${place}`);
-    await extern.make(place, files);
-    for (const [index, file] of files.entries()) {
-      watch.detail(`receiving ${file.path} (${index + 1} of ${files.length})`);
-      await this.#parts.courier.receive(refOf(run, prefix, file), file, extern.fileIn(place, file.path), watch);
-    }
-    await extern.owned(place);
+    await extern.fill(place, files, async (path) => {
+      for (const [index, file] of files.entries()) {
+        watch.detail(`receiving ${file.path} (${index + 1} of ${files.length})`);
+        await this.#parts.courier.receive(refOf(run, prefix, file), file, path(file), watch);
+      }
+    });
   }
 
   /** An IMPORT whose client died may go on in the database: nothing is dropped under it. */
@@ -362,6 +366,14 @@ const refOf = (
   unit: string,
   { sha256, sizeBytes }: Pick<FileRef, 'sha256' | 'sizeBytes'>,
 ): FileRef => ({ run: action.run, unit, sha256, sizeBytes });
+
+/** Whether an earlier process of the agent brought all of it, and nobody changed it since. */
+async function isWhole(extern: Extern, place: string, files: readonly TransferFile[], watch: Watch): Promise<boolean> {
+  if (!(await extern.has(place))) return false;
+  const there = await extern.files(place, (sign) => watch.moved(sign));
+  const hashes = new Map(there.map(({ path, sha256 }) => [path, sha256]));
+  return there.length === files.length && files.every(({ path, sha256 }) => hashes.get(path) === sha256);
+}
 
 function refuseTooMany(unit: TransferUnit, files: number): void {
   if (unit.engine === 'timeseries' || files <= RELATIONAL_FILES_LIMIT) return;
