@@ -96,6 +96,7 @@ async function seedAll(node: Node): Promise<void> {
   await sql(node, 'CREATE ROLE readers');
   await sql(node, `GRANT readers TO ${ident("o'brien")} WITH ADMIN OPTION`);
   await sql(node, 'GRANT SELECT ON DATABASE shop TO readers');
+  await sql(node, 'GRANT SELECT ON TABLE shop.public.orders TO public');
   await sql(node, 'GRANT CREATE ON SCHEMA sales TO readers', 'shop');
   await sql(node, `GRANT INSERT ON TABLE shop.public.${ident(WEIRD)} TO ${ident("o'brien")}`);
   await sql(node, "SET CLUSTER SETTING sql.defaults.distsql = 'off'");

@@ -462,7 +462,10 @@ const STATEMENTS: readonly (readonly [RegExp, Statement])[] = [
     like(`GRANT ([A-Z]+) ON (DATABASE|SCHEMA|TABLE) ${NAME} TO (${ID})`),
     change('GRANT', (store, [privilege = '', kind = '', a, b, c, grantee = ''], session) => {
       const user = unquoteName(grantee);
-      if (store.contents.users[user] === undefined) throw new StatementError('42704', `user "${user}" does not exist`);
+      // Every user is one of `public`, which nobody makes.
+      if (user !== 'public' && store.contents.users[user] === undefined) {
+        throw new StatementError('42704', `user "${user}" does not exist`);
+      }
       const place = placeOf(store, kind, [a, b, c], session);
       const grant = { ...place, grantee: user, privilege: privilege.toUpperCase() };
       if (!store.contents.grants.some((other) => JSON.stringify(other) === JSON.stringify(grant))) {

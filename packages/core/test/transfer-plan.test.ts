@@ -200,6 +200,27 @@ describe('the checks of a transfer', () => {
     expect(told).toContain('shop: VIEW public.newest');
     expect(told).toContain('shop.public.orders');
   });
+
+  it('name each privilege and option of a user that this version does not know, and carry the others', () => {
+    const grant = { database: 'shop', grantee: 'ann' };
+    const told = draft({
+      of: {
+        ...FULL,
+        users: [{ name: 'ann', isRole: false, options: ['CREATEROLE', 'VIEWACTIVITY', 'VALID UNTIL=2030-01-01'] }],
+        grants: [
+          { ...grant, grantee: 'public', privilege: 'SELECT' },
+          { ...grant, privilege: 'ZONECONFIG' },
+          { ...grant, schema: 'sales', table: 'regions', privilege: 'BACK UP' },
+        ],
+      },
+    });
+    const messages = told.checks.filter(({ code }) => code === 'TRANSFER_NOT_CARRIED').map(({ message }) => message);
+    expect(messages).toContain(
+      'these privileges are not carried: ZONECONFIG on shop of ann, BACK UP on shop.sales.regions of ann',
+    );
+    expect(messages).toContain('these options of users are not carried: VIEWACTIVITY of ann');
+    expect(planOf(told).transfer?.grants).toEqual([{ ...grant, grantee: 'public', privilege: 'SELECT' }]);
+  });
 });
 
 describe('the run of a transfer', () => {

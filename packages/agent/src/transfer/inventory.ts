@@ -3,10 +3,9 @@ import {
   ASK,
   type Engine,
   FleetError,
-  type Grant,
   type Inventory,
   type InventoryDatabase,
-  isKnownPrivilege,
+  type InventoryGrant,
   type TableRef,
   type TransferUser,
 } from '@kwfleet/core';
@@ -14,8 +13,10 @@ import type { ReadingSql, Rows } from './sql-client.ts';
 
 /** Databases that belong to KWDB itself. */
 const SYSTEM_DATABASES: ReadonlySet<string> = new Set(['system', 'information_schema', 'pg_catalog']);
-/** Those that every cluster has, and that nobody gave a privilege. */
+/** Those that every cluster has. */
 const SYSTEM_USERS: ReadonlySet<string> = new Set(['root', 'admin', 'public', 'node']);
+/** Those of them to whom nobody gives a privilege; `public`, who is every user, is given some. */
+const MASTERS: ReadonlySet<string> = new Set(['root', 'admin', 'node']);
 /** Settings that belong to one cluster. Source: what KWDB's own EXPORT CLUSTER SETTING leaves out. */
 const OWN_SETTINGS: ReadonlySet<string> = new Set(['cluster.secret', 'diagnostics.reporting.enabled', 'version']);
 const DATABASES_LIMIT = 1_000;
@@ -36,7 +37,7 @@ export async function takeInventory(sql: ReadingSql, now: () => number): Promise
     throw new FleetError('TRANSFER_TOO_LARGE', `there are ${own.length} databases; ${DATABASES_LIMIT} are carried`);
   }
   const databases: InventoryDatabase[] = [];
-  const grants: Grant[] = [];
+  const grants: InventoryGrant[] = [];
   for (const [name, engine] of own) {
     const told = await databaseOf(sql, name ?? '', /time/i.test(engine ?? '') ? 'timeseries' : 'relational');
     databases.push(told.database);
@@ -61,7 +62,7 @@ async function databaseOf(
   sql: ReadingSql,
   name: string,
   engine: Engine,
-): Promise<{ readonly database: InventoryDatabase; readonly grants: Grant[] }> {
+): Promise<{ readonly database: InventoryDatabase; readonly grants: InventoryGrant[] }> {
   const questions = [ASK.schemas(name), ASK.tables(name), ASK.schemaGrants(name), ASK.tableGrants(name)];
   const more = engine === 'relational' ? [ASK.sequences(name), ASK.foreignKeys(name)] : [];
   const [schemas = [], found = [], ofSchemas = [], ofTables = [], sequences = [], foreign = []] = await sql.all([
@@ -105,23 +106,25 @@ function usersOf(users: Rows, options: Rows): TransferUser[] {
  * Privileges of users on the database, its schemas and its tables. KWDB lists those of the database under its
  * `information_schema`. Source: what its own EXPORT ... WITH privileges reads.
  */
-function grantsOf({ name, schemas, tables }: InventoryDatabase, schemaRows: Rows, tableRows: Rows): Grant[] {
+function grantsOf({ name, schemas, tables }: InventoryDatabase, schemaRows: Rows, tableRows: Rows): InventoryGrant[] {
   const carried = new Set(tables.map(({ schema, table }) => JSON.stringify([schema, table])));
-  const ofSchemas = schemaRows.flatMap(([schema, grantee, privilege]): Grant[] => {
+  const ofSchemas = schemaRows.flatMap(([schema, grantee, privilege]): InventoryGrant[] => {
     if (schema === 'information_schema') return [grant(name, grantee, privilege)];
     return schemas.includes(schema ?? '') ? [{ ...grant(name, grantee, privilege), schema: schema ?? '' }] : [];
   });
-  const ofTables = tableRows.flatMap(([schema, table, grantee, privilege]): Grant[] =>
+  const ofTables = tableRows.flatMap(([schema, table, grantee, privilege]): InventoryGrant[] =>
     carried.has(JSON.stringify([schema, table]))
       ? [{ ...grant(name, grantee, privilege), schema: schema ?? '', table: table ?? '' }]
       : [],
   );
-  return [...ofSchemas, ...ofTables].filter(
-    ({ grantee, privilege }) => !SYSTEM_USERS.has(grantee) && isKnownPrivilege(privilege),
-  );
+  return [...ofSchemas, ...ofTables].filter(({ grantee }) => !MASTERS.has(grantee));
 }
 
-const grant = (database: string, grantee: string | null | undefined, privilege: string | null | undefined): Grant => ({
+const grant = (
+  database: string,
+  grantee: string | null | undefined,
+  privilege: string | null | undefined,
+): InventoryGrant => ({
   database,
   grantee: grantee ?? '',
   privilege: privilege ?? '',

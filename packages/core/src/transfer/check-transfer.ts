@@ -4,7 +4,8 @@ import { checkHealth, checkReach } from '../checks.ts';
 import type { NodeFacts } from '../facts.ts';
 import type { CheckResult } from '../plan.ts';
 import type { Cluster } from '../topology.ts';
-import type { Inventory, InventoryDatabase } from './model.ts';
+import type { Inventory, InventoryDatabase, InventoryGrant } from './model.ts';
+import { isKnownOption, isKnownPrivilege } from './sql.ts';
 
 export type TransferSide = {
   readonly cluster: Cluster;
@@ -72,7 +73,7 @@ function checkSide(side: TransferSide, nowMs: number): CheckResult[] {
 }
 
 function checkContents(inventory: Inventory): CheckResult[] {
-  const { databases, users } = inventory;
+  const { databases, users, grants } = inventory;
   const checks: CheckResult[] = [];
   const tables = databases.reduce((sum, { tables: found }) => sum + found.length, 0);
   if (tables === 0) checks.push(result('block', 'TRANSFER_NOTHING', 'the source holds no tables of users'));
@@ -87,12 +88,21 @@ function checkContents(inventory: Inventory): CheckResult[] {
   const series = databases.filter(({ engine }) => engine === 'timeseries').map(({ name }) => name);
   if (series.length > 0)
     checks.push(warn(`retentions and partition intervals of these are not carried: ${listed(series)}`));
+  const unknown = grants.filter(({ privilege }) => !isKnownPrivilege(privilege)).map(grantName);
+  if (unknown.length > 0) checks.push(warn(`these privileges are not carried: ${listed(unknown)}`));
+  const options = users.flatMap((user) =>
+    user.options.filter((option) => !isKnownOption(option)).map((option) => `${option} of ${user.name}`),
+  );
+  if (options.length > 0) checks.push(warn(`these options of users are not carried: ${listed(options)}`));
   const people = users.filter(({ isRole }) => !isRole).map(({ name }) => name);
   if (people.length > 0) {
     checks.push(result('warn', 'TRANSFER_PASSWORDS', `these users come without their passwords: ${listed(people)}`));
   }
   return checks;
 }
+
+const grantName = ({ database, schema, table, grantee, privilege }: InventoryGrant): string =>
+  `${privilege} on ${[database, schema, table].filter((name) => name !== undefined).join('.')} of ${grantee}`;
 
 /** A database of the same name may be there only as every fresh cluster has it: relational, and without anything in it. */
 function checkEmpty(source: Inventory, target: Inventory): CheckResult[] {

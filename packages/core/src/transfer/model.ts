@@ -164,13 +164,17 @@ export const InventoryDatabase = Type.Object({
 });
 export type InventoryDatabase = Static<typeof InventoryDatabase>;
 
+/** As the source tells it: its version may have privileges that are not known here. */
+export const InventoryGrant = Type.Object({ ...Grant.properties, privilege: Type.String() });
+export type InventoryGrant = Static<typeof InventoryGrant>;
+
 /** Everything a cluster holds, as one of its nodes told it. */
 export const Inventory = Type.Object({
   observedAtMs: Type.Integer(),
   databases: Type.Array(InventoryDatabase),
   users: Type.Array(TransferUser),
   memberships: Type.Array(Membership),
-  grants: Type.Array(Grant),
+  grants: Type.Array(InventoryGrant),
   clusterSettings: Type.Array(TransferSetting),
   /** Names of every cluster setting that this version knows. */
   knownSettings: Type.Array(Type.String()),

@@ -14,6 +14,7 @@ import type {
   TransferOptions,
   TransferUnit,
 } from './model.ts';
+import { isKnownPrivilege } from './sql.ts';
 
 export type TransferWish = {
   readonly source: Omit<TransferSide, 'node'>;
@@ -101,7 +102,7 @@ function contentOf(
     databases: source.databases.flatMap(newDatabase),
     users: source.users,
     memberships: source.memberships,
-    grants: source.grants,
+    grants: source.grants.filter(({ privilege }) => isKnownPrivilege(privilege)),
     clusterSettings: source.clusterSettings.filter(({ name }) => known.has(name)),
   };
 }
