@@ -2,13 +2,14 @@
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type Deadline, EMPTY_TASK, type TransferTask, type TransferUnit } from '@kwfleet/core';
+import { type Deadline, EMPTY_TASK, importTable, type TransferTask, type TransferUnit } from '@kwfleet/core';
 import type { AgentMessage } from '@kwfleet/protocol';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { Deployment } from '../src/deployment/deployment.ts';
 import type { ActionRun } from '../src/executor/action-run.ts';
 import { PhaseWatch } from '../src/executor/phase-watch.ts';
 import type { Kwbase } from '../src/host/kwbase.ts';
+import { runShort } from '../src/host/run.ts';
 import type { LongCommandSpec, LongCommands } from '../src/host/services.ts';
 import { Courier, type FileExchange } from '../src/transfer/courier.ts';
 import { Transfers } from '../src/transfer/transfers.ts';
@@ -76,13 +77,14 @@ function host({ rows = 3, tookMs = () => 0 }: Answers) {
     environment: {},
   });
   const told: string[] = [];
-  const run = (unit: TransferUnit) => {
+  const run = (unit: TransferUnit, change: Partial<TransferTask> = {}) => {
     const task: TransferTask = {
       ...EMPTY_TASK,
       unit,
       sample: { seed: 1, rows: 5 },
-      prefix: 'kwfleet-r-u1-',
-      directory: 'kwfleet-r-u1-1',
+      prefix: 'kwfleet-run-20261123-064028-7f3a9c-u1-',
+      directory: 'kwfleet-run-20261123-064028-7f3a9c-u1-1',
+      ...change,
     };
     const watch = new PhaseWatch({
       action: 'a1',
@@ -155,5 +157,47 @@ describe('an export', () => {
     expect(limits[0]).toBe(DEADLINE.ceilingMs);
     // What was waited for is no more to be had.
     expect(limits.at(-1)).toBeLessThanOrEqual(DEADLINE.ceilingMs - 2 * HOUR_MS);
+  });
+
+  it('of a table whose files one IMPORT cannot name is refused before it begins', async () => {
+    await mkdir(join(root, 'data/extern'), { recursive: true });
+    const million = 1_000_000;
+    const fits = host({ rows: 160 * million });
+    await fits.transfers.export(fits.run(relational));
+    expect(fits.exports).toHaveLength(1);
+    for (const rows of [180 * million, Number.MAX_SAFE_INTEGER]) {
+      const large = host({ rows });
+      await expect(large.transfers.export(large.run(relational))).rejects.toMatchObject({ code: 'TRANSFER_TOO_LARGE' });
+      expect(large.exports).toEqual([]);
+    }
+    const database = host({ rows: 180 * million });
+    await database.transfers.export(database.run(series(1)));
+    expect(database.exports).toHaveLength(1);
+  });
+});
+
+describe('an import', () => {
+  it('is one argument of a command: what Linux would not take is refused before anything is fetched', async () => {
+    await mkdir(join(root, 'data/extern'), { recursive: true });
+    const file = (at: number) => ({ path: `n1.${at}.csv`, sizeBytes: 1, sha256: '0'.repeat(64) });
+    const { transfers, run } = host({});
+    const ordered = run(relational, { files: Array.from({ length: 1_900 }, (_, at) => file(at)) });
+    await expect(transfers.import(ordered)).rejects.toMatchObject({
+      code: 'TRANSFER_TOO_LARGE',
+      message: expect.stringMatching(/makes 1900 files, and one IMPORT can name about 18\d\d of them/),
+    });
+  });
+
+  it('names so many files as a process takes', async () => {
+    const { transfers, run } = host({ rows: 170_000_000 });
+    await mkdir(join(root, 'data/extern'), { recursive: true });
+    await transfers.export(run(relational));
+    const names = Array.from({ length: 1_700 }, (_, at) => `n1.${at}.csv`);
+    const longest = importTable(1, 'kwfleet-run-20261123-064028-7f3a9c-u1-1-1', names);
+    expect((await runShort('/bin/true', [longest], { timeoutMs: 60_000 })).exitCode).toBe(0);
+    const most = await runShort('/bin/true', ['x'.repeat(128 * 1024 - 1)], { timeoutMs: 60_000 });
+    expect(most.exitCode).toBe(0);
+    const more = await runShort('/bin/true', ['x'.repeat(128 * 1024)], { timeoutMs: 60_000 });
+    expect(more.exitCode).not.toBe(0);
   });
 });

@@ -13,6 +13,7 @@ import {
   exportDatabase,
   exportTable,
   FleetError,
+  filesOfRows,
   grantPrivilege,
   grantRole,
   type Inventory,
@@ -55,8 +56,10 @@ const TRIES = 3;
 const INVENTORY_QUESTION_MS = 60_000;
 /** Counting a large table takes hours at times. A timer holds no more than 24 days. */
 const SESSION_LIMIT_MS = 20 * 86_400_000;
-/** An IMPORT names each of its files, and one argument of a command has 128 KiB. */
-const RELATIONAL_FILES_LIMIT = 2_000;
+/** An IMPORT names each of its files, and Linux takes no argument that is longer, with the NUL at its end. */
+const ARGUMENT_BYTES = 128 * 1024 - 1;
+/** More digits than the target's node will have. */
+const LARGE_KWDB_ID = 99_999;
 /** As EXPORT names the data of a relational table: `n1.0.csv`. */
 const DATA_FILE = /^[A-Za-z0-9._-]+\.csv$/;
 /** Sampled rows tell how wide the rows are; a CSV may be wider. */
@@ -99,6 +102,7 @@ export class Transfers {
       return { digests, bytes };
     };
     const before = await measure(`counting and sampling ${nameOf(unit)}`);
+    refuseLongImport(unit, LARGE_KWDB_ID, directory, expectedOf(before.digests[0], run.action.kwdbId));
     await extern.needRoom(before.bytes, `the export of ${nameOf(unit)}`);
     run.fence('export');
     const exported = await this.#exported(run, extern, unit, directory);
@@ -110,7 +114,7 @@ export class Transfers {
       throw new FleetError('TRANSFER_SOURCE_CHANGED', message);
     }
     const files = await extern.files(exported, (sign) => watch.moved(sign));
-    refuseTooMany(unit, files.length);
+    refuseLongImport(unit, LARGE_KWDB_ID, directory, dataOf(files));
     for (const [index, file] of files.entries()) {
       watch.detail(`sending ${file.path} of ${nameOf(unit)} (${index + 1} of ${files.length})`);
       const ref = refOf(run, prefix, file);
@@ -122,8 +126,9 @@ export class Transfers {
 
   /** Every file was brought here and checked, and KWDB imported all rows of them. */
   async import(run: ActionRun): Promise<void> {
-    const { unit, directory } = taskOf(run);
+    const { unit, directory, files } = taskOf(run);
     const { watch, action } = run;
+    refuseLongImport(unit, action.kwdbId, directory, dataOf(files));
     const sql = new WritingSql(await this.#sqlOptions(run));
     const extern = await this.#extern();
     for (let attempt = 1; attempt <= TRIES; attempt++) {
@@ -298,9 +303,8 @@ export class Transfers {
     const { unit, files } = taskOf(run);
     const { kwdbId } = run.action;
     if (unit.engine === 'timeseries') return this.#spec([importDatabase(kwdbId, place)]);
-    const data = files.map(({ path }) => path).filter((path) => DATA_FILE.test(path));
     const schema = unit.tables[0]?.schema ?? 'public';
-    return this.#spec([setSearchPath(schema), importTable(kwdbId, place, data)], unit.database);
+    return this.#spec([setSearchPath(schema), importTable(kwdbId, place, dataOf(files))], unit.database);
   }
 
   async #spec(statements: readonly string[], database?: string): Promise<LongCommandSpec> {
@@ -375,9 +379,21 @@ async function isWhole(extern: Extern, place: string, files: readonly TransferFi
   return there.length === files.length && files.every(({ path, sha256 }) => hashes.get(path) === sha256);
 }
 
-function refuseTooMany(unit: TransferUnit, files: number): void {
-  if (unit.engine === 'timeseries' || files <= RELATIONAL_FILES_LIMIT) return;
-  const message = `${nameOf(unit)} makes ${files} files; one IMPORT takes ${RELATIONAL_FILES_LIMIT}`;
+/** The data of a relational table, without what describes them. */
+const dataOf = (files: readonly TransferFile[]): string[] =>
+  files.map(({ path }) => path).filter((path) => DATA_FILE.test(path));
+
+/** The names that an EXPORT on this node will give to a table's data, or so many of them that no IMPORT can name them. */
+const expectedOf = (digest: TableDigest | undefined, kwdbId: number): string[] =>
+  Array.from({ length: Math.min(filesOfRows(digest?.rows ?? 0), ARGUMENT_BYTES) }, (_, at) => `n${kwdbId}.${at}.csv`);
+
+/** Before hours are spent on it: a table whose files one IMPORT cannot name. Throws TRANSFER_TOO_LARGE. */
+function refuseLongImport(unit: TransferUnit, kwdbId: number, directory: string, data: readonly string[]): void {
+  if (unit.engine === 'timeseries') return;
+  const bytes = Buffer.byteLength(importTable(kwdbId, `${directory}-${TRIES}`, data));
+  if (bytes <= ARGUMENT_BYTES) return;
+  const most = Math.floor((data.length * ARGUMENT_BYTES) / bytes);
+  const message = `${nameOf(unit)} makes ${data.length} files, and one IMPORT can name about ${most} of them`;
   throw new FleetError('TRANSFER_TOO_LARGE', message);
 }
 

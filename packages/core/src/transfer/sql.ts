@@ -134,6 +134,9 @@ export function middleOffset(sample: Sample, table: TableRef, rows: number): num
 /** Rows a file; KWDB's own default and limit. */
 const CHUNK_ROWS = 100_000;
 
+/** How many files an EXPORT of so many rows makes at least. */
+export const filesOfRows = (rows: number): number => Math.ceil(rows / CHUNK_ROWS);
+
 const nodelocal = (kwdbId: number, directory: string): string => `nodelocal://${Math.trunc(kwdbId)}/${directory}`;
 
 export const exportTable = (kwdbId: number, directory: string, database: string, table: TableRef): Reading =>
