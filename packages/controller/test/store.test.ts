@@ -1,8 +1,9 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Action, ActionResult, BackupReceipt, RunEvent } from '@kwfleet/core';
-import { actionFor, stepOf } from '@kwfleet/core';
+import type { Action, ActionResult, BackupReceipt, RunEvent, StepState } from '@kwfleet/core';
+import { actionFor, initialState, stepOf } from '@kwfleet/core';
 import { describe, expect, it } from 'vitest';
+import { planFor } from '../../core/test/builders.ts';
 import { createEnrollment, spendEnrollment } from '../src/store/access.ts';
 import { pendingActions, storeOutput, storeProgress, storeResult } from '../src/store/actions.ts';
 import { audit, verifyAudit } from '../src/store/audit.ts';
@@ -307,6 +308,29 @@ describe('backups', () => {
     // Copies of a rolling upgrade are of different moments.
     expect(await findBackup(database, run)).toMatchObject({ oneMoment: false, nodes: 3, version: '3.0.0' });
     expect(await findBackup(database, 'run_nobody')).toBeUndefined();
+  });
+
+  it('are of one moment only where the run says that each was begun after the last stop', async () => {
+    const database = await postgres.database();
+    await reportCluster(database, 'c');
+    const run = await putRun(database, 'c');
+    const plan = planFor('single-replica', 3, { backup: { policy: 'copy' } });
+    const nodes = plan.nodes.map(({ node }) => node);
+    for (const node of nodes) await storeBackup(database, run, node, receipt(1));
+    const step = { status: 'succeeded', attempt: 1, startedAtMs: 6, endedAtMs: 5 } as const;
+    const moment = async (id: string, change: Partial<StepState>) => {
+      const state = initialState(run, plan);
+      const done = Object.fromEntries(Object.keys(state.steps).map((one) => [one, step]));
+      const steps = { ...done, [id]: { ...step, ...change } };
+      const text = JSON.stringify({ ...state, steps });
+      await database.execute('UPDATE runs SET plan = $2, state = $3 WHERE id = $1', [run, JSON.stringify(plan), text]);
+      return (await findBackup(database, run))?.oneMoment;
+    };
+    expect(await moment('back-up:n1', {})).toBe(true);
+    expect(await moment('back-up:n1', { startedAtMs: 4 })).toBe(false);
+    expect(await moment('stop:n3', { endedAtMs: 7 })).toBe(false);
+    // Its copy is that of an attempt before.
+    expect(await moment('back-up:n2', { status: 'failed' })).toBe(false);
   });
 
   it('are known to be gone once their host says so, and come in pages', async () => {

@@ -68,7 +68,7 @@ export function judgeSet(set: BackupSet): BackupFinding[] {
   if (!set.oneMoment) {
     findings.push({
       code: 'BACKUP_INCONSISTENT',
-      message: `the copies of ${set.id} are of different moments: the other nodes served while each was made`,
+      message: `the copies of ${set.id} are of different moments: nodes ran while others were copied, or between the copies`,
     });
   }
   for (const { node, version } of set.parts) {

@@ -12,6 +12,7 @@ export * from './duration.ts';
 export * from './engine/action-for.ts';
 export * from './engine/apply.ts';
 export * from './engine/approvals.ts';
+export * from './engine/copies.ts';
 export * from './engine/decide.ts';
 export * from './engine/read-state.ts';
 export * from './engine/requests.ts';

@@ -4,6 +4,7 @@ import {
   type ActionResult,
   actionFor,
   apply,
+  areOfOneMoment,
   type BackupPart,
   type BackupSet,
   type Decision,
@@ -40,6 +41,7 @@ import {
   withInstallation,
   withReport,
 } from './builders.ts';
+import { Model } from './model.ts';
 
 const TOPOLOGIES: readonly Topology[] = ['standalone', 'multi-replica', 'single-replica'];
 
@@ -372,12 +374,119 @@ describe('the engine', () => {
     expect(holdOf(asked(cold, state, up))).toMatchObject({ code: 'DEPLOY_STILL_RUNNING', choices: ['retry', 'abort'] });
   });
 
-  it('does not go on with a set of which a node ran after another was copied', () => {
+  it('does not go on with a set of which a node ran after another was copied: a retry stops all, and copies all anew', () => {
     const state = doneUpTo(cold, 'prepare', 'gate', 'stop');
-    const half = { ...state, steps: { ...state.steps, 'back-up:n1': { status: 'succeeded' as const, attempt: 1 } } };
+    const half = {
+      ...state,
+      steps: { ...state.steps, 'back-up:n1': { status: 'succeeded' as const, attempt: 1, startedAtMs: NOW - 500_000 } },
+    };
     const nodes = stopped(fleet('single-replica', 3));
     const up = [...nodes.slice(0, 2), { ...(fleet('single-replica', 3)[2] as NodeFacts), lastSeenMs: NOW }];
-    expect(holdOf(asked(cold, half, up))).toMatchObject({ code: 'DEPLOY_STILL_RUNNING', choices: ['abort'] });
+    const [held] = asked(cold, half, up);
+    expect(holdOf([held as Decision])).toMatchObject({ code: 'DEPLOY_STILL_RUNNING', choices: ['retry', 'abort'] });
+    const left = { outcome: 'succeeded', disposition: 'done', newVersionStarted: false, phases: [] } as const;
+    const stops = ofKind(cold, 'stop').map((id) => [id, { ...state.steps[id], result: left }]);
+    const known = { ...half, steps: { ...half.steps, ...Object.fromEntries(stops) } };
+    const again = apply(cold, known, { type: 'retry-requested', by: 'ann', atMs: NOW });
+    expect(asked(cold, again, up).map((decision) => (decision.do === 'dispatch' ? decision.step.id : ''))).toEqual([
+      'stop:n1',
+      'stop:n2',
+      'stop:n3',
+    ]);
+  });
+
+  describe('when a copy failed, and people started the cluster meanwhile', () => {
+    const plan = planFor('single-replica', 3, { backup: { policy: 'copy' } });
+    const nodes = plan.nodes.map(({ node }) => node);
+    /** Two copied, the third not; then all are started, and the third is stopped again by hand. */
+    const failed = (): Model => {
+      const model = new Model(plan);
+      model.until('stop:n1', 'stop:n2', 'stop:n3');
+      model.settle();
+      for (const step of ['back-up:n1', 'back-up:n2']) model.end(step);
+      model.end('back-up:n3', { disposition: 'untouched', code: 'DISK_FULL' });
+      model.settle();
+      expect(model.state.hold).toMatchObject({ code: 'DISK_FULL', choices: ['retry', 'abort'] });
+      for (const node of ['n1', 'n2']) model.meddle(node);
+      model.heartbeat();
+      return model;
+    };
+
+    it('a retry stops all and copies all anew: what was copied before is of another moment', () => {
+      const model = failed();
+      expect(areOfOneMoment(plan, model.state, ['n1', 'n2'])).toBe(true);
+      model.request('retry');
+      model.settle();
+      expect(model.running).toEqual(['stop:n1', 'stop:n2', 'stop:n3']);
+      model.until('stop:n1', 'stop:n2', 'stop:n3');
+      model.settle();
+      expect(model.running).toEqual(['back-up:n1', 'back-up:n2', 'back-up:n3']);
+      expect(areOfOneMoment(plan, model.state, nodes)).toBe(false);
+      for (const node of nodes) model.end(`back-up:${node}`);
+      expect(areOfOneMoment(plan, model.state, nodes)).toBe(true);
+      model.until(...plan.steps.map(({ id }) => id));
+    });
+
+    it('and when the retry is given up half way, what is left is no set, though every node has a copy', () => {
+      const model = failed();
+      model.request('retry');
+      model.until('stop:n1', 'stop:n2', 'stop:n3');
+      model.settle();
+      for (const step of ['back-up:n1', 'back-up:n3']) model.end(step);
+      model.end('back-up:n2', { disposition: 'untouched', code: 'DISK_FULL' });
+      model.request('abort');
+      model.settle();
+      expect(areOfOneMoment(plan, model.state, nodes)).toBe(false);
+    });
+
+    it('nodes that could not be stopped again stay those that this run stopped: an abort brings them back', () => {
+      const model = failed();
+      model.mend();
+      model.heartbeat();
+      model.request('retry');
+      model.settle();
+      for (const node of nodes) model.end(`stop:${node}`, { disposition: 'untouched', code: 'EPOCH_STALE' });
+      model.settle();
+      model.request('abort');
+      model.settle();
+      expect(model.running).toEqual(['put-back:n1', 'put-back:n2', 'put-back:n3']);
+    });
+
+    it('a copy that was under way at the retry is awaited, and made again', () => {
+      const model = new Model(plan);
+      model.until('stop:n1', 'stop:n2', 'stop:n3');
+      model.settle();
+      model.end('back-up:n3', { disposition: 'untouched', code: 'DISK_FULL' });
+      model.settle();
+      model.request('retry');
+      model.settle();
+      expect(model.running.toSorted()).toEqual(['back-up:n1', 'back-up:n2', 'stop:n3']);
+      model.end('back-up:n1');
+      model.settle();
+      expect(model.running.toSorted()).toEqual(['back-up:n2', 'stop:n1', 'stop:n3']);
+      model.until(...plan.steps.map(({ id }) => id));
+      for (const node of nodes) expect(model.step(`back-up:${node}`).attempt).toBe(2);
+    });
+
+    it('a copy by command, or of one node after the other, is retried alone', () => {
+      const commands = planFor('single-replica', 3, { backup: { policy: 'command' } });
+      const rolling = planFor('multi-replica', 3, { backup: { policy: 'copy' } });
+      for (const other of [commands, rolling]) {
+        const model = new Model(other);
+        model.until('fetch:n1', 'fetch:n2', 'fetch:n3');
+        model.settle();
+        const first = model.running[0] ?? '';
+        model.end(first, { disposition: 'untouched', code: 'BACKUP_FAILED' });
+        model.settle();
+        model.request('retry');
+        expect(Object.keys(model.state.steps).filter((id) => model.step(id).status === 'pending')).toContain(first);
+        model.until(...other.steps.map(({ id }) => id));
+      }
+      expect(areOfOneMoment(commands, initialState('r', commands), [])).toBe(false);
+      expect(areOfOneMoment(rolling, initialState('r', rolling), [])).toBe(false);
+      const alone = planFor('standalone', 1, { backup: { policy: 'copy' } });
+      expect(areOfOneMoment(alone, initialState('r', alone), ['n1'])).toBe(true);
+    });
   });
 
   it('restores only once every node is seen to be stopped, and starts only once all are restored', () => {

@@ -16,6 +16,8 @@ const wish = fc.record({
   approvers: fc.constantFrom([0, 0], [0, 0], [2, 0], [1, 1], [0, 1]),
   /** Whether it is done in windows, each open for four hours of six. */
   inWindows: fc.boolean(),
+  /** Whether each node is copied while it is stopped. */
+  copied: fc.boolean(),
   options: fc.record<Partial<PlanOptions>>({
     route: fc.constantFrom('offline', 'online'),
     concurrency: fc.integer({ min: 1, max: 3 }),
@@ -25,13 +27,16 @@ type Wish = typeof wish extends fc.Arbitrary<infer T> ? T : never;
 
 const PEOPLE = ['ann', 'bo', 'cai'] as const;
 
-function modelOf({ topology, size, calmBefore, done, approvers, inWindows, options }: Wish): Model {
+function modelOf({ topology, size, calmBefore, done, approvers, inWindows, copied, options }: Wish): Model {
   const nodes = fleet(topology, topology === 'standalone' ? 1 : size).map((one, index) =>
     topology === 'multi-replica' && done && index === 1
       ? { ...one, report: { ...one.report, installation: installation({ topology, versions: allAt(NEW) }) } }
       : one,
   );
-  const plan = planOf(draft(nodes, { options }));
+  const backup: PlanOptions['backup'] = { policy: 'copy' };
+  const plan = planOf(
+    draft(nodes, { options: { ...options, ...(copied && options.route === 'offline' && { backup }) } }),
+  );
   const model = new Model(plan, approvalFor(plan, approvers), inWindows ? WINDOWS : undefined);
   for (let finished = 0; finished < calmBefore && !model.ended; finished++) {
     model.settle();

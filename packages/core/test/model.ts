@@ -125,6 +125,8 @@ export class Model {
   /** May be changed in the middle, as people change windows. */
   schedule: Schedule | undefined;
   readonly #ids = new Set<string>();
+  /** In the order in which it happened: the orders that copy a node, and the stops that were carried out. */
+  readonly #course: { readonly node: string; readonly did: 'copy' | 'stop' }[] = [];
   /** Nodes that were taken down, and steps without a way back that were begun, each by the order that did it first. */
   readonly #touched = new Map<string, string>();
   /** When an agent answered, by the controller's clock, however late the controller hears of it. */
@@ -244,6 +246,7 @@ export class Model {
     const { id, attempt } = action;
     this.apply({ type: 'step-dispatched', step: step.id, attempt, executor, atMs: this.nowMs });
     this.#ids.add(id);
+    if (step.kind === 'back-up' && action.backup === 'copy') this.#course.push({ node: executor, did: 'copy' });
     const touches = [
       ...(step.kind === 'stop' || step.kind === 'upgrade' ? [step.node] : []),
       ...(step.irreversible ? [step.id] : []),
@@ -476,6 +479,7 @@ export class Model {
       }
       case 'stop':
         this.#stop(one);
+        this.#course.push({ node: one.node, did: 'stop' });
         return undefined;
       case 'install':
         if (one.running !== undefined) return { code: 'DEPLOY_STILL_RUNNING', message: 'it runs' };
@@ -615,6 +619,13 @@ export class Model {
       }
       const installing = this.running.filter((other) => other.startsWith('install:')).length;
       must(installing < plan.options.concurrency, `${id} is one too many`);
+    }
+    if (kind === 'install' && plan.options.backup?.policy === 'copy') {
+      const since = this.#course.slice(this.#course.findLastIndex(({ did }) => did === 'stop'));
+      const copied = plan.nodes.filter((one) =>
+        since.some(({ node: other, did }) => other === one.node && did === 'copy'),
+      );
+      must(copied.length === plan.nodes.length, `${id} with copies of different moments`);
     }
     if (kind === 'start' && plan.steps.some((one) => one.kind === 'install')) {
       must(all('install'), `I3: ${id} before all are installed`);

@@ -1,5 +1,13 @@
 /** Backups as the agents' receipts tell of them. */
-import { type BackupPart, type BackupReceipt, type BackupSet, kindOf, type Page, type Plan } from '@kwfleet/core';
+import {
+  areOfOneMoment,
+  type BackupPart,
+  type BackupReceipt,
+  type BackupSet,
+  type Page,
+  type Plan,
+  type RunState,
+} from '@kwfleet/core';
 import type { Sql } from './database.ts';
 import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
@@ -17,7 +25,13 @@ export async function storeBackup(sql: Sql, run: string, node: string, receipt: 
   );
 }
 
-type Row = { readonly run: string; readonly cluster: string; readonly plan: Plan; readonly createdAtMs: number };
+type Row = {
+  readonly run: string;
+  readonly cluster: string;
+  readonly plan: Plan;
+  readonly steps: RunState['steps'];
+  readonly createdAtMs: number;
+};
 type PartRow = {
   readonly run: string;
   readonly node: string;
@@ -25,7 +39,7 @@ type PartRow = {
   readonly removedAtMs: number | null;
 };
 
-const SELECT = 'SELECT id AS run, cluster, plan, created_at_ms AS "createdAtMs" FROM runs';
+const SELECT = `SELECT id AS run, cluster, plan, state->'steps' AS steps, created_at_ms AS "createdAtMs" FROM runs`;
 
 export async function listBackups(
   sql: Sql,
@@ -59,7 +73,7 @@ async function partsOf(sql: Sql, rows: readonly Row[]): Promise<readonly PartRow
   );
 }
 
-function setOf({ run, cluster, plan }: Row, all: readonly PartRow[]): BackupSet {
+function setOf({ run, cluster, plan, steps }: Row, all: readonly PartRow[]): BackupSet {
   const rows = all.filter((part) => part.run === run);
   const parts = rows.map(({ node, receipt, removedAtMs }): BackupPart => {
     const { place, sizeBytes, files, manifestSha256, madeAtMs, version } = receipt;
@@ -74,8 +88,11 @@ function setOf({ run, cluster, plan }: Row, all: readonly PartRow[]): BackupSet 
     cluster,
     policy,
     version: first?.receipt.version ?? '',
-    // In a rolling upgrade the other nodes serve while one is copied.
-    oneMoment: policy === 'copy' && (kindOf(plan) === 'backup' || plan.topology !== 'multi-replica'),
+    oneMoment: areOfOneMoment(
+      plan,
+      { steps },
+      rows.map(({ node }) => node),
+    ),
     nodes: plan.nodes.length,
     parts,
   };

@@ -1,6 +1,7 @@
 import { type ActionResult, isLate, type LedgerEntry } from '../action.ts';
 import { type Plan, stepOf } from '../plan.ts';
 import { stepPart, unitOf } from '../transfer/plan-transfer.ts';
+import { stopsBeforeCopies } from './copies.ts';
 import {
   type RunApproval,
   type RunEvent,
@@ -90,11 +91,9 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
           startedAtMs: event.atMs,
           progressAtMs: event.atMs,
           ...(waiting === undefined ? {} : { waiting }),
-          // Until it is mended, a node that this run broke stays broken, whatever the next attempt comes to. And a table
-          // that a transfer made stays its own.
-          ...(step.result !== undefined && (step.result.disposition === 'broken' || plan.transfer !== undefined)
-            ? { result: step.result }
-            : {}),
+          // Until it is mended, a node that this run broke stays broken, whatever the next attempt comes to, and one that
+          // it stopped is not untouched. And a table that a transfer made stays its own.
+          ...(step.result !== undefined && keepsResult(plan, event.step, step.result) ? { result: step.result } : {}),
           ...lateness(step, false),
           ...firstSeen(step),
         };
@@ -143,6 +142,9 @@ export function apply(plan: Plan, state: RunState, event: RunEvent): RunState {
   }
 }
 
+const keepsResult = (plan: Plan, id: string, { disposition }: StepOutcome): boolean =>
+  disposition === 'broken' || plan.transfer !== undefined || stepOf(plan, id).kind === 'stop';
+
 /** How many attempts came too late, with this one if it did. */
 function lateness({ late = 0 }: Pick<StepState, 'late'>, thisToo: boolean): Pick<StepState, 'late'> {
   const counted = thisToo ? late + 1 : late;
@@ -180,11 +182,12 @@ function askedAfresh(state: RunState): RunState['steps'] {
 
 /**
  * Failed steps become pending again; what a gate waited for is asked afresh. A table whose import or comparison failed
- * is exported anew: what was mended was mended in the source, and what differs must not be compared with itself.
+ * is exported anew: what was mended was mended in the source, and what differs must not be compared with itself. Where
+ * copies of a stopped cluster are still to be made, all nodes are stopped again first.
  */
 function retried(plan: Plan, state: RunState): RunState['steps'] {
   const failed = Object.keys(state.steps).filter((id) => state.steps[id]?.status === 'failed');
-  const again = new Set(failed.flatMap((id) => [id, ...unitSteps(plan, id)]));
+  const again = new Set([...failed.flatMap((id) => [id, ...unitSteps(plan, id)]), ...stopsBeforeCopies(plan, state)]);
   return Object.fromEntries(
     Object.entries(askedAfresh(state)).map(([id, step]): [string, StepState] => [
       id,

@@ -10,6 +10,7 @@ import { LOST_AFTER_MS } from '../topology.ts';
 import type { StepTimes } from '../windows/estimate.ts';
 import type { Window } from '../windows/window.ts';
 import { approvalDeadlineMs, approvalStanding, hasLapsed, missingBefore } from './approvals.ts';
+import { outdatedCopies } from './copies.ts';
 import { abortReason, failureWords } from './reasons.ts';
 import { ENDED, type Hold, hasTouched, type RunEvent, type RunState, type StepState, wasBegun } from './state.ts';
 import { decideScheduled, findOverrun, isWindowed, waitToTouch } from './timing.ts';
@@ -58,6 +59,11 @@ export function decide(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
   if (trouble !== undefined) return bringBack(plan, state, facts, nowMs) ?? [trouble];
   if (state.status === 'paused') return [];
   if (state.pauseRequested) return pauseWhenIdle(state, nowMs);
+  const [outdated] = outdatedCopies(plan, state);
+  if (outdated !== undefined) {
+    const why = 'nodes were stopped again since: it is of another moment than the copies that follow';
+    return [record({ type: 'step-reset', step: outdated.id, why, atMs: nowMs })];
+  }
   const overrun = findOverrun(plan, state, facts, nowMs);
   if (overrun !== undefined) return [record({ type: 'window-overrun', message: overrun, atMs: nowMs })];
   if (plan.steps.every((step) => state.steps[step.id]?.status === 'succeeded'))
@@ -362,12 +368,14 @@ function findObstacle(
       assertNoneDown(plan, state, step);
       return staleGate(plan, state, step, facts, nowMs) ?? unfitPeer(plan, state, step, facts, nowMs);
     case 'stop':
+      // Retried while a copy is under way: its host has that in hand.
+      if (state.steps[`back-up:${step.node}`]?.status === 'running') return 'wait';
       return staleGates(plan, state, facts, nowMs);
     case 'back-up':
-      return plan.options.backup?.policy === 'copy' ? barrierObstacle(plan, state, step, facts, nowMs) : undefined;
+      return plan.options.backup?.policy === 'copy' ? barrierObstacle(plan, state, facts, nowMs) : undefined;
     case 'install':
     case 'restore':
-      return barrierObstacle(plan, state, step, facts, nowMs);
+      return barrierObstacle(plan, state, facts, nowMs);
     default:
       return undefined;
   }
@@ -474,8 +482,6 @@ function staleGates(plan: Plan, state: RunState, facts: EngineFacts, nowMs: numb
   return record({ type: 'step-reset', step: newest.id, why: 'its answer is too old to act on', atMs: nowMs });
 }
 
-const isDone = (state: RunState, { id }: Step): boolean => state.steps[id]?.status === 'succeeded';
-
 /**
  * I3: nothing is installed, copied or restored while any node of the cluster is seen running, whatever the stop steps
  * reported, nor while one is not seen at all: a host that rebooted meanwhile may have brought its database up again.
@@ -483,7 +489,6 @@ const isDone = (state: RunState, { id }: Step): boolean => state.steps[id]?.stat
 function barrierObstacle(
   plan: Plan,
   state: RunState,
-  next: Step,
   facts: EngineFacts,
   nowMs: number,
 ): Decision | 'wait' | undefined {
@@ -504,11 +509,8 @@ function barrierObstacle(
   if (first === undefined) return undefined;
   const stoppedAtMs = Math.max(0, ...plan.nodes.map(({ node }) => state.steps[`stop:${node}`]?.endedAtMs ?? 0));
   if (nowMs - stoppedAtMs <= REPORT_LAG_MS) return 'wait';
-  // A node that ran after another was copied is of a later moment: stopping it again would not mend the set.
-  const spoiled = next.kind === 'back-up' && plan.steps.some((step) => step.kind === 'back-up' && isDone(state, step));
   return hold('DEPLOY_STILL_RUNNING', `${first.node} runs although all must be stopped: ${first.message}`, nowMs, {
     node: first.node,
-    ...(spoiled ? { choices: ['abort'] } : {}),
   });
 }
 
