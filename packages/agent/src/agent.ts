@@ -82,7 +82,7 @@ async function live(
   parts.executor.resume();
   await notify.ready(`node ${config.node}, controller ${config.controller.address}`);
   log.info({ controller: config.controller.address, version: AGENT_VERSION }, 'agent started');
-  const beating = () => Date.now() - parts.reporter.beatAtMs < config.heartbeatMs + STUCK_MS;
+  const beating = () => systemClock.elapsed() - parts.reporter.beatAtMs < config.heartbeatMs + STUCK_MS;
   const renewed = new AbortController();
   const over = AbortSignal.any([signal, renewed.signal]);
   await Promise.all([
@@ -199,7 +199,7 @@ async function assemble(config: AgentConfig, identity: Identity | undefined, log
   const { heartbeatMs } = config;
   const busy = () => executor.busy;
   const seen = (report: NodeReport) => void executor.saw(report);
-  const reporter: Reporter = new Reporter({ observer, link, heartbeatMs, busy, seen, now: systemClock.now, log });
+  const reporter: Reporter = new Reporter({ observer, link, heartbeatMs, busy, seen, clock: systemClock, log });
   link.whenWelcomed((welcome) => {
     executor.welcomed(welcome.clockMs);
     reporter.welcomed(welcome.heartbeatMs);

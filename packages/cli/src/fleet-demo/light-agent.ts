@@ -75,7 +75,7 @@ export async function startLightAgent(
     heartbeatMs: HEARTBEAT_MS,
     busy: () => executor.busy,
     seen: (report: NodeReport) => void executor.saw(report),
-    now: systemClock.now,
+    clock: systemClock,
     log,
   });
   link.whenWelcomed(({ clockMs, heartbeatMs }) => {
