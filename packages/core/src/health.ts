@@ -39,6 +39,12 @@ export const HealthRecord = Type.Object({
   /** What was observed last, and since when without a break. */
   observed: NodeState,
   observedSinceMs: Type.Integer(),
+  /**
+   * While all that is observed is worse than what is told: since when, and the least of it. Absent otherwise, and in
+   * records from before this was kept.
+   */
+  worseSinceMs: Type.Optional(Type.Integer()),
+  worseAtLeast: Type.Optional(NodeState),
   /** When it last turned from well to unwell or back; the newest last, no more than make it flapping. */
   turnsMs: Type.Array(Type.Integer()),
 });
@@ -63,20 +69,35 @@ export function nextHealth(
     .filter((atMs) => nowMs - atMs < thresholds.flapWindowMs)
     .slice(-thresholds.flapChanges);
   const flapping = turnsMs.length >= thresholds.flapChanges;
-  const state = told(before, observed, { forMs: nowMs - observedSinceMs, flapping }, thresholds);
+  const worse = worseSince(before, observed, nowMs);
+  const state = told(before, observed, { forMs: nowMs - observedSinceMs, flapping, worse, nowMs }, thresholds);
   const sinceMs = state === before.state ? before.sinceMs : nowMs;
   const words = flapping ? flapWords(turnsMs, nowMs, detail) : wordsOf(state, observed, detail, before);
-  return { state, sinceMs, detail: words, flapping, observed, observedSinceMs, turnsMs };
+  const next = { state, sinceMs, detail: words, flapping, observed, observedSinceMs, turnsMs };
+  // Once it is told, it is asked anew what is worse than that.
+  return worse === undefined || state !== before.state ? next : { ...next, ...worse };
+}
+
+type Worse = { readonly worseSinceMs: number; readonly worseAtLeast: NodeState };
+
+/** Since when everything observed is worse than what is told: it may be that no one state of it lasts. */
+function worseSince(before: HealthRecord, observed: NodeState, nowMs: number): Worse | undefined {
+  const isWorse = (state: NodeState) => severityOf(state) > severityOf(before.state);
+  if (!isWorse(observed)) return undefined;
+  if (!isWorse(before.observed)) return { worseSinceMs: nowMs, worseAtLeast: observed };
+  const { worseSinceMs = before.observedSinceMs, worseAtLeast = before.observed } = before;
+  return { worseSinceMs, worseAtLeast: severityOf(observed) < severityOf(worseAtLeast) ? observed : worseAtLeast };
 }
 
 /** While it flaps, what is told gets no better: so however long that lasts, it is told of as often as there are states. */
 function told(
   { state: before }: HealthRecord,
   observed: NodeState,
-  { forMs, flapping }: { forMs: number; flapping: boolean },
+  { forMs, flapping, worse, nowMs }: { forMs: number; flapping: boolean; worse: Worse | undefined; nowMs: number },
   thresholds: Thresholds,
 ): NodeState {
-  if (severityOf(observed) > severityOf(before) && forMs >= thresholds.worseAfterMs) return observed;
+  if (worse !== undefined && forMs >= thresholds.worseAfterMs) return observed;
+  if (worse !== undefined && nowMs - worse.worseSinceMs >= thresholds.worseAfterMs) return worse.worseAtLeast;
   if (flapping) return before === 'healthy' ? 'degraded' : before;
   if (severityOf(observed) < severityOf(before) && forMs >= thresholds.betterAfterMs) return observed;
   return before;
@@ -89,8 +110,10 @@ function flapWords(turnsMs: readonly number[], nowMs: number, detail: string): s
 }
 
 /** The reason of what is told; one of before is kept while what is observed differs from it. */
-const wordsOf = (state: NodeState, observed: NodeState, detail: string, before: HealthRecord): string =>
-  state === observed ? detail : before.detail;
+function wordsOf(state: NodeState, observed: NodeState, detail: string, before: HealthRecord): string {
+  if (state === observed) return detail;
+  return state === before.state ? before.detail : `${observed} at the moment: ${detail}`;
+}
 
 /** By what a node's record is found: a missing one is known only by its number in its cluster. */
 export const healthId = ({ id, state, cluster }: Pick<NodeView, 'id' | 'state' | 'cluster'>): string =>

@@ -60,6 +60,41 @@ describe('the health of a node', () => {
     ).toEqual([]);
   });
 
+  it('tells of what is unwell in changing ways, none of which lasts: the least of it', () => {
+    const crashing = Array.from({ length: 360 }, (_, at) => [at % 2 === 0 ? 'down' : 'degraded', 10_000] as const);
+    const { told, looks, record } = watch(crashing);
+    expect(told).toEqual(['degraded']);
+    const first = looks.find(({ record: { state } }) => state === 'degraded');
+    expect((first?.atMs ?? 0) - NOW).toBeLessThan(T.worseAfterMs + 2 * BEAT_MS);
+    expect(first?.record.detail).toBe('it is degraded');
+    expect(record.flapping).toBe(false);
+    // What lasts after that is told as it is.
+    expect(watch([...crashing, ['down', 20_000]]).told).toEqual(['degraded', 'down']);
+    expect(watch([...crashing, ['healthy', 70_000]]).told).toEqual(['degraded', 'healthy']);
+    // A moment of health in between begins it anew.
+    const { told: ofHiccups } = watch([
+      ['degraded', 10_000],
+      ['healthy', BEAT_MS],
+      ['down', 10_000],
+      ['healthy', 100_000],
+    ]);
+    expect(ofHiccups).toEqual([]);
+  });
+
+  it('says what it is at the moment, where that is worse than what is told', () => {
+    const { record } = watch([
+      ['degraded', 10_000],
+      ['missing', 8_000],
+    ]);
+    expect(record).toMatchObject({ state: 'degraded', detail: 'missing at the moment: it is missing' });
+  });
+
+  it('goes on from a record from before it was kept since when it is worse', () => {
+    const { worseSinceMs, worseAtLeast, ...old } = watch([['degraded', 10_000]]).record;
+    expect([worseSinceMs, worseAtLeast]).toEqual([NOW + BEAT_MS, 'degraded']);
+    expect(nextHealth(old, as('down'), NOW + BEAT_MS + T.worseAfterMs).state).toBe('degraded');
+  });
+
   it('tells of flapping once, though nothing of it lasts', () => {
     const flaps = Array.from({ length: 200 }, (_, at) => [at % 2 === 0 ? 'down' : 'healthy', 6_000] as const);
     const { told, record } = watch(flaps);
@@ -89,6 +124,27 @@ describe('whatever a node does', () => {
         for (const { atMs, observed, sinceMs, record } of watch(some).looks) {
           if (atMs - sinceMs >= T.worseAfterMs) expect(rank(record.state)).toBeGreaterThanOrEqual(rank(observed));
         }
+      }),
+      { numRuns: 200 },
+    );
+  });
+
+  it('an hour in which it is never as well as is told is told of in time, by the least that it was', () => {
+    fc.assert(
+      fc.property(phases, (some) => {
+        const { looks } = watch(some);
+        let worse: { sinceMs: number; least: number } | undefined;
+        looks.forEach(({ atMs, observed, record }, at) => {
+          const before = looks[at - 1]?.record.state ?? 'healthy';
+          const isWorse = rank(observed) > rank(before);
+          worse = isWorse
+            ? { sinceMs: worse?.sinceMs ?? atMs, least: Math.min(worse?.least ?? rank(observed), rank(observed)) }
+            : undefined;
+          if (worse !== undefined && atMs - worse.sinceMs >= T.worseAfterMs) {
+            expect(rank(record.state)).toBeGreaterThanOrEqual(worse.least);
+          }
+          if (record.state !== before) worse = undefined;
+        });
       }),
       { numRuns: 200 },
     );
