@@ -150,6 +150,7 @@ async function play(way: Way, topology: Topology): Promise<void> {
     expect(new Set(before)).toEqual(new Set(['kaiwudb:3.0.0']));
     await toldSizes(fleet);
     await cell({ ...at, case: 'wrong package' }, () => wrongPackage(fleet));
+    if (way.method === 'docker-run') await refuseSecond(fleet);
     await cell({ ...at, case: 'failed install' }, () => failedInstall(fleet, way));
     expect(await imagesOf(fleet, way)).toEqual(before);
     // The way back is a cluster that stops twice: in a short run on the smallest alone.
@@ -202,6 +203,25 @@ async function wrongPackage(fleet: Fleet): Promise<string> {
   expect(exitCode, stdout + stderr).toBe(2);
   expect(stdout + stderr).toContain('METHOD_MISMATCH');
   return 'refused in the plan';
+}
+
+/** One that was kept of an upgrade by hand: which of the two is meant could not be told once the node is stopped. */
+async function refuseSecond(fleet: Fleet): Promise<void> {
+  const [host] = fleet.hosts;
+  if (host === undefined) throw new Error('no host');
+  await fleet.addPackageFile(await shelf.package('3.1.0'));
+  const { name } = await fleet.healthy();
+  await host.exec(['docker', 'create', '--name', 'kwdb-old', 'kaiwudb:3.0.0', './kwbase', 'start', '--insecure']);
+  const unfit = async () => {
+    const node = (await fleet.client.nodes()).find(({ id }) => id === host.name);
+    return node?.report?.installation?.unfit !== undefined;
+  };
+  await until('the host tells of two', unfit, 60_000);
+  const { exitCode, stdout } = await fleet.kwfleet('plan', name, '--to', '3.1.0', '--backup', 'none:lab');
+  expect(exitCode, stdout).toBe(2);
+  expect(stdout).toMatch(/CONTAINER_UNFIT\s.*kwdb-old/s);
+  await host.exec(['docker', 'rm', 'kwdb-old']);
+  await until('the host tells of one', async () => !(await unfit()), 60_000);
 }
 
 /** A damaged image is found before anything is stopped; what fails after the stop is undone. */

@@ -223,7 +223,8 @@ export class Observer {
     const marked = own?.isLive === true && !own.isAvailable && !own.isDecommissioning;
     const { condition, conditionDetail } =
       judged.condition === 'clean' ? markOf(marked, await deployment.startArguments()) : judged;
-    return { ...deployment.site, unit: unitOf(unit), versions, condition, conditionDetail };
+    const unfit = deployment.unfit === undefined ? {} : { unfit: deployment.unfit };
+    return { ...deployment.site, unit: unitOf(unit), versions, condition, conditionDetail, ...unfit };
   }
 }
 

@@ -48,7 +48,9 @@ describe('a stopped container of KWDB beside the one that runs', () => {
     played.make('kwdb-old', { running: false });
     const found = await finder.find();
     expect(found?.inspect.Name).toBe('/kwdb');
-    expect(found?.site.places?.obstacle).toContain('docker.container');
+    expect([found?.unfit, found?.site.places?.obstacle]).toEqual(
+      Array(2).fill(expect.stringContaining('docker.container')),
+    );
     const order = { ...ORDER, package: {} } as unknown as Action;
     const refusal = { code: 'CONTAINER_UNFIT', message: expect.stringContaining('kwdb, kwdb-old') };
     await expect(driver.fetch(order, WATCH)).rejects.toMatchObject(refusal);

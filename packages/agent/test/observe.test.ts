@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { versionIn } from '../src/deployment/deployment.ts';
+import { type Deployment, versionIn } from '../src/deployment/deployment.ts';
 import { conditionOf, ScriptFinder } from '../src/deployment/script.ts';
 import { parseOsRelease } from '../src/host/host-facts.ts';
 import { parseMode, parsePeers, parseVersionFile } from '../src/host/mode.ts';
@@ -82,13 +82,14 @@ async function host(options: { unit?: UnitState; server?: string; available?: bo
     stop: async () => {},
     reload: async () => {},
   };
-  const make = () =>
+  const finder = new ScriptFinder({ root, services, now: () => 5, statusTimeoutMs: 10_000, sudo: false });
+  const make = (change: Partial<Deployment> = {}) =>
     new Observer({
       root,
       stateDir: join(root, 'state'),
       now: () => 5,
       agentVersion: '0',
-      finders: [new ScriptFinder({ root, services, now: () => 5, statusTimeoutMs: 10_000, sudo: false })],
+      finders: [{ find: () => finder.find().then((found) => found && Object.assign(found, change)) }],
     });
   return { root, make, http };
 }
@@ -112,6 +113,12 @@ describe('a laid-out root', () => {
       identity: { clusterId: '11111111-2222-3333-4444-555555555555', kwdbId: 1 },
     });
     expect(report.view?.nodes).toHaveLength(2);
+  });
+
+  test('what cannot be exchanged says so', async () => {
+    const { make } = await host();
+    expect((await make().observe()).installation).not.toHaveProperty('unfit');
+    expect((await make({ unfit: 'its data go with it' }).observe()).installation?.unfit).toBe('its data go with it');
   });
 
   test('a stopped node still knows who it is', async () => {

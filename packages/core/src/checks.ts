@@ -159,6 +159,7 @@ export function checkFit({ node, report }: NodeFacts, pkg: PackageInfo | undefin
       block('DISTRIBUTION_MISMATCH', `${id} ${versionId}'s tool takes ${family} packages, this is ${pkg.family}`, node),
     );
   }
+  if (installation.unfit !== undefined) misfits.push(block('CONTAINER_UNFIT', installation.unfit, node));
   return misfits.length > 0
     ? misfits
     : [pass('METHOD_MISMATCH', 'the package fits method, architecture and distribution', node)];

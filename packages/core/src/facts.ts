@@ -147,6 +147,8 @@ export const Installation = Type.Object({
   condition: Condition,
   /** What the condition was concluded from, in words; empty when clean. */
   conditionDetail: Type.String(),
+  /** Why what is installed here cannot be exchanged without a loss, in words; absent when it can. */
+  unfit: Type.Optional(Type.String()),
 });
 export type Installation = Static<typeof Installation>;
 

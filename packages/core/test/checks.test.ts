@@ -155,6 +155,7 @@ describe('blocks', () => {
       withInstallation(three, 2, { method: 'docker-run' }),
       { ...packaged({ kind: 'container' }), options: { route: 'online' } },
     ],
+    ['CONTAINER_UNFIT', 'a container that goes with its data', withInstallation(three, 2, { unfit: 'it is --rm' }), {}],
     ['METHOD_MISMATCH', 'a container package', three, packaged({ kind: 'container' })],
     ['ARCHITECTURE_MISMATCH', 'a package for arm64', three, packaged({ architecture: 'arm64' })],
     ['DISTRIBUTION_MISMATCH', 'a package for rpm', three, packaged({ family: 'rpm' })],

@@ -37,6 +37,8 @@ export interface Deployment {
   readonly endpoint: Endpoint;
   /** `HOST:PORT` by which the database lists this node, where that is not the site's address and port. */
   readonly listedAs?: string;
+  /** Why it cannot be exchanged without a loss; absent, or undefined, when it can. */
+  readonly unfit?: string | undefined;
   /** What runs the database: a unit, a container, a process. */
   state(): Promise<UnitState>;
   versions(): Promise<HostedVersions>;

@@ -201,6 +201,13 @@ export const CHECKS = {
     blocks: 'One was not heard for 15 s. Its last words are not planned on.',
   },
   NOT_INSTALLED: { group: 'node', asks: 'Is KWDB installed on each node?', blocks: 'On one it is not.' },
+  CONTAINER_UNFIT: {
+    group: 'node',
+    asks: 'Can the container of each node be replaced without a loss?',
+    blocks:
+      'It cannot, and the host tells why; or it is not sure which of several is meant. Asked again by `fetch`, and right before the stop.',
+    again: 'host',
+  },
   INSTALLATION_HALF_DONE: {
     group: 'node',
     asks: 'Do all places that tell a version agree, and is nothing half done?',
