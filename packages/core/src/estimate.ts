@@ -10,7 +10,7 @@ export const Estimate = Type.Object({
 });
 export type Estimate = Static<typeof Estimate>;
 
-/** What steps took that ended well. */
+/** What steps took that ended well; a witness, without the soak and the gap that its own plan had it sit out. */
 export type TimedStep = { readonly kind: string; readonly own: boolean; readonly ms: number };
 
 type Basis = Estimate['basis'];
@@ -32,8 +32,7 @@ export function learnStepTimes(plan: Plan, timed: readonly TimedStep[]): { times
   for (const kind of new Set(plan.steps.map((step) => step.kind))) {
     const known = measured(kind, timed);
     if (RANK[known?.basis ?? 'assumed'] > RANK[basis]) basis = known?.basis ?? 'assumed';
-    // A witness sits out the soak, which the estimate adds by itself.
-    if (known !== undefined) times[kind] = known.ms - (kind === 'witness' ? plan.options.soakMs : 0);
+    if (known !== undefined) times[kind] = known.ms;
   }
   return { times, basis };
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { DEFAULT_STEP_TIMES, estimatePlan, learnStepTimes, type TimedStep } from '../src/index.ts';
+import { DEFAULT_STEP_TIMES, estimatePlan, learnStepTimes, type PlanOptions, type TimedStep } from '../src/index.ts';
 import { planFor } from './builders.ts';
 
 const timed = (kinds: Readonly<Record<string, number[]>>, own = true): TimedStep[] =>
@@ -7,10 +7,11 @@ const timed = (kinds: Readonly<Record<string, number[]>>, own = true): TimedStep
 
 describe('how long a plan takes', () => {
   const rolling = planFor('multi-replica', 3);
+  const satOutMs = rolling.options.soakMs + rolling.options.sampleGapMs;
   const known = { fetch: [10], gate: [1, 1, 500], upgrade: [100], witness: [40, 60] };
 
   it('one node after the other in a rolling upgrade, by the medians of the cluster', () => {
-    expect(estimatePlan(rolling, timed(known))).toEqual({ ms: 10 + 3 * (1 + 100 + 50), basis: 'cluster' });
+    expect(estimatePlan(rolling, timed(known))).toEqual({ ms: 10 + 3 * (1 + 100 + 50 + satOutMs), basis: 'cluster' });
   });
 
   it('by other clusters where this one has no history, and says so', () => {
@@ -30,9 +31,13 @@ describe('how long a plan takes', () => {
   it('kind by kind: what nobody timed yet is reckoned as stated', () => {
     const { times, basis } = learnStepTimes(rolling, timed({ upgrade: [100, 300] }));
     expect([times, basis]).toEqual([{ ...DEFAULT_STEP_TIMES, upgrade: 200 }, 'assumed']);
-    // A witness sits out the soak of its own plan, whatever that of earlier ones was.
-    const soaked = planFor('multi-replica', 3, { soakMs: 30_000 });
-    expect(learnStepTimes(soaked, timed({ witness: [90_000] })).times.witness).toBe(60_000);
+  });
+
+  it('and by the soak and the gap of its own plan, whatever earlier ones had', () => {
+    const ms = (options: Partial<PlanOptions>) =>
+      estimatePlan(planFor('multi-replica', 3, options), timed({ ...known, witness: [20_000] })).ms;
+    expect(ms({ soakMs: 3_600_000 }) - ms({ soakMs: 0 })).toBe(3 * 3_600_000);
+    expect(ms({ sampleGapMs: 60_000 }) - ms({ sampleGapMs: 10_000 })).toBe(3 * 50_000);
   });
 
   it('nodes of a single-replica cluster at once, as many as may install at once', () => {

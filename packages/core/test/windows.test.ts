@@ -295,11 +295,12 @@ describe('mistakes in a window', () => {
 });
 
 describe('the estimate of a plan', () => {
-  it('is the longest way through its steps, the soak after each node in it', () => {
+  it('is the longest way through its steps, what each witness sits out in it', () => {
     const times = { ...DEFAULT_STEP_TIMES, fetch: 1000, gate: 10, upgrade: 100, witness: 1 };
     const rolling = planFor('multi-replica', 3);
-    expect(estimateMs(rolling, times)).toBe(1000 + 3 * (10 + 100 + 1 + rolling.options.soakMs));
-    expect(estimateMs(rolling, times, rolling.steps.slice(-3))).toBe(10 + 100 + 1 + rolling.options.soakMs);
+    const oneNode = 10 + 100 + 1 + rolling.options.sampleGapMs + rolling.options.soakMs;
+    expect(estimateMs(rolling, times)).toBe(1000 + 3 * oneNode);
+    expect(estimateMs(rolling, times, rolling.steps.slice(-3))).toBe(oneNode);
   });
 
   it('counts rounds of installs where not all may install at once', () => {

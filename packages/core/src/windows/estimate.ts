@@ -1,7 +1,7 @@
 /** How long an upgrade takes, so that it is not begun where it does not fit. */
 import type { Plan, Step, StepKind } from '../plan.ts';
 
-/** How long a step of each kind takes, in milliseconds. */
+/** How long a step of each kind takes, in milliseconds; a witness, beside what its plan has it sit out. */
 export type StepTimes = Readonly<Record<StepKind, number>>;
 
 const MINUTE_MS = 60_000;
@@ -34,9 +34,9 @@ export const DEFAULT_STEP_TIMES: StepTimes = {
   discard: MINUTE_MS,
 };
 
-/** A step's own time; a witness also sits out the soak. */
-const timeOf = (plan: Plan, { kind }: Step, times: StepTimes): number =>
-  times[kind] + (kind === 'witness' ? plan.options.soakMs : 0);
+/** A step's own time; a witness also sits out the gap between its samples and the soak. */
+const timeOf = ({ options }: Plan, { kind }: Step, times: StepTimes): number =>
+  times[kind] + (kind === 'witness' ? options.sampleGapMs + options.soakMs : 0);
 
 /**
  * How long these steps take: the longest way through what they need, and no more installs at once than the plan allows.
