@@ -131,6 +131,19 @@ describe('a copy by the agent', () => {
     await expect(backups().check(other, report, watch)).rejects.toMatchObject({ code: 'BACKUP_DAMAGED' });
   });
 
+  test('leaves the one that stands alone, as the order names it', async () => {
+    const make = async (run: string, more: Partial<Action> = {}) => {
+      const action = asked({ backup: 'copy', id: `${run}/back-up:n1/1`, run, ...more });
+      await backups().prepare(action, report, watch);
+      await backups().make(action, report, watch);
+      return (await backups().made(action))?.removed;
+    };
+    await make('whole');
+    await make('half', { standingBackup: 'whole' });
+    expect(await make('third', { standingBackup: 'whole' })).toEqual(['half']);
+    expect(await make('fourth')).toEqual(['half', 'whole']);
+  });
+
   test('is refused where the deployment does not tell its places', async () => {
     const { places: _, ...installation } = report.installation ?? { places: undefined };
     const unknown = { ...report, installation } as NodeReport;

@@ -67,6 +67,15 @@ const copyWork = (more: Partial<Work & { work: 'copy' }> = {}): Work & { work: '
   keep: 2,
   ...more,
 });
+const prepareWork = (more: Partial<Work & { work: 'prepare' }> = {}): Work & { work: 'prepare' } => ({
+  work: 'prepare',
+  directory: directory(),
+  roots,
+  node: 'n1',
+  set: 'run-1',
+  keep: 2,
+  ...more,
+});
 const copy = (more: Partial<Work & { work: 'copy' }> = {}) => makeCopy(copyWork(more), quiet, Date.now());
 const checkWork = (manifestSha256: string): Work & { work: 'check' } => ({
   work: 'check',
@@ -149,7 +158,7 @@ describe('a copy', () => {
   });
 
   test('refuses a link out of the data, a directory for copies in the data, a node without data', async () => {
-    await expect(prepare({ work: 'prepare', directory: join(data, 'backups'), roots }, quiet)).rejects.toMatchObject({
+    await expect(prepare(prepareWork({ directory: join(data, 'backups') }), quiet)).rejects.toMatchObject({
       code: 'BACKUP_UNSUPPORTED',
     });
     symlinkSync('/etc', join(data, 'outside'));
@@ -162,7 +171,7 @@ describe('a copy', () => {
     rmSync(data, { recursive: true });
     mkdirSync(join(data, 'lost+found'), { recursive: true });
     await expect(copy()).rejects.toMatchObject({ code: 'BACKUP_UNSUPPORTED' });
-    await expect(prepare({ work: 'prepare', directory: directory(), roots }, quiet)).rejects.toThrow('holds no file');
+    await expect(prepare(prepareWork(), quiet)).rejects.toThrow('holds no file');
   });
 
   test('keeps the newest, never removes its own, and leaves alone what is no backup', async () => {
@@ -174,8 +183,48 @@ describe('a copy', () => {
     }
     // A clock that went back makes the one just made the oldest: it stays all the same.
     const work = copyWork({ identity: { ...identity, set: 'run-4' }, action: 'run-4', keep: 1 });
-    expect((await makeCopy(work, quiet, -1)).removed.sort()).toEqual(['run-2', 'run-3']);
-    expect(readdirSync(join(directory(), 'n1')).sort()).toEqual(['run-4', 'stranger']);
+    expect((await makeCopy(work, quiet, -1)).removed.sort()).toEqual(['run-1', 'run-2', 'run-3']);
+    expect(kept()).toEqual(['run-4', 'stranger']);
+  });
+
+  const kept = () =>
+    readdirSync(join(directory(), 'n1'))
+      .filter((name) => !name.startsWith('.'))
+      .sort();
+  const copyOfSet = (set: string, at: number, more: { keep?: number; stands?: string } = {}) =>
+    makeCopy(copyWork({ identity: { ...identity, set }, action: set, ...more }), quiet, at);
+
+  test('keeps the one that stands, whatever is made since: copies of rolling upgrades, or of sets that never are whole', async () => {
+    await copyOfSet('whole', 1);
+    for (const [at, set] of ['rolling', 'half', 'rolling-2'].entries()) {
+      await copyOfSet(set, 2 + at, { stands: 'whole' });
+      expect(kept()).toEqual([set, 'whole'].sort());
+    }
+    // A newer set is whole by now: it stands.
+    expect((await copyOfSet('next', 9, { stands: 'rolling-2' })).removed).toEqual(['rolling', 'half', 'whole']);
+    expect(kept()).toEqual(['next', 'rolling-2']);
+  });
+
+  test('where one is kept, keeps the one that stands beside it, until another does and room is needed', async () => {
+    for (const [at, set] of ['run-1', 'run-2'].entries()) await copyOfSet(set, at, { keep: 1, stands: 'run-1' });
+    expect(kept()).toEqual(['run-1', 'run-2']);
+    await prepare(prepareWork({ set: 'run-3', keep: 1, stands: 'run-2' }), quiet);
+    expect(kept()).toEqual(['run-2']);
+    // What went then is told with the next copy.
+    expect((await copyOfSet('run-3', 2, { keep: 1, stands: 'run-2' })).removed).toEqual(['run-1']);
+    expect(kept()).toEqual(['run-2', 'run-3']);
+    await prepare(prepareWork({ set: 'run-4', keep: 2, stands: 'run-3' }), quiet);
+    expect(kept()).toEqual(['run-2', 'run-3']);
+  });
+
+  test('tells once more what it removed, when a power cut may have kept it from telling', async () => {
+    for (const [at, set] of ['run-1', 'run-2', 'run-3'].entries()) await copyOfSet(set, at);
+    expect((await copyOfSet('run-3', 3)).removed).toEqual(['run-1']);
+    // Not half of it is left under its name, to be taken for none of ours.
+    renameSync(join(directory(), 'n1/run-2'), join(directory(), 'n1/run-2.part'));
+    rmSync(join(directory(), 'n1/run-2.part/manifest.json'));
+    await copyOfSet('run-4', 4);
+    expect(kept()).toEqual(['run-3', 'run-4']);
   });
 });
 
@@ -388,6 +437,13 @@ describe('a disk that is small', () => {
       truncateSync(join(data, 'sub/log'), 200 * 1024 * 1024);
       expect(await run(copyWork(), copied)).toBe('killed');
       await copy();
+      expect(readdirSync(join(directory(), 'n1'))).toEqual(['run-1']);
+      // Nor the copy of an earlier attempt beside that of the next.
+      await copy({ action: 'run-1/back-up:n1/2' });
+      expect(readdirSync(join(directory(), 'n1'))).toEqual(['run-1']);
+      await expect(copy({ identity: { ...identity, set: 'run-2' }, action: 'run-2' })).rejects.toMatchObject({
+        code: 'DISK_FULL',
+      });
       expect(readdirSync(join(directory(), 'n1'))).toEqual(['run-1']);
     });
   });

@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { Action, ActionResult, BackupReceipt, RunEvent, StepState } from '@kwfleet/core';
+import type { Action, ActionResult, BackupReceipt, Plan, RunEvent, RunState, StepState } from '@kwfleet/core';
 import { actionFor, initialState, stepOf } from '@kwfleet/core';
 import { describe, expect, it } from 'vitest';
 import { planFor } from '../../core/test/builders.ts';
@@ -310,6 +310,62 @@ describe('backups', () => {
     expect(await findBackup(database, 'run_nobody')).toBeUndefined();
   });
 
+  const COPIED = { status: 'succeeded', attempt: 1, startedAtMs: 6, endedAtMs: 5 } as const;
+
+  /** The run is of this plan, and all its steps came to the same end, but for `steps`. */
+  async function ended(database: Database, run: string, plan: Plan, steps: RunState['steps'] = {}): Promise<void> {
+    const state = initialState(run, plan);
+    const all = Object.fromEntries(Object.keys(state.steps).map((id) => [id, COPIED]));
+    const text = JSON.stringify({ ...state, steps: { ...all, ...steps } });
+    await database.execute(`UPDATE runs SET plan = $2, state = $3, status = 'succeeded' WHERE id = $1`, [
+      run,
+      JSON.stringify(plan),
+      text,
+    ]);
+  }
+
+  it('an order for a copy names the newest that can be restored: its host leaves that one alone', async () => {
+    const database = await postgres.database();
+    await reportCluster(database, 'c');
+    const whole = planFor('single-replica', 3, { backup: { policy: 'copy' } });
+    const rolling = planFor('multi-replica', 3, { backup: { policy: 'copy' } });
+    const put = async (plan: Plan, copied: readonly string[]) => {
+      const run = await putRun(database, 'c');
+      for (const node of copied) await storeBackup(database, run, node, receipt(1));
+      await ended(database, run, plan);
+      return run;
+    };
+    const all = whole.nodes.map(({ node }) => node);
+    const ordered = async (plan: Plan, change: Partial<Action> = {}) => {
+      const run = await putRun(database, 'c');
+      const store = pgRunStore(database);
+      const epoch = (await store.lease(run, 'a', 60_000)) ?? 0;
+      const state = initialState(run, plan);
+      const step = stepOf(plan, plan.steps[0]?.id ?? '');
+      const action = { ...actionFor(plan, state, step, { executor: 'n1', epoch, nowMs: 0 }), node: 'c-n1', ...change };
+      await database.execute('UPDATE runs SET plan = $2 WHERE id = $1', [run, JSON.stringify(plan)]);
+      await store.commit(run, epoch, { state, events: [started(1)], actions: [action], appliedSeq: 0 });
+      const [order] = await pendingActions(database, ['c-n1']);
+      await ended(database, run, plan);
+      await database.execute('UPDATE actions SET ended_at_ms = 1 WHERE run = $1', [run]);
+      return { run, stands: order?.standingBackup };
+    };
+    expect((await ordered(whole)).stands).toBeUndefined();
+    const first = await put(whole, all);
+    // Newer ones, that cannot be: of different moments, of two nodes, and one whose copy is gone.
+    await put(rolling, all);
+    await put(whole, all.slice(1));
+    expect((await ordered(whole)).stands).toBe(first);
+    const last = await put(whole, all);
+    const { run, stands } = await ordered(rolling);
+    expect(stands).toBe(last);
+    await storeBackup(database, run, 'n1', receipt(2, { removed: [last] }));
+    expect((await ordered(whole)).stands).toBe(first);
+    // Nothing is copied, or nothing is missing once this copy is made.
+    expect((await ordered(whole, { backup: 'command' })).stands).toBeUndefined();
+    expect((await ordered(planFor('standalone', 1, { backup: { policy: 'copy' } }))).stands).toBeUndefined();
+  });
+
   it('are of one moment only where the run says that each was begun after the last stop', async () => {
     const database = await postgres.database();
     await reportCluster(database, 'c');
@@ -317,13 +373,8 @@ describe('backups', () => {
     const plan = planFor('single-replica', 3, { backup: { policy: 'copy' } });
     const nodes = plan.nodes.map(({ node }) => node);
     for (const node of nodes) await storeBackup(database, run, node, receipt(1));
-    const step = { status: 'succeeded', attempt: 1, startedAtMs: 6, endedAtMs: 5 } as const;
     const moment = async (id: string, change: Partial<StepState>) => {
-      const state = initialState(run, plan);
-      const done = Object.fromEntries(Object.keys(state.steps).map((one) => [one, step]));
-      const steps = { ...done, [id]: { ...step, ...change } };
-      const text = JSON.stringify({ ...state, steps });
-      await database.execute('UPDATE runs SET plan = $2, state = $3 WHERE id = $1', [run, JSON.stringify(plan), text]);
+      await ended(database, run, plan, { [id]: { ...COPIED, ...change } });
       return (await findBackup(database, run))?.oneMoment;
     };
     expect(await moment('back-up:n1', {})).toBe(true);

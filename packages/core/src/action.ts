@@ -170,6 +170,11 @@ export const Action = Type.Object({
   transfer: Type.Optional(TransferTask),
   /** For `prepare-backup` and `back-up`. */
   backup: Type.Optional(BackupPolicy),
+  /**
+   * For a copy: the newest backup that the cluster could be restored from without the one that this run makes, whose set
+   * may never be whole. However few copies its host keeps, that one stays.
+   */
+  standingBackup: Type.Optional(Type.String()),
   /** For `check-backup` and what follows it. */
   restore: Type.Optional(RestoreOrder),
   /**

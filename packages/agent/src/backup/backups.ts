@@ -17,7 +17,7 @@ import type { Watch } from '../driver/driver.ts';
 import type { LongCommands } from '../host/services.ts';
 import { syncDirectory } from '../journal/file-storage.ts';
 import { commandEnvironment, readCommandManifest, requireCommand } from './command.ts';
-import { DEFINITION, type Identity, type Outcome, type Root, type Work } from './spec.ts';
+import { DEFINITION, type Identity, type Outcome, type Retention, type Root, type Work } from './spec.ts';
 
 /** All that the executor asks of backups. Every call is safe to repeat, and finds what an earlier agent process left running. */
 export interface Backups {
@@ -71,12 +71,10 @@ export class HostBackups implements Backups {
   async prepare(action: Action, report: NodeReport, watch: Watch): Promise<void> {
     const { config } = this.#options;
     if (action.backup === 'command') return void (await requireCommand(config.command));
-    await this.#work(
-      action,
-      'prepare',
-      { work: 'prepare', directory: config.directory, roots: this.#copied(report) },
-      watch,
-    );
+    const { directory } = config;
+    const [roots, node, set] = [this.#copied(report), this.#options.node, action.run];
+    const work: Work = { work: 'prepare', directory, roots, node, set, ...this.#retention(action) };
+    await this.#work(action, 'prepare', work, watch);
   }
 
   async make(action: Action, report: NodeReport, watch: Watch): Promise<void> {
@@ -135,10 +133,10 @@ export class HostBackups implements Backups {
   }
 
   async #copy(action: Action, report: NodeReport, watch: Watch): Promise<BackupReceipt> {
-    const { directory, keep } = this.#options.config;
+    const { directory } = this.#options.config;
     const identity = this.#identity(action, action.run, action.from);
     const roots = this.#copied(report);
-    const work: Work = { work: 'copy', directory, roots, identity, action: action.id, keep };
+    const work: Work = { work: 'copy', directory, roots, identity, action: action.id, ...this.#retention(action) };
     const outcome = await this.#work(action, 'back-up', work, watch);
     if (outcome.receipt === undefined) throw new FleetError('BACKUP_FAILED', 'the copy ended without a receipt');
     return { policy: 'copy', ...outcome.receipt };
@@ -186,6 +184,11 @@ export class HostBackups implements Backups {
     const [code, fallback] =
       outcome === undefined ? ['BACKUP_FAILED', 'the work ended without an outcome'] : [outcome.code, outcome.message];
     throw new FleetError(isCode(code) ? code : 'BACKUP_FAILED', fallback, { words: output.slice(-4000) });
+  }
+
+  #retention({ standingBackup: stands }: Action): Retention {
+    const { keep } = this.#options.config;
+    return { keep, ...(stands === undefined ? {} : { stands }) };
   }
 
   #identity(action: Action, set: string, version: string): Identity {

@@ -3,13 +3,12 @@ import { mkdir, readdir, readFile, rename, rm, statfs, writeFile } from 'node:fs
 import { dirname, join } from 'node:path';
 import { type BackupReceipt, FleetError } from '@kwfleet/core';
 import { syncDirectory } from '../journal/file-storage.ts';
-import { isLaidAside } from './aside.ts';
+import { exists, isLaidAside } from './aside.ts';
 import { clone, copyTree, Meter, mebibytes, Progress, SPARE_BYTES } from './copy-tree.ts';
 import { copyOf, type Manifest, readManifest, totals, writeManifest } from './manifest.ts';
+import { PART, retain } from './retention.ts';
 import type { Root, Say, Work } from './spec.ts';
 import { type Found, isWithin, resolveRoots, walkTree } from './tree.ts';
-
-const PART = '.part';
 
 /** Where the copy of one run lies: `<directory>/<node>/<run>`. */
 export const placeOf = (directory: string, node: string, set: string): string => join(directory, node, set);
@@ -17,9 +16,12 @@ export const placeOf = (directory: string, node: string, set: string): string =>
 type Tree = { readonly root: Root; readonly found: readonly Found[] };
 
 /** Throws DISK_FULL with the numbers, or BACKUP_UNSUPPORTED, before anything is stopped. */
-export async function prepare({ directory, roots }: Work & { work: 'prepare' }, say: Say): Promise<void> {
+export async function prepare(work: Work & { work: 'prepare' }, say: Say): Promise<void> {
+  const { directory, roots, node, set, keep } = work;
   const trees = await walkAll(directory, roots);
   await mkdir(directory, { recursive: true, mode: 0o700 });
+  // What stood when the last copy was made may stand no more.
+  await retain(join(directory, node), set, keep, work);
   await requireSpace(directory, trees, say);
 }
 
@@ -33,7 +35,7 @@ export async function makeCopy(
   const trees = await walkAll(work.directory, work.roots);
   const part = await openPart(place, work.action);
   try {
-    if (!part.resumed) await requireSpace(part.path, trees, say);
+    if (!part.resumed) await makeRoom(part.path, place, trees, say);
     await fill(part.path, work, trees, say, nowMs);
   } catch (error) {
     // A full disk is emptied again: the database must be able to start.
@@ -43,7 +45,7 @@ export async function makeCopy(
   await rm(place, { recursive: true, force: true });
   await rename(part.path, place);
   await syncDirectory(dirname(place));
-  const removed = await retain(work.directory, work.identity.node, work.identity.set, work.keep);
+  const removed = await retain(dirname(place), work.identity.set, work.keep - 1, work);
   const { manifest, sha256 } = await readManifest(place);
   const { version, madeAtMs } = manifest;
   return { place, version, madeAtMs, manifestSha256: sha256, removed, ...totals(manifest) };
@@ -107,6 +109,17 @@ async function walkAll(directory: string, roots: readonly Root[]): Promise<Tree[
   return trees;
 }
 
+/** What an earlier order of the same run copied is of no use beside the copy that takes its place: it gives way where both do not fit. */
+async function makeRoom(part: string, place: string, trees: readonly Tree[], say: Say): Promise<void> {
+  try {
+    await requireSpace(part, trees, say);
+  } catch (error) {
+    if (!isFull(error) || !(await exists(place))) throw error;
+    await rm(place, { recursive: true, force: true });
+    await requireSpace(part, trees, say);
+  }
+}
+
 async function requireSpace(directory: string, trees: readonly Tree[], say: Say): Promise<void> {
   const { bavail, bsize } = await statfs(directory);
   const freeBytes = bavail * bsize;
@@ -146,25 +159,6 @@ async function openPart(place: string, action: string): Promise<{ path: string; 
     await writeFile(join(path, 'action'), action);
   }
   return { path, resumed };
-}
-
-/** Removes the oldest copies of this node beyond `keep`; never the one just made, which is the newest verified. */
-async function retain(directory: string, node: string, set: string, keep: number): Promise<string[]> {
-  const home = join(directory, node);
-  const others: { name: string; madeAtMs: number }[] = [];
-  for (const name of await readdir(home)) {
-    if (name === set || name.endsWith(PART)) continue;
-    const madeAtMs = await readManifest(join(home, name)).then(
-      ({ manifest }) => manifest.madeAtMs,
-      () => undefined,
-    );
-    // What is no backup of ours is not ours to remove.
-    if (madeAtMs !== undefined) others.push({ name, madeAtMs });
-  }
-  others.sort((a, b) => b.madeAtMs - a.madeAtMs);
-  const old = others.slice(keep - 1);
-  for (const { name } of old) await rm(join(home, name), { recursive: true, force: true });
-  return old.map(({ name }) => name);
 }
 
 export function isFull(error: unknown): boolean {

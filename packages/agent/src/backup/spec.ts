@@ -27,19 +27,30 @@ export type Identity = {
   readonly version: string;
 };
 
+export type Retention = {
+  /** How many whole copies of this node are kept, the one just made among them. */
+  readonly keep: number;
+  /** The newest set, as the controller knows them, that can bring the cluster back; its copy stays beside the one just made. */
+  readonly stands?: string;
+};
+
 export type Work =
-  /** Measures what a copy would take, and refuses when it does not fit. Touches nothing but a file of its own. */
-  | { readonly work: 'prepare'; readonly directory: string; readonly roots: readonly Root[] }
-  | {
+  /** Measures what a copy would take, and refuses when it does not fit. Touches nothing but a file of its own, and copies beyond those kept. */
+  | (Retention & {
+      readonly work: 'prepare';
+      readonly directory: string;
+      readonly roots: readonly Root[];
+      readonly node: string;
+      readonly set: string;
+    })
+  | (Retention & {
       readonly work: 'copy';
       readonly directory: string;
       readonly roots: readonly Root[];
       readonly identity: Identity;
       /** The order: what another order left unfinished is not gone on with. */
       readonly action: string;
-      /** How many whole copies of this node are kept, this one among them. */
-      readonly keep: number;
-    }
+    })
   | {
       readonly work: 'check';
       readonly directory: string;

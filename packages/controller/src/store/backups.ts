@@ -4,6 +4,7 @@ import {
   type BackupPart,
   type BackupReceipt,
   type BackupSet,
+  judgeSet,
   type Page,
   type Plan,
   type RunState,
@@ -64,6 +65,18 @@ export async function findBackup(sql: Sql, run: string): Promise<BackupSet | und
   const rows = await sql.query<Row>(`${SELECT} WHERE id = $1 AND EXISTS (SELECT 1 FROM backups WHERE run = $1)`, [run]);
   const [row] = rows;
   return row && setOf(row, await partsOf(sql, rows));
+}
+
+/**
+ * The newest of a cluster's backups that it can be restored from, but for the one that `run` makes; undefined when there is
+ * none among the latest, or the run's own is whole with its first copy.
+ */
+export async function standingBackup(sql: Sql, run: string): Promise<string | undefined> {
+  const rows = await sql.query<{ cluster: string; plan: Plan }>('SELECT cluster, plan FROM runs WHERE id = $1', [run]);
+  const [row] = rows;
+  if (row === undefined || row.plan.nodes.length === 1) return undefined;
+  const { items } = await listBackups(sql, { cluster: row.cluster });
+  return items.find((set) => set.id !== run && judgeSet(set).length === 0)?.id;
 }
 
 async function partsOf(sql: Sql, rows: readonly Row[]): Promise<readonly PartRow[]> {

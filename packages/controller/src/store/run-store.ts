@@ -12,6 +12,7 @@ import {
   type StepTimes,
 } from '@kwfleet/core';
 import type { RunInput, RunSnapshot, RunStore, RunWrite } from '../runner/run-store.ts';
+import { standingBackup } from './backups.ts';
 import type { Database, Sql } from './database.ts';
 import { databaseNow, someNodes } from './nodes.ts';
 import { CHANNELS } from './notices.ts';
@@ -121,7 +122,7 @@ async function commit(sql: Sql, run: string, epoch: number, write: RunWrite): Pr
     run,
     write.appliedSeq,
   ]);
-  for (const action of write.actions) await insertAction(sql, action);
+  for (const action of write.actions) await insertAction(sql, await withStanding(sql, action));
   if (ended) await sql.execute(END_ACTIONS, [run]);
   if (write.events.length > 0) await sql.execute('SELECT pg_notify($1, $2)', [CHANNELS.history, run]);
   // There were more than one decision takes in.
@@ -171,6 +172,12 @@ async function appendEvents(
     eventHash = hash;
   }
   return { eventSeq, eventHash };
+}
+
+/** What the host is to leave alone is looked up when the order is given: a set may have become whole since the plan. */
+async function withStanding(sql: Sql, action: Action): Promise<Action> {
+  const stands = action.backup === 'copy' ? await standingBackup(sql, action.run) : undefined;
+  return stands === undefined ? action : { ...action, standingBackup: stands };
 }
 
 async function insertAction(sql: Sql, action: Action): Promise<void> {
