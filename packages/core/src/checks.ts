@@ -10,7 +10,7 @@ import { checkClocks } from './checks/clocks.ts';
 import { checkHost } from './checks/host.ts';
 import { takesPackage } from './checks/package-kinds.ts';
 import type { Installation, Method, NodeFacts, NodeReport, Topology } from './facts.ts';
-import { type Finding, installedVersion, judgeCluster, judgeJobs, members } from './judge.ts';
+import { type Finding, installedVersion, judgeCluster, judgeJobs, judgeMembers } from './judge.ts';
 import type { CheckResult, PlanOptions } from './plan.ts';
 import { type Cluster, freshestHealth, LOST_AFTER_MS, topologyOf } from './topology.ts';
 import { formatVersion, isVersion, parseVersion, sameVersion, transition } from './version.ts';
@@ -225,15 +225,9 @@ export function judgeGate(
   expected: readonly number[],
 ): Finding[] {
   if (topology === 'multi-replica') return judgeCluster(health, expected);
-  // One replica each: nothing can be under-replicated, and all are stopped anyway; but all must be there, and no job run.
-  const rows = new Map(members(health.view.nodes).map((row) => [row.kwdbId, row]));
-  const gone = expected.filter((id) => rows.get(id)?.isLive !== true);
-  return [
-    ...gone.map(
-      (id): Finding => ({ code: 'NODE_NOT_LIVE', severity: 'block', message: `node ${id} is not live`, kwdbId: id }),
-    ),
-    ...judgeJobs(health),
-  ];
+  // One replica each: nothing can be under-replicated, and all are stopped anyway; but all must be there, no other that
+  // would run on meanwhile, and no job.
+  return [...judgeMembers(health, expected), ...judgeJobs(health)];
 }
 
 /** The newest answer to the questions of a cluster check, judged; too old a one is unknown. */

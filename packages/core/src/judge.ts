@@ -52,19 +52,22 @@ export function judgeRanges(health: ClusterHealth): Finding[] {
   return findings;
 }
 
-/**
- * Whether a multi-replica cluster can spare one node now: every node of `expected` is live and available, the
- * database lists no other member, and all ranges have all their replicas.
- * Source: manual, "Upgrading Multi-Replica Clusters", preparing step 2, and the prerequisites of each node.
- */
-export function judgeSpare(health: ClusterHealth, expected: readonly number[]): Finding[] {
-  const rows = new Map(members(health.view.nodes).map((row) => [row.kwdbId, row]));
+/** Whether every node of `expected` is live and available, and the database lists no other member. */
+export function judgeMembers({ view }: ClusterHealth, expected: readonly number[]): Finding[] {
+  const rows = new Map(members(view.nodes).map((row) => [row.kwdbId, row]));
   const strangers = [...rows.keys()].filter((id) => !expected.includes(id));
   return [
     ...expected.flatMap((id) => judgeRow(rows.get(id), id)),
     ...strangers.map((id) => block('NODE_MISSING', `the database lists node ${id}, which is not in the plan`, id)),
-    ...judgeRanges(health),
   ];
+}
+
+/**
+ * Whether a multi-replica cluster can spare one node now: its nodes are all there, and all ranges have all their replicas.
+ * Source: manual, "Upgrading Multi-Replica Clusters", preparing step 2, and the prerequisites of each node.
+ */
+export function judgeSpare(health: ClusterHealth, expected: readonly number[]): Finding[] {
+  return [...judgeMembers(health, expected), ...judgeRanges(health)];
 }
 
 /**

@@ -272,13 +272,20 @@ describe('the gate of each topology', () => {
   const lacking = healthy({ rangesUnderreplicated: 3, leases: undefined as never, sessions: undefined as never });
 
   it.each(['single-replica', 'standalone'] as const)(
-    '%s: all live and no job; ranges have one replica each',
+    '%s: all live and available, no other, and no job; ranges have one replica each',
     (topology) => {
       expect(judgeGate(topology, lacking, THREE)).toEqual([]);
       expect(judgeGate(topology, withRow(lacking, 2, { isLive: false }), THREE)).toMatchObject([
         { code: 'NODE_NOT_LIVE', kwdbId: 2 },
       ]);
-      expect(judgeGate(topology, lacking, [1, 2, 3, 4])).toMatchObject([{ code: 'NODE_NOT_LIVE', kwdbId: 4 }]);
+      expect(judgeGate(topology, withRow(lacking, 2, { isAvailable: false }), THREE)).toMatchObject([
+        { code: 'NODE_NOT_AVAILABLE', kwdbId: 2 },
+      ]);
+      expect(judgeGate(topology, lacking, [1, 2, 3, 4])).toMatchObject([{ code: 'NODE_MISSING', kwdbId: 4 }]);
+      // One that joined since would run on, at the old version, while the others are upgraded.
+      expect(judgeGate(topology, lacking, [1, 2])).toMatchObject([{ code: 'NODE_MISSING', kwdbId: 3 }]);
+      const left = withRow(lacking, 3, { isLive: false, isDecommissioning: true });
+      expect(judgeGate(topology, left, [1, 2])).toEqual([]);
       const { jobs: _, ...mute } = lacking;
       expect(codes(judgeGate(topology, mute, THREE))).toEqual(['HEALTH_UNKNOWN']);
       const job = { id: '7', type: 'IMPORT', description: '', status: 'paused' };
