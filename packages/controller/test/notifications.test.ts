@@ -360,6 +360,26 @@ describe('the outbox', () => {
     expect(row?.content).toMatchObject({ event: 'held', code: 'AGENT_LOST', run, clusters: ['c1'] });
     expect(row?.dueMs).toBeGreaterThanOrEqual(60_000);
   });
+
+  it('tells of a run that waits for a window that never opens, once', async () => {
+    const database = await postgres.database();
+    await reportCluster(database, 'c1');
+    const run = await putRun(database, 'c1');
+    const timing = { windows: ['gone'], prefetchMs: 0 };
+    await database.execute(`UPDATE runs SET state = jsonb_set(state, '{timing}', $1)`, [JSON.stringify(timing)]);
+    for (let looks = 0; looks < 2; looks++) await advance(pgRunStore(database), 'test', run);
+    const rows = await database.query<{ content: Notification }>('SELECT content FROM notifications');
+    expect(rows.map(({ content }) => content)).toMatchObject([
+      {
+        event: 'held',
+        severity: 'critical',
+        title: expect.stringContaining('waits for a window that does not come'),
+        lines: [expect.stringContaining('"gone"'), expect.any(String), `now: kwfleet run abort ${run}`],
+        code: 'WINDOW_NEVER',
+        run,
+      },
+    ]);
+  });
 });
 
 describe('a controller with targets', () => {

@@ -1,6 +1,7 @@
 /** What people are told of by themselves: what happened, in a few lines, and what to do next. Bounded, whatever hosts say. */
 import Type, { type Static } from 'typebox';
 import type { RunEvent } from './engine/state.ts';
+import { ERRORS } from './errors.ts';
 import { kindOf, type Plan } from './plan.ts';
 
 export const NotificationEvent = Type.Union([
@@ -88,6 +89,18 @@ export function notificationOfEvent(run: RunInWords, event: RunEvent): Notificat
       severity: 'warning',
       title: capital(`${nameOf(run)} waits for approval again`),
       lines: ['what was approved became too old before its time came', `kwfleet run approve ${run.id}`],
+    });
+  }
+  // Any other wait has an end; nodes of two versions may stand beside each other in this one.
+  if (event.type === 'run-scheduled' && event.wait.code === 'WINDOW_NEVER') {
+    const { code, message } = event.wait;
+    return bounded({
+      ...about,
+      event: 'held',
+      severity: 'critical',
+      title: capital(`${nameOf(run)} waits for a window that does not come`),
+      lines: [message, ERRORS[code].remedy, ...choiceLines(run.id, ['abort'])],
+      code,
     });
   }
   if (event.type !== 'run-ended') return undefined;

@@ -132,7 +132,7 @@ async function commit(sql: Sql, run: string, epoch: number, write: RunWrite): Pr
   return true;
 }
 
-const TOLD: ReadonlySet<RunEvent['type']> = new Set(['run-held', 'run-ended', 'approval-lapsed']);
+const TOLD: ReadonlySet<RunEvent['type']> = new Set(['run-held', 'run-ended', 'run-scheduled', 'approval-lapsed']);
 
 /** In the transaction of the events themselves: what is in the history is told, and nothing else. */
 async function tellPeople(sql: Sql, run: string, events: readonly RunEvent[]): Promise<void> {
