@@ -11,7 +11,7 @@ import { PhaseWatch } from '../src/executor/phase-watch.ts';
 import type { Kwbase } from '../src/host/kwbase.ts';
 import { runShort } from '../src/host/run.ts';
 import type { LongCommandSpec, LongCommands } from '../src/host/services.ts';
-import { Courier, type FileExchange } from '../src/transfer/courier.ts';
+import { Courier, type FileExchange, type FileRef } from '../src/transfer/courier.ts';
 import { Transfers } from '../src/transfer/transfers.ts';
 import { FakeClock } from './fake-host.ts';
 
@@ -36,16 +36,21 @@ const relational: TransferUnit = { engine: 'relational', database: 'shop', table
 type Answers = {
   /** Of each table. */
   readonly rows?: number;
+  /** Another answer than that of an empty table to a question that holds this text. */
+  readonly answers?: (text: string) => string | undefined;
+  readonly exchange?: FileExchange;
   /** How long a session takes that asks these. */
   readonly tookMs?: (statements: readonly string[]) => number;
 };
 
 /** One host and its database; `sessions` are those it was asked in, `told` what a person saw. */
-function host({ rows = 3, tookMs = () => 0 }: Answers) {
+function host({ rows = 3, tookMs = () => 0, answers = () => undefined, exchange = TAKES_ALL }: Answers) {
   const clock = new FakeClock();
   const sessions: { readonly statements: readonly string[]; readonly timeoutMs: number }[] = [];
   const exports: string[] = [];
   const answer = (text: string): string => {
+    const other = answers(text);
+    if (other !== undefined) return other;
     if (text.startsWith('SELECT 1 AS')) return `${text.slice(12)}\n1\n`;
     if (text.includes('count(*)')) return `count\n${rows}\n`;
     if (text.includes('information_schema.columns')) {
@@ -72,7 +77,7 @@ function host({ rows = 3, tookMs = () => 0 }: Answers) {
     stateDir: join(root, 'state'),
     observer: { deployment: async () => ({ kwbase, site }) as unknown as Deployment },
     commands: exporting(exports),
-    courier: new Courier(TAKES_ALL),
+    courier: new Courier(exchange),
     now: () => clock.now(),
     environment: {},
   });
@@ -96,7 +101,14 @@ function host({ rows = 3, tookMs = () => 0 }: Answers) {
       fence: async () => {},
     });
     const action = { id: 'run-1/export:n:u1/1', run: 'run-1', kwdbId: 1, deadline: DEADLINE, transfer: task };
-    return { action, watch, entry: { deeds: [], phases: [] }, fence: () => {} } as unknown as ActionRun;
+    return {
+      action,
+      watch,
+      entry: { deeds: [], phases: [] },
+      fence: () => {},
+      deed: async () => {},
+      observe: async () => {},
+    } as unknown as ActionRun;
   };
   return { transfers, run, clock, sessions, exports, told };
 }
@@ -173,6 +185,45 @@ describe('an export', () => {
     const database = host({ rows: 180 * million });
     await database.transfers.export(database.run(series(1)));
     expect(database.exports).toHaveLength(1);
+  });
+});
+
+describe('waiting for others', () => {
+  it('for room on the controller lasts as long as it takes, and says how long it has', async () => {
+    await mkdir(join(root, 'data/extern'), { recursive: true });
+    const refs: FileRef[] = [];
+    let full = 3 * 3_600;
+    const exchange: FileExchange = {
+      ...TAKES_ALL,
+      async offerFile(ref) {
+        refs.push(ref);
+        full -= 5;
+        return { receivedBytes: 0, complete: false, full: full >= 0 };
+      },
+    };
+    const { transfers, run, told } = host({ exchange });
+    const exported = run(relational);
+    await transfers.export(exported);
+    expect(told).toContain('waiting for room on the controller (7200 s so far)');
+    // Six bytes of what describes the table, two of its data: told with each, so that there is room for all or none.
+    expect(new Set(refs.map(({ unitBytes }) => unitBytes))).toEqual(new Set([8]));
+  });
+
+  it('for an import job of an earlier attempt does, too', async () => {
+    await mkdir(join(root, 'data/extern'), { recursive: true });
+    let asked = 0;
+    const { transfers, run, told } = host({
+      answers: (text) => {
+        if (!text.includes('SHOW JOBS')) return undefined;
+        asked += 1;
+        return `job_id,status\n${asked < 1_000 ? '77,running\n' : ''}`;
+      },
+    });
+    // The stand-in of this test ends every command with what an EXPORT answers.
+    const imported = transfers.import(run(relational, { files: [] }));
+    await expect(imported).rejects.toMatchObject({ code: 'TRANSFER_IMPORT_FAILED' });
+    expect(asked).toBe(1_000);
+    expect(told).toContain('waiting for import job 77 of an earlier attempt, which is running (3600 s so far)');
   });
 });
 

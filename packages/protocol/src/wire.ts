@@ -48,6 +48,7 @@ const FileRef = Type.Object({
   unit: DirectoryName,
   sha256: Type.String({ pattern: '^[0-9a-f]{64}$' }),
   sizeBytes: Type.Integer({ minimum: 0 }),
+  unitBytes: Type.Integer({ minimum: 0 }),
 });
 const FileState = Type.Object({
   receivedBytes: Type.Integer({ minimum: 0 }),

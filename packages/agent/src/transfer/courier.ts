@@ -11,9 +11,11 @@ export type FileRef = {
   readonly unit: string;
   readonly sha256: string;
   readonly sizeBytes: number;
+  /** All files of the part together: the controller has room for all of them, or takes none. */
+  readonly unitBytes: number;
 };
 
-/** What the controller says to an offer. `full`: there is no room for it now. */
+/** What the controller says to an offer. `full`: there is no room now for the part that it belongs to. */
 export type Offered = { readonly receivedBytes: number; readonly complete: boolean; readonly full: boolean };
 
 /** The controller's end of it. All reject with FleetErrors where trying again is of no use. */
@@ -26,6 +28,8 @@ export type FileExchange = {
 
 const CHUNK_BYTES = 64 * 1024;
 const { O_RDONLY, O_WRONLY, O_APPEND, O_CREAT, O_EXCL, O_NOFOLLOW } = constants;
+/** Room comes when another table was imported: minutes, or hours. */
+const ROOM_EVERY_MS = 5_000;
 /** A file that arrives damaged so often has something wrong on its way that no repetition mends. */
 const CORRUPT_TRIES = 3;
 
@@ -39,11 +43,16 @@ export class Courier {
   /** The opened file is whole at the controller afterwards. Throws TRANSFER_CORRUPT or TRANSFER_TOO_LARGE. */
   async send(ref: FileRef, file: FileHandle, name: string, watch: Watch): Promise<void> {
     let corrupt = 0;
-    for (;;) {
+    for (let waitedMs = 0; ; ) {
       const state = await tried(() => this.#exchange.offerFile(ref), watch);
       if (state?.complete === true) return;
-      if (state?.full === true) watch.detail('waiting for room on the controller');
-      else if (state !== undefined) {
+      if (state?.full === true) {
+        watch.detail(`waiting for room on the controller (${waitedMs / 1000} s so far)`);
+        await watch.pause(ROOM_EVERY_MS);
+        waitedMs += ROOM_EVERY_MS;
+        continue;
+      }
+      if (state !== undefined) {
         const bytes = read(file, state.receivedBytes, ref, watch);
         const end = await tried(() => this.#exchange.putFile(ref, state.receivedBytes, bytes), watch);
         if (end === 'corrupt') corrupt += 1;

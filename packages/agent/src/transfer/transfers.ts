@@ -56,6 +56,7 @@ const TRIES = 3;
 const INVENTORY_QUESTION_MS = 60_000;
 /** Counting a large table takes hours at times. A timer holds no more than 24 days. */
 const SESSION_LIMIT_MS = 20 * 86_400_000;
+const JOBS_EVERY_MS = 5_000;
 /** An IMPORT names each of its files, and Linux takes no argument that is longer, with the NUL at its end. */
 const ARGUMENT_BYTES = 128 * 1024 - 1;
 /** More digits than the target's node will have. */
@@ -117,7 +118,7 @@ export class Transfers {
     refuseLongImport(unit, LARGE_KWDB_ID, directory, dataOf(files));
     for (const [index, file] of files.entries()) {
       watch.detail(`sending ${file.path} of ${nameOf(unit)} (${index + 1} of ${files.length})`);
-      const ref = refOf(run, prefix, file);
+      const ref = refOf(run, prefix, file, files);
       await extern.withFile(exported, file.path, (opened) => this.#parts.courier.send(ref, opened, file.path, watch));
     }
     run.transfer = { files, digests: before.digests, rejectFiles: [] };
@@ -237,14 +238,13 @@ export class Transfers {
     const { prefix, files } = taskOf(run);
     const { watch } = run;
     await extern.removeOthers(prefix, place);
-    const bytes = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
     if (await isWhole(extern, place, files, watch)) return;
     // The files, and what the database makes of them.
-    await extern.needRoom(2 * bytes, `the import of ${place}`);
+    await extern.needRoom(2 * bytesOf(files), `the import of ${place}`);
     await extern.fill(place, files, async (path) => {
       for (const [index, file] of files.entries()) {
         watch.detail(`receiving ${file.path} (${index + 1} of ${files.length})`);
-        await this.#parts.courier.receive(refOf(run, prefix, file), file, path(file), watch);
+        await this.#parts.courier.receive(refOf(run, prefix, file, files), file, path(file), watch);
       }
     });
   }
@@ -252,11 +252,14 @@ export class Transfers {
   /** An IMPORT whose client died may go on in the database: nothing is dropped under it. */
   async #settleImports(run: ActionRun, sql: ReadingSql): Promise<void> {
     const { prefix } = taskOf(run);
-    for (;;) {
+    for (let waitedMs = 0; ; waitedMs += JOBS_EVERY_MS) {
+      sql.doing('asking for import jobs of an earlier attempt');
       const jobs = await sql.rows(ASK.importsOf(prefix));
+      const [id, status] = jobs[0] ?? [];
       if (jobs.length === 0) return;
-      run.watch.detail(`waiting for import job ${jobs[0]?.[0]} of an earlier attempt (${jobs[0]?.[1]})`);
-      await run.watch.pause();
+      const waited = `${waitedMs / 1000} s so far`;
+      run.watch.detail(`waiting for import job ${id} of an earlier attempt, which is ${status} (${waited})`);
+      await run.watch.pause(JOBS_EVERY_MS);
     }
   }
 
@@ -368,8 +371,11 @@ const notEmpty = (what: string): FleetError =>
 const refOf = (
   { action }: ActionRun,
   unit: string,
-  { sha256, sizeBytes }: Pick<FileRef, 'sha256' | 'sizeBytes'>,
-): FileRef => ({ run: action.run, unit, sha256, sizeBytes });
+  { sha256, sizeBytes }: TransferFile,
+  files: readonly TransferFile[],
+): FileRef => ({ run: action.run, unit, sha256, sizeBytes, unitBytes: bytesOf(files) });
+
+const bytesOf = (files: readonly TransferFile[]): number => files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
 
 /** Whether an earlier process of the agent brought all of it, and nobody changed it since. */
 async function isWhole(extern: Extern, place: string, files: readonly TransferFile[], watch: Watch): Promise<boolean> {

@@ -1,25 +1,24 @@
 /**
  * Files of transfers on their way: `<dataDir>/transfers/<run>/<unit>/<sha256>`, received in pieces, kept until the unit
- * was imported or its run has ended, and never more of them than the configuration allows.
+ * was imported, its attempt failed or its run has ended, and never more of them than the configuration allows.
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open, readdir, rename, rm, stat, statfs } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ENDED, FleetError, stepPart } from '@kwfleet/core';
 import type { FileRef, FileState } from '@kwfleet/protocol';
 import type { Logger } from 'pino';
 import type { Database } from '../store/database.ts';
-import { findRun } from '../store/runs.ts';
+import { findRun, type RunRow } from '../store/runs.ts';
+import { freeBytes, Room, SPARE_BYTES } from './room.ts';
 
-/** Left free on the controller's disk: PostgreSQL may write there too. */
-const SPARE_BYTES = 1024 ** 3;
 const SWEEP_EVERY_MS = 10_000;
 
 export type TransferFiles = {
   /**
-   * Makes room for a file. Throws TRANSFER_TOO_LARGE when it never fits, RUN_UNKNOWN when its run has ended, FORBIDDEN
-   * when this node has no order of that run.
+   * Makes room for a file, with the others of its unit. Throws TRANSFER_TOO_LARGE when they never fit, RUN_UNKNOWN when
+   * its run has ended, FORBIDDEN when this node has no order to export it.
    */
   offer(ref: FileRef, node: string | undefined): Promise<FileState>;
   /** Appends from `offset` on. False: the whole does not have the SHA-256, and is thrown away. */
@@ -44,13 +43,18 @@ export async function openTransferFiles(
   const part = (ref: FileRef) => `${whole(ref)}.part`;
   /** Files that are being received now: a second sender of the same one waits. */
   const busy = new Set<string>();
+  const room = new Room(folder, maxBytes, database);
 
   const files: TransferFiles = {
     async offer(ref, node) {
-      await requireOrder(database, ref.run, node);
-      if (ref.sizeBytes > maxBytes) {
-        const message = `a file of ${ref.sizeBytes} bytes is larger than transfers.max_bytes (${maxBytes})`;
+      const action = await requireExport(database, ref, node);
+      const bytes = Math.max(ref.unitBytes, ref.sizeBytes);
+      if (bytes > maxBytes) {
+        const message = `the files have ${bytes} bytes together, which is more than transfers.max_bytes (${maxBytes})`;
         throw new FleetError('TRANSFER_TOO_LARGE', message);
+      }
+      if (!(await room.reserve(place(ref), { action, bytes }))) {
+        return { receivedBytes: 0, complete: false, full: true };
       }
       if ((await sizeOf(whole(ref))) >= 0) {
         // It is offered again because something went wrong: it may have been damaged while it lay here.
@@ -61,7 +65,7 @@ export async function openTransferFiles(
       }
       const receivedBytes = Math.max(0, await sizeOf(part(ref)));
       const missing = ref.sizeBytes - receivedBytes;
-      const full = (await bytesBelow(folder)) + missing > maxBytes || (await freeBytes(folder)) < missing + SPARE_BYTES;
+      const full = (await freeBytes(folder)) < missing + SPARE_BYTES;
       return { receivedBytes, complete: false, full: full || busy.has(whole(ref)) };
     },
     async put(ref, offset, bytes, node) {
@@ -94,11 +98,13 @@ export async function openTransferFiles(
           continue;
         }
         for (const unit of await readdir(join(folder, run))) {
-          const isDone = row.plan.steps.some(
-            ({ id, kind }) =>
-              kind === 'import' && row.state.steps[id]?.status === 'succeeded' && unit.endsWith(`-${stepPart(id)}-`),
-          );
-          if (isDone) await rm(join(folder, run, unit), { recursive: true, force: true });
+          if (!isDone(row, unit)) continue;
+          // Looked at again while nobody reserves: the next attempt may have begun.
+          await room.locked(async (sql) => {
+            const now = await findRun(sql, run);
+            if (now === undefined || isDone(now, unit))
+              await rm(join(folder, run, unit), { recursive: true, force: true });
+          });
         }
       }
     },
@@ -108,6 +114,32 @@ export async function openTransferFiles(
     files.sweep().catch((error: unknown) => log.warn({ err: error }, 'transfers could not be tidied; later'));
   const sweeper = setInterval(() => void sweep(), SWEEP_EVERY_MS);
   return files;
+}
+
+/**
+ * Nobody needs its files any more: they were imported, or the attempt that brought them came to nothing. A retry exports
+ * the table anew.
+ */
+function isDone({ plan, state }: RunRow, unit: string): boolean {
+  return plan.steps.some(({ id, kind }) => {
+    if (!unit.endsWith(`-${stepPart(id)}-`)) return false;
+    const status = state.steps[id]?.status;
+    if (kind === 'export') return status !== 'running' && status !== 'succeeded';
+    return kind === 'import' && (status === 'succeeded' || status === 'failed');
+  });
+}
+
+/** The order of this node by which the unit is being exported. Without certificates, whoever is here has it. */
+async function requireExport(database: Database, { run, unit }: FileRef, node: string | undefined): Promise<string> {
+  await requireOrder(database, run, node);
+  const part = /-([^-]+)-$/.exec(unit)?.[1] ?? '';
+  const [row] = await database.query<{ id: string }>(
+    `SELECT id FROM actions WHERE run = $1 AND ended_at_ms IS NULL AND ($2::text IS NULL OR node = $2)
+       AND split_part(step, ':', 1) = 'export' AND split_part(step, ':', 3) = $3`,
+    [run, node ?? null, part],
+  );
+  if (row === undefined) throw new FleetError('FORBIDDEN', `this node has no order to export ${unit}`);
+  return row.id;
 }
 
 /** Only a node that has an order of the run may bring its files or fetch them; without certificates, whoever is here. */
@@ -160,17 +192,4 @@ async function sizeOf(file: string): Promise<number> {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return -1;
     throw error;
   }
-}
-
-async function bytesBelow(folder: string): Promise<number> {
-  let bytes = 0;
-  for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
-    if (entry.isFile()) bytes += Math.max(0, await sizeOf(join(entry.parentPath, entry.name)));
-  }
-  return bytes;
-}
-
-async function freeBytes(folder: string): Promise<number> {
-  const { bavail, bsize } = await statfs(folder);
-  return bavail * bsize;
 }
