@@ -1,8 +1,8 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { type FileHandle, mkdtemp, open, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
-import { expect, test } from 'vitest';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { FileStorage } from '../src/journal/file-storage.ts';
 import { encode, Journal, type JournalStorage } from '../src/journal/journal.ts';
 import { applyRecord, emptyState, type JournalRecord, snapshotRecords } from '../src/journal/records.ts';
@@ -109,6 +109,37 @@ test('compaction keeps the state', () => {
       expect(compacted).toEqual(state);
     }),
   );
+});
+
+test('a compaction that fails once the new file has the name: what is written next is in it', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'kwfleet-journal-'));
+  onTestFinished(() => rm(directory, { recursive: true, force: true }));
+  const file = join(directory, 'journal');
+  const storage = new FileStorage(file);
+  onTestFinished(() => storage.close());
+  const journal = await Journal.open(storage);
+  await journal.append(RECORDS[0] as JournalRecord);
+  const handle = await open(directory);
+  const prototype = Object.getPrototypeOf(handle) as FileHandle;
+  await handle.close();
+  const whole = prototype.sync;
+  const failing = vi.spyOn(prototype, 'sync').mockImplementation(async function (this: FileHandle) {
+    if ((await this.stat()).isDirectory()) throw Object.assign(new Error('EIO: i/o error, fsync'), { code: 'EIO' });
+    return whole.call(this);
+  });
+  onTestFinished(() => failing.mockRestore());
+  const before = (await stat(file)).ino;
+  // Long enough that the journal is compacted.
+  const failure = { code: 'INTERNAL', message: 'x'.repeat(300_000), phase: 'stop' } as const;
+  await journal.append({ type: 'failed', action: order().id, atMs: 5, failure });
+  expect(failing).toHaveBeenCalled();
+  expect((await stat(file)).ino).not.toBe(before);
+  await expect(journal.append(RECORDS[2] as JournalRecord)).rejects.toMatchObject({ code: 'INTERNAL' });
+  failing.mockRestore();
+  await journal.append(RECORDS[3] as JournalRecord);
+  const again = await Journal.open(new FileStorage(file));
+  expect(again.state).toEqual(journal.state);
+  expect(again.state.inHand.get(order().id)?.deeds).toEqual(['stop']);
 });
 
 test('on a real file: written, torn, cut, replaced', async () => {

@@ -52,13 +52,15 @@ export class FileStorage implements JournalStorage {
 
   async replace(bytes: Uint8Array): Promise<void> {
     await mkdir(dirname(this.#file), { recursive: true, mode: 0o700 });
-    await replaceFile(this.#file, bytes);
+    // Closed before: should this fail once the new file has the name, what is appended next must not go to the old one.
     await this.close();
+    await replaceFile(this.#file, bytes);
   }
 
   async close(): Promise<void> {
-    await this.#handle?.close();
+    const handle = this.#handle;
     this.#handle = null;
+    await handle?.close();
   }
 
   async #open(): Promise<FileHandle> {
