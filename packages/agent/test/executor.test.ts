@@ -1,6 +1,8 @@
 import { type Action, FleetError, type Phase, packageOf, type Surroundings } from '@kwfleet/core';
 import { describe, expect, test } from 'vitest';
+import { Journal } from '../src/journal/journal.ts';
 import {
+  CLUSTER,
   CrashingStorage,
   carryOut,
   executorOver,
@@ -138,28 +140,82 @@ describe('one order', () => {
         if (storage.writes < crashAt) break;
         const before = [...host.deeds];
         host.clock.nowMs += 61_000;
+        // A power cut: the host comes up with another time.
+        host.clock.wrongMs = -8 * 3_600_000;
         const { executor, sent, journal } = await executorOver(host, new CrashingStorage(storage.bytes));
         const [entry] = journal.state.inHand.values();
         executor.resume();
         await executor.idle();
         if (entry === undefined) continue;
         if (entry.deeds.length > 0) {
-          expect(resultsIn(sent)[0]?.failure?.code, `crash at write ${crashAt}`).not.toBe('ORDER_LATE');
+          expect(resultsIn(sent), `crash at write ${crashAt}`).toMatchObject([{ outcome: 'succeeded' }]);
           continue;
         }
         expect(before, `crash at write ${crashAt}`).toEqual([]);
+        // Nobody told the time yet: it is neither begun nor refused.
+        expect([host.deeds, resultsIn(sent), executor.busy]).toEqual([[], [], false]);
+        executor.welcomed(host.clock.elapsed() + aheadMs);
+        await executor.idle();
         expect(resultsIn(sent)).toMatchObject([{ failure: { code: 'ORDER_LATE' }, disposition: 'untouched' }]);
         expect(host.deeds).toEqual([]);
       }
     });
 
-    test('is the wish of a controller whose clock nobody told: it does not count', async () => {
+    test('is carried out by the next agent process, if there is time left', async () => {
       const host = new FakeHost(new FakeClock());
-      const { executor, sent } = await executorOver(host, new CrashingStorage());
-      await executor.accept(order({ beginByMs: 1 }));
+      const storage = new CrashingStorage(new Uint8Array(), 2, 1);
+      const first = await told(host, storage);
+      void first.executor.accept(by(host, 60_000));
+      await storage.crashed;
+      host.clock.nowMs += 30_000;
+      host.clock.wrongMs = 8 * 3_600_000;
+      const { executor, sent } = await executorOver(host, new CrashingStorage(storage.bytes));
+      executor.resume();
+      await executor.idle();
+      expect(resultsIn(sent)).toEqual([]);
+      executor.welcomed(host.clock.elapsed() + aheadMs);
       await executor.idle();
       expect(resultsIn(sent)).toMatchObject([{ outcome: 'succeeded' }]);
     });
+
+    test('is late by no clock of this host, which is set while it waits', async () => {
+      for (const wrongMs of [-8 * 3_600_000, 8 * 3_600_000]) {
+        const host = new FakeHost(new FakeClock(), { unhealthyLooks: 70 });
+        const { executor, sent } = await told(host);
+        const patient = { deadline: { idleMs: 600_000, ceilingMs: 600_000 } };
+        await executor.accept(order({ id: 'run/look:n1/1', phases: ['interlock'], ...patient }));
+        await executor.accept({ ...by(host, wrongMs < 0 ? 60_000 : 80_000), ...patient });
+        host.clock.wrongMs = wrongMs;
+        await executor.idle();
+        expect(resultsIn(sent)[1]?.failure?.code).toBe(wrongMs < 0 ? 'ORDER_LATE' : undefined);
+      }
+    });
+  });
+
+  test.each([
+    ['late', { beginByMs: 1 }],
+    ['one too many', {}],
+  ] as const)('a newer epoch that is refused (%s) is in charge all the same', async (_, change) => {
+    const patient = { deadline: { idleMs: 600_000, ceilingMs: 600_000 } };
+    const host = new FakeHost(new FakeClock(), { mute: true });
+    const storage = new CrashingStorage();
+    const { executor, sent } = await executorOver(host, storage);
+    executor.welcomed(host.clock.now());
+    await executor.accept(order(patient));
+    for (let at = 0; at < 15; at++) await executor.accept(order({ id: `run/check:n1/${at}`, phases: ['check'] }));
+    await executor.accept(order({ id: 'run2/upgrade:n1/1', epoch: 6, ...change }));
+    const code = 'beginByMs' in change ? 'ORDER_LATE' : 'ACTION_INVALID';
+    expect(resultsIn(sent)).toMatchObject([{ action: 'run2/upgrade:n1/1', failure: { code } }]);
+    expect((await Journal.open(new CrashingStorage(storage.bytes))).state.epochs.get(CLUSTER)).toBe(6);
+    host.faults.mute = false;
+    await executor.idle();
+    expect(resultsIn(sent)[1]).toMatchObject({ failure: { code: 'EPOCH_STALE' }, disposition: 'untouched' });
+    expect(host.deeds).toEqual([]);
+  });
+
+  test('an order for another node tells nothing of who is in charge', async () => {
+    const { journal } = await carryOut({}, order({ node: 'n2', epoch: 9 }));
+    expect(journal.state.epochs.get(CLUSTER)).toBeUndefined();
   });
 
   test('a newer epoch lets what only looks come to its end', async () => {

@@ -24,9 +24,11 @@ export const CLUSTER = 'c1';
 
 export class FakeClock implements Clock {
   nowMs = 1_000_000;
+  /** What the host's own clock is wrong by: it can be set, and come up with another after a power cut. */
+  wrongMs = 0;
 
   now(): number {
-    return this.nowMs;
+    return this.nowMs + this.wrongMs;
   }
 
   elapsed(): number {

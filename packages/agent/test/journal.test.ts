@@ -6,10 +6,10 @@ import { expect, onTestFinished, test, vi } from 'vitest';
 import { FileStorage } from '../src/journal/file-storage.ts';
 import { encode, Journal, type JournalStorage } from '../src/journal/journal.ts';
 import { applyRecord, emptyState, type JournalRecord, snapshotRecords } from '../src/journal/records.ts';
-import { CrashingStorage, order } from './fake-host.ts';
+import { CLUSTER, CrashingStorage, order } from './fake-host.ts';
 
 const RECORDS: JournalRecord[] = [
-  { type: 'accepted', atMs: 1, action: order(), beginWithinMs: 60_000 },
+  { type: 'accepted', atMs: 1, action: order() },
   { type: 'began', action: order().id, phase: 'stop', index: 2, atMs: 2 },
   { type: 'mark', action: order().id, mark: { running: true, pid: 7, startedAtMs: 3, enabled: true } },
   { type: 'deed', action: order().id, phase: 'stop' },
@@ -95,9 +95,16 @@ const record = fc.oneof(
         { type: 'started', action, version: '3.1.0' },
         { type: 'failed', action, atMs: 3, failure: { code: 'STOP_FAILED', message: 'm', phase: 'stop' } },
         { type: 'acknowledged', action },
+        { type: 'epoch', cluster: CLUSTER, epoch: 7 },
       ),
     ),
 );
+
+test('an order that an agent of before accepted is read', async () => {
+  const old = Object.assign({}, RECORDS[0] as JournalRecord, { beginWithinMs: 60_000 });
+  const journal = await Journal.open(new CrashingStorage(encode(old)));
+  expect(journal.state.inHand.get(order().id)?.action).toEqual(order());
+});
 
 test('compaction keeps the state', () => {
   fc.assert(

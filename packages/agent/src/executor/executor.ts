@@ -38,9 +38,13 @@ export class Executor {
     this.#wake();
   }
 
-  /** The controller's clock, as it tells it with each welcome: the host's own may be set, or wrong. */
+  /**
+   * The controller's clock, as it tells it with each welcome: the host's own may be set, or wrong. What waited for it to
+   * be told goes on.
+   */
   welcomed(clockMs: number): void {
     this.#controllerAheadMs = clockMs - this.#parts.clock.elapsed();
+    this.#wake();
   }
 
   /**
@@ -89,7 +93,7 @@ export class Executor {
     return [...results.values()].filter((entry) => !entry.acknowledged).map((entry) => entry.result);
   }
 
-  /** Resolves when nothing is in hand, or the executor was stopped. */
+  /** Resolves when nothing is in hand but what waits for a welcome, or the executor was stopped. */
   async idle(): Promise<void> {
     await this.#accepting;
     while (this.#loop !== null) await this.#loop;
@@ -103,30 +107,32 @@ export class Executor {
 
   async #accept(action: Action): Promise<void> {
     if (this.#stopping) return;
-    const { journal, send, clock } = this.#parts;
+    const { node, journal, send, clock } = this.#parts;
     const { state } = journal;
     const known = state.results.get(action.id);
     if (known !== undefined) return send({ result: known.result });
     if (state.inHand.has(action.id) || state.finished.has(action.id)) return;
-    const beginWithinMs = this.#leftToBegin(action);
-    const refusal = this.#refusal(action, beginWithinMs);
+    const refusal = this.#refusal(action);
     if (refusal !== null) {
+      // Whatever becomes of this order, none of an earlier controller is begun, or gone on with, after it.
+      if (action.node === node && action.epoch > (state.epochs.get(action.cluster) ?? 0)) {
+        await journal.append({ type: 'epoch', cluster: action.cluster, epoch: action.epoch });
+      }
       const result = await this.#refuse(action, refusal);
       await journal.append({ type: 'result', result });
       return send({ result });
     }
-    const within = beginWithinMs === undefined ? {} : { beginWithinMs };
-    await journal.append({ type: 'accepted', atMs: clock.now(), action, ...within });
+    await journal.append({ type: 'accepted', atMs: clock.now(), action });
     this.#wake();
   }
 
-  /** How long from now the order may be begun, negative when it came too late; undefined when that does not matter. */
-  #leftToBegin({ beginByMs }: Action): number | undefined {
+  /** By how much the order is late by its controller's clock, if that was told yet; negative when there is time left. */
+  #lateMs({ beginByMs }: Action): number | undefined {
     if (beginByMs === undefined || this.#controllerAheadMs === undefined) return undefined;
-    return beginByMs - (this.#controllerAheadMs + this.#parts.clock.elapsed());
+    return this.#controllerAheadMs + this.#parts.clock.elapsed() - beginByMs;
   }
 
-  #refusal(action: Action, beginWithinMs: number | undefined): FleetError | null {
+  #refusal(action: Action): FleetError | null {
     const { node, journal } = this.#parts;
     if (action.node !== node) {
       return new FleetError('ACTION_INVALID', `the order is for ${action.node}; this is ${node}`);
@@ -135,7 +141,8 @@ export class Executor {
     if (action.epoch < highest) {
       return new FleetError('EPOCH_STALE', `the order is of epoch ${action.epoch}; epoch ${highest} is in charge now`);
     }
-    if (beginWithinMs !== undefined && beginWithinMs < 0) return lateError(-beginWithinMs);
+    const lateMs = this.#lateMs(action);
+    if (lateMs !== undefined && lateMs > 0) return lateError(lateMs);
     if (journal.state.inHand.size >= IN_HAND_LIMIT) {
       return new FleetError('ACTION_INVALID', `${IN_HAND_LIMIT} orders are in hand already`);
     }
@@ -161,16 +168,27 @@ export class Executor {
     this.#loop = this.#work().then(() => {
       this.#loop = null;
       // An order may have come between the last look at the list and here.
-      if (this.#parts.journal.state.inHand.size > 0) this.#wake();
+      if (this.#next() !== undefined) this.#wake();
     });
+  }
+
+  /**
+   * The order to carry out. One that is to be begun by some time of the controller, and that an earlier agent process left
+   * untouched, waits for its clock: this host's may have gone on, or wrong, by any time.
+   */
+  #next(): ActionState | undefined {
+    const [entry] = this.#parts.journal.state.inHand.values();
+    if (entry === undefined || this.#controllerAheadMs !== undefined) return entry;
+    const begun = entry.deeds.length > 0 || entry.failed !== null;
+    return begun || entry.action.beginByMs === undefined ? entry : undefined;
   }
 
   async #work(): Promise<void> {
     try {
       for (;;) {
-        const next = this.#parts.journal.state.inHand.values().next();
-        if (next.done === true || this.#stopping) return;
-        await this.#carryOut(next.value);
+        const next = this.#next();
+        if (next === undefined || this.#stopping) return;
+        await this.#carryOut(next);
       }
     } catch (error) {
       if (!(error instanceof Stopping)) throw error;
@@ -211,10 +229,11 @@ export class Executor {
 
   /** An order that waited here, or whose agent was away before it touched the host, comes too late as well. */
   #lateness(run: ActionRun): ActionFailure | null {
-    const { acceptedAtMs, beginWithinMs, deeds } = run.entry;
-    if (beginWithinMs === undefined || deeds.length > 0) return null;
-    const lateMs = this.#parts.clock.now() - acceptedAtMs - beginWithinMs;
-    return lateMs > 0 ? failureOf(lateError(lateMs), run.action.phases[0] ?? 'check', run) : null;
+    if (run.entry.deeds.length > 0) return null;
+    const lateMs = this.#lateMs(run.action);
+    return lateMs !== undefined && lateMs > 0
+      ? failureOf(lateError(lateMs), run.action.phases[0] ?? 'check', run)
+      : null;
   }
 
   /** Walks the phases from the first that is not done; the failure of one ends the walk. */

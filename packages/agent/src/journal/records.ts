@@ -19,8 +19,9 @@ export type Mark = {
 type At = { readonly action: string; readonly phase: Phase; readonly index: number; readonly atMs: number };
 
 export type JournalRecord =
-  /** `beginWithinMs`: how long after that it may be begun; absent when that does not matter. */
-  | { readonly type: 'accepted'; readonly atMs: number; readonly action: Action; readonly beginWithinMs?: number }
+  | { readonly type: 'accepted'; readonly atMs: number; readonly action: Action }
+  /** Of an order that was refused: who gave it is in charge all the same. */
+  | { readonly type: 'epoch'; readonly cluster: string; readonly epoch: number }
   | { readonly type: 'mark'; readonly action: string; readonly mark: Mark }
   | ({ readonly type: 'began' } & At)
   /** Written right before the host is changed. */
@@ -55,7 +56,6 @@ export const BACK_OUT = -1;
 export type ActionState = {
   readonly action: Action;
   readonly acceptedAtMs: number;
-  readonly beginWithinMs: number | undefined;
   readonly phases: PhaseTimes[];
   readonly deeds: Phase[];
   mark: Mark | null;
@@ -88,6 +88,9 @@ export function applyRecord(state: JournalState, record: JournalRecord): void {
   switch (record.type) {
     case 'accepted':
       accepted(state, record);
+      return;
+    case 'epoch':
+      raiseEpoch(state, record);
       return;
     case 'result':
       state.inHand.delete(record.result.action);
@@ -146,16 +149,16 @@ function applyToAction(state: JournalState, record: OfAction): void {
 const sameStep = (a: { phase: Phase; index: number }, b: { phase: Phase; index: number }): boolean =>
   a.phase === b.phase && a.index === b.index;
 
-function accepted(
-  state: JournalState,
-  { action, atMs, beginWithinMs }: Extract<JournalRecord, { type: 'accepted' }>,
-): void {
-  state.epochs.set(action.cluster, Math.max(action.epoch, state.epochs.get(action.cluster) ?? 0));
+function raiseEpoch({ epochs }: JournalState, { cluster, epoch }: { cluster: string; epoch: number }): void {
+  epochs.set(cluster, Math.max(epoch, epochs.get(cluster) ?? 0));
+}
+
+function accepted(state: JournalState, { action, atMs }: Extract<JournalRecord, { type: 'accepted' }>): void {
+  raiseEpoch(state, action);
   if (state.inHand.has(action.id) || state.results.has(action.id)) return;
   state.inHand.set(action.id, {
     action,
     acceptedAtMs: atMs,
-    beginWithinMs,
     phases: [],
     deeds: [],
     mark: null,
@@ -196,15 +199,7 @@ export function snapshotRecords(state: JournalState): JournalRecord[] {
 
 function actionRecords(entry: ActionState): JournalRecord[] {
   const action = entry.action.id;
-  const { acceptedAtMs, beginWithinMs } = entry;
-  const records: JournalRecord[] = [
-    {
-      type: 'accepted',
-      atMs: acceptedAtMs,
-      action: entry.action,
-      ...(beginWithinMs === undefined ? {} : { beginWithinMs }),
-    },
-  ];
+  const records: JournalRecord[] = [{ type: 'accepted', atMs: entry.acceptedAtMs, action: entry.action }];
   if (entry.mark !== null) records.push({ type: 'mark', action, mark: entry.mark });
   for (const { phase, index, startedAtMs, endedAtMs } of entry.phases) {
     records.push({ type: 'began', action, phase, index, atMs: startedAtMs });
