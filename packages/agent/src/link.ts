@@ -15,6 +15,7 @@ import type { Identity } from './enroll.ts';
 import { readPackage } from './sources.ts';
 import type { FileExchange } from './transfer/courier.ts';
 import { fileExchange } from './transfer/exchange.ts';
+import { Waiting } from './waiting.ts';
 
 type Stream = grpc.ClientDuplexStream<AgentMessage, ControllerMessage>;
 
@@ -40,8 +41,8 @@ const FIRST_BACKOFF_MS = 200;
 const MAX_BACKOFF_MS = 10_000;
 /** A controller that does not welcome within this time is taken for dead. */
 const WELCOME_MS = 15_000;
-/** What is kept of progress and output while there is no stream; the oldest goes first. */
-const WAITING_LIMIT = 500;
+/** A stream that lived for less says nothing good of the next: the pause before it grows on. */
+const STEADY_MS = 2000;
 /** One chunk of a package must follow another within this time. */
 const FETCH_QUIET_MS = 30_000;
 
@@ -59,7 +60,9 @@ export class Link {
   readonly #client: grpc.Client;
   /** Set from the welcome to the end of the stream. */
   #stream: Stream | null = null;
-  readonly #waiting: AgentMessage[] = [];
+  readonly #waiting = new Waiting();
+  /** The newest of each kind that the stream cannot take just now. */
+  readonly #newest = new Map<string, AgentMessage>();
   #welcomed: (welcome: Welcome) => void = () => {};
 
   constructor(options: LinkOptions) {
@@ -77,29 +80,38 @@ export class Link {
   }
 
   /**
-   * Sends when there is a stream. Without one, progress and output wait, bounded; reports and heartbeats are dropped,
-   * since newer ones follow; results are in the journal, from where each new stream begins.
+   * Sends, or keeps until the stream takes more: progress and output one after the other, bounded, also while there is no
+   * stream; of reports, holdings and packages fetched ahead the newest. Results go out at once: they are in the journal,
+   * from where each new stream begins. False when the message is dropped: a heartbeat, since a newer one follows, and
+   * without a stream all that the next one begins with, or that is asked for again.
    */
-  send(message: AgentMessage): void {
-    if (this.#stream !== null && !this.#stream.writableNeedDrain) {
-      this.#stream.write(message);
-      return;
+  send(message: AgentMessage): boolean {
+    const stream = this.#stream;
+    const ordered = 'progress' in message || 'output' in message;
+    if (stream === null) {
+      if (ordered) this.#waiting.push(message);
+      return ordered;
     }
+    if ('result' in message) this.#writeNewest(stream, 'report');
     // An inventory that cannot be sent is asked for again by whoever wants it.
-    if (this.#stream !== null && ('result' in message || 'inventory' in message)) this.#stream.write(message);
-    else if ('progress' in message || 'output' in message) {
-      this.#waiting.push(message);
-      if (this.#waiting.length > WAITING_LIMIT) this.#waiting.shift();
+    if (!stream.writableNeedDrain || 'result' in message || 'inventory' in message) {
+      stream.write(message);
+      return true;
     }
+    const kind = kindOf(message);
+    if (ordered) this.#waiting.push(message);
+    else if (kind !== undefined) this.#newest.set(kind, message);
+    return ordered || kind !== undefined;
   }
 
   /** Keeps a stream until `signal` aborts; never rejects. */
   async run(signal: AbortSignal): Promise<void> {
     let backoffMs = FIRST_BACKOFF_MS;
     while (!signal.aborted) {
+      const begunMs = performance.now();
       const ended = await this.#once(signal);
       if (signal.aborted) break;
-      if (ended.welcomed) backoffMs = FIRST_BACKOFF_MS;
+      if (ended.welcomed && performance.now() - begunMs >= STEADY_MS) backoffMs = FIRST_BACKOFF_MS;
       const { log, address } = this.#options;
       log.warn({ controller: address, reason: ended.reason }, 'no stream to the controller; trying again');
       await pause(backoffMs * (0.5 + Math.random() / 2), signal);
@@ -167,10 +179,11 @@ export class Link {
           this.#open(stream, message.welcome);
           return;
         }
-        // An order that cannot be journalled is not taken: the stream is dropped, and the order comes again.
         this.#handle(message).catch((error: unknown) => {
           log.error({ err: error }, 'a message of the controller could not be handled');
-          finish(error instanceof Error ? error.message : String(error));
+          // An order that cannot be journalled is not taken: the stream is dropped, and the order comes again. All else is
+          // said again on the next stream, whenever that is.
+          if ('action' in message) finish(error instanceof Error ? error.message : String(error));
         });
       });
       stream.write({ hello: { node, agentVersion, protocol: PROTOCOL, inHand: inHand() } });
@@ -180,6 +193,7 @@ export class Link {
 
   #open(stream: Stream, welcome: Welcome): void {
     const { opening, log, address } = this.#options;
+    this.#newest.clear();
     for (const message of opening()) stream.write(message);
     this.#stream = stream;
     log.info({ controller: address }, 'connected to the controller');
@@ -189,10 +203,22 @@ export class Link {
 
   #flush(): void {
     while (this.#stream !== null && !this.#stream.writableNeedDrain) {
+      const [kind] = this.#newest.keys();
+      if (kind !== undefined) {
+        this.#writeNewest(this.#stream, kind);
+        continue;
+      }
       const message = this.#waiting.shift();
       if (message === undefined) return;
       this.#stream.write(message);
     }
+  }
+
+  #writeNewest(stream: Stream, kind: string): void {
+    const message = this.#newest.get(kind);
+    if (message === undefined) return;
+    this.#newest.delete(kind);
+    stream.write(message);
   }
 
   async #handle(message: ControllerMessage): Promise<void> {
@@ -203,6 +229,13 @@ export class Link {
     else if ('prefetch' in message) onPrefetch(message.prefetch.package);
     else if ('inventoryRequest' in message) onInventoryRequest(message.inventoryRequest.request);
   }
+}
+
+/** Of what only the newest counts; undefined for all else. */
+function kindOf(message: AgentMessage): string | undefined {
+  if ('report' in message) return 'report';
+  if ('holdings' in message) return 'holdings';
+  return 'prefetched' in message ? `prefetched ${message.prefetched.sha256}` : undefined;
 }
 
 /** Resolves after `ms`, or at once when the signal aborts. */

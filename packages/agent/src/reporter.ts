@@ -184,8 +184,7 @@ export class Reporter {
     const { link, clock } = this.#options;
     const due = wanted || clock.elapsed() - this.#sentAtMs >= REPORT_EVERY_MS || lasting(report) !== this.#sentText;
     if (!due || !link.connected) return;
-    link.send({ report });
-    this.#noteSent(report);
+    if (link.send({ report })) this.#noteSent(report);
   }
 
   #noteSent(report: NodeReport): void {

@@ -22,7 +22,7 @@ test('a look that began before the executor told how the node is tells nothing a
       pulse: async () => ({ serving: true, ready: true }),
       health: () => host.health(),
     },
-    link: { connected: true, send: (message) => void sent.push(message) },
+    link: { connected: true, send: (message) => sent.push(message) > 0 },
     heartbeatMs: 5,
     busy: () => true,
     seen: () => {},
@@ -67,7 +67,7 @@ test('a pulse that was asked for before the executor told how the node is tells 
       },
       health: () => host.health(),
     },
-    link: { connected: true, send: (message) => void sent.push(message) },
+    link: { connected: true, send: (message) => sent.push(message) > 0 },
     heartbeatMs: 5,
     busy: () => false,
     seen: () => {},
@@ -96,7 +96,7 @@ async function reporting(change: (host: FakeHost) => Partial<ReporterOptions>) {
   const stopping = new AbortController();
   const reporter = new Reporter({
     observer: { observe: () => host.observe(), pulse: async () => SERVES, health: () => host.health() },
-    link: { connected: true, send: (message) => void sent.push(message) },
+    link: { connected: true, send: (message) => sent.push(message) > 0 },
     heartbeatMs: 2,
     busy: () => false,
     seen: () => {},
@@ -196,6 +196,18 @@ test('a node that cannot be looked at at the start is reported once it can', asy
   }));
   await expect.poll(() => reports().length).toBe(1);
   expect(reporter.latest?.installation?.versions.binary).toBe('3.0.0');
+});
+
+test('a report that the link did not take is told again', async () => {
+  const tries: AgentMessage[] = [];
+  await reporting(() => ({
+    busy: () => true,
+    link: {
+      connected: true,
+      send: (message) => !('report' in message) || tries.push(message) > 2,
+    },
+  }));
+  await expect.poll(() => tries.length).toBe(3);
 });
 
 test('a clock that is set back delays neither reports nor checks', async () => {
