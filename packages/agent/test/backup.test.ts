@@ -4,11 +4,14 @@ import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import {
   chmodSync,
+  closeSync,
   cpSync,
   existsSync,
+  fsyncSync,
   linkSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -17,6 +20,7 @@ import {
   symlinkSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
@@ -138,6 +142,30 @@ describe('a copy', () => {
     const { size, blocks } = statSync(join(place, 'files/data/sub/log'));
     expect(size).toBe(64 * 1024 * 1024);
     expect(blocks * 512).toBeLessThan(4 * 1024 * 1024);
+  });
+
+  test('leaves holes between pages that are written here and there, and nothing else out', async ({ skip }) => {
+    const file = join(data, 'sub/pages');
+    const handle = openSync(file, 'w');
+    for (const [at, bytes] of [
+      [0, 1],
+      [8192, 4096],
+      [12287, 2],
+      [1048575, 3],
+      [3000001, 70000],
+      [5000000, 1],
+    ] as const) {
+      writeSync(handle, Buffer.alloc(bytes, 'x'), 0, bytes, at);
+    }
+    // What it takes is known once it is on the disk.
+    fsyncSync(handle);
+    closeSync(handle);
+    const allocated = statSync(file).blocks;
+    if (allocated * 512 >= statSync(file).size) return skip('this file system knows no holes');
+    const { place } = await copy();
+    const copied = join(place, 'files/data/sub/pages');
+    expect(readFileSync(copied).equals(readFileSync(file))).toBe(true);
+    expect(statSync(copied).blocks).toBeLessThanOrEqual(allocated);
   });
 
   test('made again for another order is of what is there now', async () => {
@@ -648,29 +676,35 @@ describe.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)('where
   }
   const shown = () => Object.fromEntries(Object.entries(tree(join(home, 'shown'))).filter(([name]) => !OWN.test(name)));
   const OWN = /^\.kwfleet-/;
+  const mode = () => statSync(join(home, 'shown')).mode & 0o7777;
 
   test.each([
-    ['of another file system', () => `mount -t tmpfs tmpfs '${data}'; cp -a '${home}/now/.' '${data}'`],
+    ['of another file system', () => `mount -t tmpfs -o mode=755 tmpfs '${data}'; cp -a '${home}/now/.' '${data}'`],
     ['of the same file system', () => `mount --bind '${home}/now' '${data}'`],
   ])('a data directory that is a mount point %s is restored, and put back', async (_, mount) => {
+    chmodSync(data, 0o751);
     const { manifestSha256 } = await copy();
     const then = tree(data);
     cpSync(data, join(home, 'now'), { recursive: true, preserveTimestamps: true, verbatimSymlinks: true });
     writeFileSync(join(home, 'now/FORMAT'), '3.1.0');
     writeFileSync(join(home, 'now/new'), 'written since');
+    chmodSync(join(home, 'now'), 0o710);
     const since = tree(join(home, 'now'));
     const [checked, work] = [checkWork(manifestSha256), restoreWork(manifestSha256)];
     expect(behind(mount(), checked, work)).toMatchObject({ ok: true });
     expect(shown()).toEqual(then);
+    expect(mode()).toBe(0o751);
     rmSync(join(home, 'shown'), { recursive: true });
     rmSync(work.stateFile);
     rmSync(join(home, 'now'), { recursive: true });
     cpSync(join(home, 'var/data'), join(home, 'now'), { recursive: true, verbatimSymlinks: true });
     writeFileSync(join(home, 'now/FORMAT'), '3.1.0');
     writeFileSync(join(home, 'now/new'), 'written since');
+    chmodSync(join(home, 'now'), 0o710);
     for (const root of roots.slice(1)) rmSync(`${root.path}.kwfleet-replaced-run-9`, { recursive: true, force: true });
     expect(behind(mount(), work, undoWork('put-back'))).toMatchObject({ ok: true });
     expect(shown()).toEqual(since);
+    expect(mode()).toBe(0o710);
   });
 
   /** What restores of old and of an older agent laid aside within the data of a mount point, and kept. */
@@ -732,6 +766,18 @@ describe.skipIf(process.platform !== 'linux' || process.getuid?.() !== 0)('where
     await check(checkWork(manifestSha256), quiet);
     const small = `mount -t tmpfs -o size=1m tmpfs '${data}'; mkdir '${data}/kwdb'`;
     expect(behind(small, checkWork(manifestSha256))).toMatchObject({ ok: false, code: 'DISK_FULL' });
+  });
+
+  test('room is looked for what data with holes take, not for their length; an older agent did not tell', async () => {
+    truncateSync(join(data, 'sub/log'), 400 * 1024 * 1024);
+    const { manifestSha256, place } = await copy();
+    const small = `mount -t tmpfs -o size=80m tmpfs '${data}'`;
+    expect(behind(small, checkWork(manifestSha256), restoreWork(manifestSha256))).toMatchObject({ ok: true });
+    expect(statSync(join(home, 'shown/sub/log')).size).toBe(400 * 1024 * 1024);
+    const file = join(place, 'manifest.json');
+    writeFileSync(file, readFileSync(file, 'utf8').replaceAll(/"allocatedBytes":\d+,/g, ''));
+    const older = createHash('sha256').update(readFileSync(file)).digest('hex');
+    expect(behind(small, checkWork(older))).toMatchObject({ ok: false, code: 'DISK_FULL' });
   });
 
   test('a copy leaves nothing out that is mounted within the data: it is refused', () => {

@@ -31,12 +31,12 @@ export const isLaidAside = (path: string): boolean => OURS.test(path);
 
 /** Throws BACKUP_UNSUPPORTED for a file that is a mount point: nothing can take its place. */
 export async function asideOf({ path }: { readonly path: string }, run: string): Promise<Aside> {
-  const own = await lstat(path).catch(absent);
+  const here = await find(path);
   const parent = await lstat(dirname(path));
   // What is not there any more was renamed away: a mount point cannot be.
-  const mounted = own !== null && (own.dev !== parent.dev || (await mountPoints()).has(path));
-  const contents = mounted && own.isDirectory();
-  if (mounted && own.isFile()) {
+  const mounted = here !== null && (here.dev !== parent.dev || (await mountPoints()).has(path));
+  const contents = mounted && here.isDirectory();
+  if (mounted && here.isFile()) {
     throw new FleetError('BACKUP_UNSUPPORTED', `${path} is a file that is mounted there: it cannot be exchanged`);
   }
   const directory = contents ? path : dirname(path);
@@ -59,10 +59,19 @@ function absent(error: NodeJS.ErrnoException): null {
   throw error;
 }
 
-export const exists = async (path: string): Promise<boolean> => (await lstat(path).catch(absent)) !== null;
+export const find = (path: string) => lstat(path).catch(absent);
+export const exists = async (path: string): Promise<boolean> => (await find(path)) !== null;
+
+/** Whose something is, and who may use it. */
+export type Owned = Pick<Entry, 'uid' | 'gid' | 'mode'>;
+
+async function own(path: string, { uid, gid, mode }: Owned): Promise<void> {
+  if (process.getuid?.() === 0) await chown(path, uid, gid);
+  await chmod(path, mode);
+}
 
 /** What is staged comes in place, what was there moves aside. Safe to repeat; nothing when it is done. */
-export async function exchange(aside: Aside, like: Entry): Promise<void> {
+export async function exchange(aside: Aside, like: Owned): Promise<void> {
   if (aside.how === 'contents') return exchangeContents(aside, like);
   if (!(await exists(aside.staged))) return;
   if (await exists(aside.path)) {
@@ -76,7 +85,7 @@ export async function exchange(aside: Aside, like: Entry): Promise<void> {
   await syncDirectory(aside.directory);
 }
 
-async function exchangeContents({ path, staged, replaced, placing }: Aside, like: Entry): Promise<void> {
+async function exchangeContents({ path, staged, replaced, placing }: Aside, like: Owned): Promise<void> {
   if (await exists(staged)) {
     await mkdir(replaced, { recursive: true, mode: 0o700 });
     await moveAll(path, replaced);
@@ -87,15 +96,14 @@ async function exchangeContents({ path, staged, replaced, placing }: Aside, like
   }
   if (!(await exists(placing))) return;
   await moveAll(placing, path);
-  if (process.getuid?.() === 0) await chown(path, like.uid, like.gid);
-  await chmod(path, like.mode);
+  await own(path, like);
   // Nothing is left in it, or copies of what an earlier restore had laid aside when the backup was made.
   await rm(placing, { recursive: true, force: true });
   await syncDirectory(path);
 }
 
 /** What was there before comes back; what had taken its place goes. Safe to repeat, at whatever point it was left. */
-export async function undo(aside: Aside, wasAbsent: boolean): Promise<void> {
+export async function undo(aside: Aside, wasAbsent: boolean, top?: Owned): Promise<void> {
   const { path, directory, staged, replaced, placing, undoing, undone } = aside;
   if (aside.how === 'contents') {
     if ((await exists(replaced)) && !(await exists(undone)) && !(await exists(staged))) {
@@ -106,6 +114,7 @@ export async function undo(aside: Aside, wasAbsent: boolean): Promise<void> {
     }
     if (await exists(replaced)) {
       await moveAll(replaced, path);
+      if (top !== undefined) await own(path, top);
       await rmdir(replaced);
     }
   } else if (await exists(replaced)) {

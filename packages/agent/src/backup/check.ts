@@ -78,7 +78,8 @@ async function requireRoom(place: string, manifest: Manifest): Promise<void> {
   await rm(trial, { force: true });
   if (shares) return;
   const { bavail, bsize } = await statfs(directory);
-  const needBytes = data.entries.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) + SPARE_BYTES;
+  const needBytes =
+    data.entries.reduce((sum, { sizeBytes, allocatedBytes = sizeBytes }) => sum + allocatedBytes, 0) + SPARE_BYTES;
   if (bavail * bsize >= needBytes) return;
   throw new FleetError('DISK_FULL', `${directory} has ${bavail * bsize} bytes free; the backup needs ${needBytes}`);
 }

@@ -65,7 +65,7 @@ async function fill(
   for (const { root, found } of trees) {
     const to = copyOf(part, root.name);
     const sums = await copyTree({ from: root.path, to, entries: found, progress, meter });
-    const entries = found.map(({ stamp: _, allocatedBytes: __, ...entry }) => {
+    const entries = found.map(({ stamp: _, ...entry }) => {
       const sha256 = sums.get(entry.path);
       return sha256 === undefined ? entry : { ...entry, sha256 };
     });

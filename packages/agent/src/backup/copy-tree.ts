@@ -21,7 +21,9 @@ import type { Say } from './spec.ts';
 import type { Entry } from './tree.ts';
 
 const CHUNK_BYTES = 1024 * 1024;
-const ZEROS = Buffer.alloc(CHUNK_BYTES);
+/** What file systems allocate by. */
+const BLOCK_BYTES = 4096;
+const ZEROS = Buffer.alloc(BLOCK_BYTES);
 /** Left free, so that the agent's journal and the database can go on writing. */
 export const SPARE_BYTES = 64 * 1024 * 1024;
 /** How often the free space is looked at while copying. */
@@ -132,10 +134,10 @@ async function stream(source: FileHandle, copy: FileHandle, target: string, mete
     if (bytesRead === 0) break;
     const chunk = buffer.subarray(0, bytesRead);
     hash.update(chunk);
-    if (!chunk.equals(ZEROS.subarray(0, bytesRead))) {
+    for (const [start, end] of written(chunk)) {
       await meter.spare(target);
-      for (let done = 0; done < bytesRead; ) {
-        done += (await copy.write(chunk, done, bytesRead - done, at + done)).bytesWritten;
+      for (let done = start; done < end; ) {
+        done += (await copy.write(chunk, done, end - done, at + done)).bytesWritten;
       }
     }
     at += bytesRead;
@@ -144,6 +146,20 @@ async function stream(source: FileHandle, copy: FileHandle, target: string, mete
   await copy.truncate(at);
   await copy.sync();
   return hash.digest('hex');
+}
+
+/** The stretches of a chunk that are not all zeros. */
+function* written(chunk: Buffer): Generator<readonly [start: number, end: number]> {
+  const isHole = (at: number) => {
+    const block = chunk.subarray(at, at + BLOCK_BYTES);
+    return block.equals(ZEROS.subarray(0, block.length));
+  };
+  for (let start = 0, end = 0; start < chunk.length; start = end) {
+    while (start < chunk.length && isHole(start)) start += BLOCK_BYTES;
+    end = start;
+    while (end < chunk.length && !isHole(end)) end += BLOCK_BYTES;
+    if (start < chunk.length) yield [start, Math.min(end, chunk.length)];
+  }
 }
 
 /** Shares the blocks where the file system can; never a hard link: a copy must not change with its original. */

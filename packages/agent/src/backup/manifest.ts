@@ -17,6 +17,8 @@ const ManifestEntry = Type.Object({
   gid: Type.Integer(),
   mtimeMs: Type.Number(),
   sizeBytes: Type.Integer({ minimum: 0 }),
+  /** What it took on the disk it was copied from; absent in manifests of older agents. */
+  allocatedBytes: Type.Optional(Type.Integer({ minimum: 0 })),
   target: Type.Optional(Type.String()),
   sha256: Type.Optional(Type.String({ pattern: '^[0-9a-f]{64}$' })),
 });

@@ -6,7 +6,7 @@ import { open, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
 import { syncDirectory } from '../journal/file-storage.ts';
-import { asideOf, exchange, exists, isLaidAside, undo } from './aside.ts';
+import { asideOf, exchange, find, isLaidAside, type Owned, undo } from './aside.ts';
 import { placeOf } from './cold-copy.ts';
 import { type Copied, copyTree, Meter, mebibytes, Progress } from './copy-tree.ts';
 import { copyOf, type Manifest, readManifest, requireIdentity, totals } from './manifest.ts';
@@ -17,7 +17,7 @@ import { resolveRoots, walkTree } from './tree.ts';
 type State = {
   /** Roots that were not there before. */
   readonly absent: readonly string[];
-  readonly roots: readonly Root[];
+  readonly roots: readonly (Root & { readonly top?: Owned })[];
 };
 
 type Restore = Work & { work: 'stage' | 'restore' };
@@ -46,11 +46,17 @@ async function staged(work: Restore, say: Say): Promise<Manifest['roots']> {
   if ((await readState(work.stateFile)) === undefined) {
     await requireSamePlaces(manifest, work.roots);
     await copyBeside(place, wanted, work, say);
-    const missing = await Promise.all(wanted.map(async (root) => ((await exists(root.path)) ? [] : [root.name])));
-    const roots = wanted.map(({ name, path }) => ({ name, path }));
-    await writeState(work.stateFile, { absent: missing.flat(), roots });
+    const roots = await Promise.all(wanted.map(async ({ name, path }) => ({ name, path, ...(await topOf(path)) })));
+    const absent = roots.filter(({ top }) => top === undefined).map(({ name }) => name);
+    await writeState(work.stateFile, { absent, roots });
   }
   return wanted;
+}
+
+/** Whose it is now, and who may use it: renames bring that back but for a mount point. Nothing when it is not there. */
+async function topOf(path: string): Promise<{ top?: Owned }> {
+  const found = await find(path);
+  return found === null ? {} : { top: { uid: found.uid, gid: found.gid, mode: found.mode & 0o7777 } };
 }
 
 /** What goes back: a backup of an older agent may hold what an earlier restore had laid aside, which is no part of the node. */
@@ -110,8 +116,9 @@ export async function requireSamePlaces(manifest: Manifest, roots: readonly Root
 /** Puts what was there before back in its place. Nothing when no restore of this run got so far. */
 export async function putBack({ run, roots, stateFile }: Work & { work: 'put-back' }, say: Say): Promise<void> {
   const state = await readState(stateFile);
-  for (const root of state?.roots ?? (await resolveRoots(roots)).filter(isPutBack)) {
-    await undo(await asideOf(root, run), state?.absent.includes(root.name) === true);
+  const places: State['roots'] = state?.roots ?? (await resolveRoots(roots)).filter(isPutBack);
+  for (const root of places) {
+    await undo(await asideOf(root, run), state?.absent.includes(root.name) === true, root.top);
     say(`${root.path} is as it was before the restore`);
   }
   await forget(stateFile);
