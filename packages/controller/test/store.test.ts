@@ -412,15 +412,20 @@ it('a package is in use by a run that is not ended, also as the way back, and by
   const database = await postgres.database();
   await reportCluster(database, 'packages');
   const run = await putRun(database, 'packages');
-  const [wanted, previous] = ['1'.repeat(64), '2'.repeat(64)];
-  const packages = JSON.stringify({ package: { sha256: wanted }, previousPackage: { sha256: previous } });
+  const [wanted, previous, other] = ['1'.repeat(64), '2'.repeat(64), '4'.repeat(64)];
+  const packages = JSON.stringify({
+    package: { sha256: wanted },
+    previousPackage: { sha256: previous },
+    otherPreviousPackages: [{ sha256: '5'.repeat(64) }, { sha256: other, kind: 'bare' }],
+  });
   await database.execute('UPDATE runs SET plan = plan || $2 WHERE id = $1', [run, packages]);
-  const users = () => Promise.all([wanted, previous, '3'.repeat(64)].map((one) => runUsingPackage(database, one)));
-  expect(await users()).toEqual([run, run, undefined]);
+  const users = () =>
+    Promise.all([wanted, previous, other, '3'.repeat(64)].map((one) => runUsingPackage(database, one)));
+  expect(await users()).toEqual([run, run, run, undefined]);
   await database.execute(`UPDATE runs SET status = 'held' WHERE id = $1`, [run]);
-  expect(await users()).toEqual([run, run, undefined]);
+  expect(await users()).toEqual([run, run, run, undefined]);
   for (const status of ['succeeded', 'failed', 'aborted']) {
     await database.execute('UPDATE runs SET status = $2 WHERE id = $1', [run, status]);
-    expect(await users()).toEqual([undefined, undefined, undefined]);
+    expect(await users()).toEqual([undefined, undefined, undefined, undefined]);
   }
 });

@@ -27,8 +27,8 @@ export type CheckInput = {
   readonly package: PackageInfo | undefined;
   /** One of this version that nobody signed yet. */
   readonly unsigned?: PackageInfo | undefined;
-  /** The registry's package of the version before, where it has one. */
-  readonly previousPackage: PackageInfo | undefined;
+  /** The registry's packages of the versions before, as far as it has them. */
+  readonly previousPackages: readonly PackageInfo[];
   readonly options: PlanOptions;
   readonly nowMs: number;
 };
@@ -199,13 +199,15 @@ function checkVersion({ node, report }: NodeFacts, { to, options }: CheckInput):
  * An agent keeps a copy of the installed version to put it back after a failed installation. From dpkg's books whole
  * packages can be made again; rpm's have no such way, so there the registry must have the package.
  */
-function checkWayBack({ node, report }: NodeFacts, { package: pkg, previousPackage, to }: CheckInput): CheckResult[] {
+export function checkWayBack(
+  { node, report }: NodeFacts,
+  { package: pkg, previousPackages, to }: Pick<CheckInput, 'package' | 'previousPackages' | 'to'>,
+): CheckResult[] {
   const recorded = report.installation?.versions.recorded;
   if (pkg?.kind !== 'bare' || pkg.family !== 'rpm' || recorded === undefined || !isVersion(recorded)) return [];
   if (sameVersion(recorded, to)) return [];
-  if (previousPackage !== undefined && sameVersion(previousPackage.version, recorded)) {
-    return [pass('PREVIOUS_PACKAGE_MISSING', `the way back is ${previousPackage.fileName}`, node)];
-  }
+  const previous = previousPackages.find(({ version }) => sameVersion(version, recorded));
+  if (previous !== undefined) return [pass('PREVIOUS_PACKAGE_MISSING', `the way back is ${previous.fileName}`, node)];
   const message = `a failed installation could not be put back: the registry has no rpm package of ${recorded}`;
   return [block('PREVIOUS_PACKAGE_MISSING', message, node)];
 }

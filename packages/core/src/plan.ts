@@ -176,6 +176,8 @@ export const Plan = Type.Object({
   /** What is installed; absent where a plan installs nothing. */
   package: Type.Optional(PackageInfo),
   previousPackage: Type.Optional(PackageInfo),
+  /** Where nodes had several versions before: the packages of the others. */
+  otherPreviousPackages: Type.Optional(Type.Array(PackageInfo)),
   options: PlanOptions,
   /** For `transfer`. */
   transfer: Type.Optional(TransferContent),
@@ -190,6 +192,13 @@ export type Plan = Static<typeof Plan>;
 
 /** What the plan is for; one that was stored before there were other kinds is an upgrade. */
 export const kindOf = ({ kind }: Pick<Plan, 'kind'>): PlanKind => kind ?? 'upgrade';
+
+/** What nodes may be put back to, as far as the registry has it: one package for each version that they had. */
+export const previousPackagesOf = ({
+  previousPackage,
+  otherPreviousPackages = [],
+}: Pick<Plan, 'previousPackage' | 'otherPreviousPackages'>): PackageInfo[] =>
+  previousPackage === undefined ? [] : [previousPackage, ...otherPreviousPackages];
 
 /** SHA-256 over the canonical JSON (RFC 8785) of the plan: what an approval is bound to. */
 export function hashPlan(plan: Plan): string {

@@ -15,6 +15,7 @@ import {
   judgeSet,
   makeWholePlan,
   type NodeFacts,
+  type PackageInfo,
   type Plan,
   type PlanDraft,
   type RunState,
@@ -27,6 +28,7 @@ import {
   codesOf,
   draft,
   fleet,
+  host,
   idsUpTo,
   installation,
   NEW,
@@ -290,6 +292,18 @@ describe('what may be restored', () => {
     expect(codesOf(whole(newer, { kind: 'downgrade', set: setOf(3) }, OLD, [pkg()]).checks, 'block')).toEqual([
       'PACKAGE_UNKNOWN',
     ]);
+  });
+
+  it('needs, for a downgrade of rpm hosts, the package that an abort would put back', () => {
+    const newer = upgraded('single-replica', 3).map((one) => ({
+      ...one,
+      report: { ...one.report, host: host({ distribution: { id: 'openEuler', versionId: '24.03', family: 'rpm' } }) },
+    }));
+    const [to, from] = [pkg({ family: 'rpm', version: OLD }), pkg({ family: 'rpm' })];
+    const down = (packages: PackageInfo[]) => whole(newer, { kind: 'downgrade', set: setOf(3) }, OLD, packages);
+    expect(codesOf(down([to]).checks, 'block')).toEqual(['PREVIOUS_PACKAGE_MISSING']);
+    expect(codesOf(down([to, from]).checks, 'block')).toEqual([]);
+    expect(planOf(down([to, from])).previousPackage).toEqual(from);
   });
 
   it('does not ask a broken cluster how it is, but every agent must report', () => {

@@ -75,6 +75,27 @@ it('rpm hosts whose version before is in the registry pass every check', () => {
   expect(plan?.previousPackage).toMatchObject({ version: OLD, family: 'rpm' });
 });
 
+it('rpm hosts of two versions need the packages of both, and are told of the one that lacks', () => {
+  const two = withInstallation(rpmThree, 2, { versions: allAt('3.0.5') });
+  const [first, second] = [rpmPackage({ version: OLD }), rpmPackage({ version: '3.0.5' })];
+  const { checks, plan } = draft(two, { packages: [first, second, rpmPackage()] });
+  expect(checks.filter(({ verdict }) => verdict === 'block')).toEqual([]);
+  expect([plan?.previousPackage, plan?.otherPreviousPackages]).toEqual([first, [second]]);
+  for (const [has, lacks, node] of [
+    [second, OLD, 'n1'],
+    [first, '3.0.5', 'n2'],
+  ] as const) {
+    const missing = draft(two, { packages: [has, rpmPackage()] }).checks.filter(({ verdict }) => verdict === 'block');
+    expect(missing.map((check) => check.node)).toEqual(node === 'n1' ? ['n1', 'n3'] : ['n2']);
+    for (const { code, message } of missing) {
+      expect([code, message]).toEqual([
+        'PREVIOUS_PACKAGE_MISSING',
+        expect.stringContaining(`no rpm package of ${lacks}`),
+      ]);
+    }
+  }
+});
+
 it('rpm hosts have no way back without it', () => {
   const { checks, blocked } = draft(rpmThree, { packages: [rpmPackage()] });
   expect(codesOf(checks, 'block')).toEqual(['PREVIOUS_PACKAGE_MISSING']);

@@ -295,6 +295,12 @@ describe('the packages of a plan', () => {
       const versions = allAt(index === 1 ? '3.0.5' : OLD);
       return { ...one, report: { ...one.report, installation: installation({ versions }) } };
     });
+    const other = pkg({ version: '3.0.5', sha256: 'e'.repeat(64) });
+    const both = planOf(draft(nodes, { packages: [pkg(), other, OLD_PACKAGE] }));
+    for (const { node, from } of both.nodes) {
+      const [step, at] = [stepOf(both, `upgrade:${node}`), { executor: node, epoch: 1, nowMs: 0 }];
+      expect(actionFor(both, initialState('r1', both), step, at).previousPackage?.version).toBe(from);
+    }
     const plan = planOf(draft(nodes));
     const state = initialState('r1', plan);
     for (const { node, from } of plan.nodes) {

@@ -9,6 +9,7 @@ import {
   groupOf,
   type Plan,
   type PlanView,
+  previousPackagesOf,
   type Step,
   type TransferContent,
 } from '@kwfleet/core';
@@ -99,10 +100,12 @@ function head(view: PlanView, plan: Plan, page: Page): string[] {
 }
 
 /** What is installed and what could be put back; nothing where a plan installs nothing. */
-function packageLines({ package: pkg, previousPackage }: Plan, page: Page): string[] {
+function packageLines(plan: Plan, page: Page): string[] {
+  const { package: pkg } = plan;
   if (pkg === undefined) return [];
   const facts = [pkg.kind, pkg.architecture, pkg.family, bytes(pkg.sizeBytes)].join(', ');
-  const previous = previousPackage?.fileName ?? 'not in the registry: each host keeps a copy of what it has';
+  const known = previousPackagesOf(plan).map(({ fileName }) => fileName);
+  const previous = known.join(', ') || 'not in the registry: each host keeps a copy of what it has';
   return [
     ...labelled('package', `${oneLine(pkg.fileName)} (${facts})`, proseWidth(page)),
     ...labelled('before', oneLine(previous), proseWidth(page)),

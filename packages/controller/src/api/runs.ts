@@ -9,6 +9,7 @@ import {
   type PlanDraft,
   type PlanRequest,
   page,
+  previousPackagesOf,
   RunRequest,
   RunSummary,
   type RunTiming,
@@ -112,7 +113,7 @@ export async function startRun(
   if (row === undefined) throw new FleetError('PLAN_UNKNOWN', `there is no plan ${planId}`);
   if (row.plan === null || row.blocked) throw new BlockedPlan(`plan ${planId} is blocked by its checks`, row.checks);
   if (row.hash !== hash) throw new FleetError('PLAN_HASH_MISMATCH', `plan ${planId} has the hash ${row.hash}`);
-  const packages = [row.plan.package, row.plan.previousPackage].flatMap((needed) => needed?.sha256 ?? []);
+  const packages = [row.plan.package, ...previousPackagesOf(row.plan)].flatMap((needed) => needed?.sha256 ?? []);
   if (!(await lockPackages(sql, packages))) {
     throw new FleetError('PLAN_STALE', 'a package of the plan was deleted');
   }

@@ -48,7 +48,8 @@ export async function listPackages(sql: Sql, request: PageRequest): Promise<Page
 export async function runUsingPackage(sql: Sql, sha256: string): Promise<string | undefined> {
   const [row] = await sql.query<{ id: string }>(
     `SELECT id FROM runs WHERE status NOT IN ('succeeded', 'failed', 'aborted')
-       AND $1 IN (plan #>> '{package,sha256}', plan #>> '{previousPackage,sha256}') LIMIT 1`,
+       AND ($1 IN (plan #>> '{package,sha256}', plan #>> '{previousPackage,sha256}')
+         OR plan -> 'otherPreviousPackages' @> jsonb_build_array(jsonb_build_object('sha256', $1::text))) LIMIT 1`,
     [sha256],
   );
   return row?.id;

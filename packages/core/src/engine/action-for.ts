@@ -1,7 +1,7 @@
 import Schema from 'typebox/schema';
 import { type Action, type ActionResult, DESTRUCTIVE, isLate, LedgerEntry, type Phase } from '../action.ts';
 import { judgeGate } from '../checks.ts';
-import { type Plan, type Step, stepOf } from '../plan.ts';
+import { type Plan, previousPackagesOf, type Step, stepOf } from '../plan.ts';
 import { taskFor } from '../transfer/task-for.ts';
 import { sameVersion } from '../version.ts';
 import { GATE_FRESH_MS } from './decide.ts';
@@ -31,7 +31,7 @@ export function actionFor(
   const about = plan.nodes.find(({ node }) => node === step.node);
   const carrier = plan.nodes.find(({ node }) => node === executor);
   if (about === undefined || carrier === undefined) throw new Error(`${step.id} is about a node that the plan lacks`);
-  const previous = plan.previousPackage;
+  const previous = previousPackagesOf(plan).find(({ version }) => sameVersion(version, about.from));
   const transfer = taskFor(plan, state, step, attempt);
   const baseline = state.steps[`gate:${step.node}`]?.baselineStartedAtMs;
   // On the way back the version before is what is started and verified.
@@ -49,8 +49,7 @@ export function actionFor(
     from,
     to,
     ...(plan.package === undefined ? {} : { package: plan.package }),
-    // Where nodes had different versions before, the one package is the right one for some of them only.
-    ...(previous === undefined || !sameVersion(previous.version, about.from) ? {} : { previousPackage: previous }),
+    ...(previous === undefined ? {} : { previousPackage: previous }),
     bypassVersionCheck: plan.options.bypassVersionCheck,
     kwdbId: carrier.kwdbId,
     others: plan.nodes.filter(({ node }) => node !== executor).map(({ kwdbId }) => kwdbId),

@@ -46,11 +46,9 @@ export function makePlan({ cluster, to, packages, unsigned = [], options: chosen
   const options: PlanOptions = { ...DEFAULT_OPTIONS, ...chosen };
   const pkg = choosePackage(packages, target, cluster);
   const nodes = planNodes(cluster);
-  const [from] = new Set(nodes?.map((node) => node.from).filter((version) => version !== target));
-  const previousPackage =
-    from === undefined || pkg === undefined ? undefined : packages.find((candidate) => fitsLike(candidate, pkg, from));
+  const previousPackages = choosePrevious(packages, pkg, nodes ?? []);
   const waiting = choosePackage(unsigned, target, cluster);
-  const checks = runChecks({ cluster, to: target, package: pkg, unsigned: waiting, previousPackage, options, nowMs });
+  const checks = runChecks({ cluster, to: target, package: pkg, unsigned: waiting, previousPackages, options, nowMs });
   const blocked = checks.some(({ verdict }) => verdict === 'block' || verdict === 'unknown');
   if (pkg === undefined || cluster.topology === undefined || nodes === undefined) return { checks, blocked: true };
   const procedure = PROCEDURES[cluster.topology];
@@ -62,7 +60,7 @@ export function makePlan({ cluster, to, packages, unsigned = [], options: chosen
     topology: cluster.topology,
     to: target,
     package: pkg,
-    ...(previousPackage === undefined ? {} : { previousPackage }),
+    ...previousIn(previousPackages),
     options,
     nodes,
     steps: procedure.steps(input),
@@ -86,7 +84,26 @@ export function choosePackage(packages: readonly PackageInfo[], to: string, clus
   );
 }
 
-export const fitsLike = (candidate: PackageInfo, pkg: PackageInfo, version: string): boolean =>
+/** For each version that nodes have and the package is not of: the package that it could be put back from. */
+export function choosePrevious(
+  packages: readonly PackageInfo[],
+  pkg: PackageInfo | undefined,
+  nodes: readonly PlanNode[],
+): PackageInfo[] {
+  if (pkg === undefined) return [];
+  const versions = [...new Set(nodes.map(({ from }) => from))].filter((from) => !sameVersion(from, pkg.version));
+  return versions.flatMap((from) => packages.find((candidate) => fitsLike(candidate, pkg, from)) ?? []);
+}
+
+/** These, as a plan holds them. */
+export function previousIn([first, ...others]: readonly PackageInfo[]) {
+  return {
+    ...(first === undefined ? {} : { previousPackage: first }),
+    ...(others.length === 0 ? {} : { otherPreviousPackages: others }),
+  };
+}
+
+const fitsLike = (candidate: PackageInfo, pkg: PackageInfo, version: string): boolean =>
   sameVersion(candidate.version, version) &&
   candidate.kind === pkg.kind &&
   candidate.architecture === pkg.architecture &&

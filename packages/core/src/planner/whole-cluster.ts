@@ -2,11 +2,20 @@
  * What is done to a whole cluster with all its nodes stopped, whatever its topology: a cold backup, and putting one back.
  * No node begins a stage before every node has finished the one before.
  */
+import type { PackageInfo } from '../action.ts';
 import type { BackupSet } from '../backup.ts';
 import { checkPlaces, checkSource } from '../backup-checks.ts';
 import { block, pass, result } from '../check-result.ts';
 import { checkHost } from '../checks/host.ts';
-import { checkCondition, checkFit, checkHealth, checkMembership, checkReach, checkTopology } from '../checks.ts';
+import {
+  checkCondition,
+  checkFit,
+  checkHealth,
+  checkMembership,
+  checkReach,
+  checkTopology,
+  checkWayBack,
+} from '../checks.ts';
 import {
   type CheckResult,
   DEFAULT_OPTIONS,
@@ -18,7 +27,7 @@ import {
 } from '../plan.ts';
 import type { Cluster } from '../topology.ts';
 import { isOlder, normalVersion, sameVersion } from '../version.ts';
-import { choosePackage, fitsLike, type PlanDraft, type PlanWish, planNodes } from './make-plan.ts';
+import { choosePackage, choosePrevious, type PlanDraft, type PlanWish, planNodes, previousIn } from './make-plan.ts';
 import { copyEverywhere, ids, type PlannerInput, step } from './steps.ts';
 
 export type WholeWish = PlanWish &
@@ -37,6 +46,7 @@ export function makeWholePlan(wish: WholeWish): PlanDraft {
   const nodes = planNodes(cluster);
   const options = optionsOf(wish);
   const pkg = wish.kind === 'downgrade' ? choosePackage(packages, to, cluster) : undefined;
+  const previousPackages = choosePrevious(packages, pkg, nodes ?? []);
   const checks = [
     ...checkMembership(cluster),
     ...cluster.nodes.flatMap((facts) => {
@@ -46,14 +56,11 @@ export function makeWholePlan(wish: WholeWish): PlanDraft {
     ...checkPlaces(cluster),
     ...(wish.kind === 'backup' ? checkBefore(wish, options) : checkRestore(wish, to)),
     ...checkVersions(wish.kind, nodes, to),
-    ...(wish.kind === 'downgrade' ? checkPackage(pkg, to, cluster) : []),
+    ...(wish.kind === 'downgrade' ? checkPackage(pkg, { to, cluster, previousPackages }) : []),
   ];
   const blocked = checks.some(({ verdict }) => verdict === 'block' || verdict === 'unknown');
   const lacksPackage = wish.kind === 'downgrade' && pkg === undefined;
   if (cluster.topology === undefined || nodes === undefined || lacksPackage) return { checks, blocked: true };
-  const [from] = new Set(nodes.map((node) => node.from).filter((version) => version !== to));
-  const previous =
-    from === undefined || pkg === undefined ? undefined : packages.find((one) => fitsLike(one, pkg, from));
   const input: PlannerInput = { nodes, to, options, package: pkg };
   const plan: Plan = {
     format: 1,
@@ -62,7 +69,7 @@ export function makeWholePlan(wish: WholeWish): PlanDraft {
     topology: cluster.topology,
     to,
     ...(pkg === undefined ? {} : { package: pkg }),
-    ...(previous === undefined ? {} : { previousPackage: previous }),
+    ...previousIn(previousPackages),
     options,
     ...(wish.kind === 'backup' ? {} : { restore: sourceOf(wish.source) }),
     nodes,
@@ -86,7 +93,7 @@ const sourceOf = ({ set, replaced }: { set: BackupSet; replaced: RestoreSource['
 });
 
 function checkBefore({ cluster, nowMs, to }: WholeWish, options: PlanOptions): CheckResult[] {
-  const input = { cluster, to, package: undefined, previousPackage: undefined, options, nowMs };
+  const input = { cluster, to, package: undefined, previousPackages: [], options, nowMs };
   return [...checkTopology(cluster), ...cluster.nodes.flatMap(checkCondition), ...checkHealth(input)];
 }
 
@@ -117,9 +124,13 @@ function checkVersions(kind: WholeWish['kind'], nodes: readonly PlanNode[] | und
     .map(({ node, from }) => block('BACKUP_WRONG_VERSION', `it has ${from}, which is older than ${to}`, node));
 }
 
-function checkPackage(pkg: Plan['package'], to: string, cluster: Cluster): CheckResult[] {
-  if (pkg === undefined) return [block('PACKAGE_UNKNOWN', `the registry holds no package of ${to}`)];
-  return cluster.nodes.flatMap((facts) => checkFit(facts, pkg));
+/** The newer version is what an abort puts back, before the older was started. */
+function checkPackage(
+  pkg: Plan['package'],
+  { cluster, ...wish }: { to: string; cluster: Cluster; previousPackages: readonly PackageInfo[] },
+): CheckResult[] {
+  if (pkg === undefined) return [block('PACKAGE_UNKNOWN', `the registry holds no package of ${wish.to}`)];
+  return cluster.nodes.flatMap((facts) => [...checkFit(facts, pkg), ...checkWayBack(facts, { ...wish, package: pkg })]);
 }
 
 type Course = { readonly steps: Step[]; readonly backOut: Step[] };
