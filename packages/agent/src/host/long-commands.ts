@@ -17,8 +17,11 @@ import { haveDone, showUnit } from './systemd.ts';
  */
 const WRAPPER = 'd=$1; shift; "$@" >"$d/out" 2>&1 </dev/null; echo $? >"$d/exit.tmp"; mv "$d/exit.tmp" "$d/exit"';
 
-/** The same, telling its process group first: an agent that dies right after the launch must find it again. */
-const GROUP_WRAPPER = `echo $$ >"$1/pid"; ${WRAPPER}`;
+/**
+ * The same, telling its process group first: an agent that dies right after the launch must find it again. With a rename:
+ * a file that is empty for a moment would tell a look at that moment that the command is lost.
+ */
+const GROUP_WRAPPER = `echo $$ >"$1/pid.tmp"; mv "$1/pid.tmp" "$1/pid"; ${WRAPPER}`;
 
 const CHUNK_BYTES = 64 * 1024;
 const ID_PATTERN = /^[a-z0-9-]{1,180}$/;
