@@ -241,7 +241,10 @@ describe('a copy', () => {
     // What went then is told with the next copy.
     expect((await copyOfSet('run-3', 2, { keep: 1, stands: 'run-2' })).removed).toEqual(['run-1']);
     expect(kept()).toEqual(['run-2', 'run-3']);
+    // Two are to be kept; or it is an order of long ago, that does not know of the newer one.
     await prepare(prepareWork({ set: 'run-4', keep: 2, stands: 'run-3' }), quiet);
+    await prepare(prepareWork({ set: 'run-4', keep: 1, stands: 'run-2' }), quiet);
+    await prepare(prepareWork({ set: 'run-4', keep: 1 }), quiet);
     expect(kept()).toEqual(['run-2', 'run-3']);
   });
 

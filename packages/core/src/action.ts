@@ -25,7 +25,8 @@ import { TransferOutcome, TransferTask } from './transfer/model.ts';
  * - `compare`: the target's tables have as many rows as the source's, and the same rows in the samples.
  * - `recreate`: databases, users, privileges and settings of the order are there.
  * - `restore-settings`: the cluster settings of the order have the values it gives: those from before the run.
- * - `prepare-backup`: what the backup needs is there: space, or the operator's command. Nothing is changed.
+ * - `prepare-backup`: what the backup needs is there: space, or the operator's command. Nothing is changed but that an older
+ *   copy may go which was kept beyond the number until a newer one could stand for it.
  * - `back-up`: the backup of the order's policy is made and verified. A copy needs the database stopped.
  * - `check-backup`: the backup of the order lies here, its manifest is the recorded one, every file was read again.
  * - `restore`: data, certificates and configuration are those of the backup; what was there is kept beside (database stopped).

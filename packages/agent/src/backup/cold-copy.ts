@@ -6,7 +6,7 @@ import { syncDirectory } from '../journal/file-storage.ts';
 import { exists, isLaidAside } from './aside.ts';
 import { clone, copyTree, Meter, mebibytes, Progress, SPARE_BYTES } from './copy-tree.ts';
 import { copyOf, type Manifest, readManifest, totals, writeManifest } from './manifest.ts';
-import { PART, retain } from './retention.ts';
+import { makeWay, PART, retain } from './retention.ts';
 import type { Root, Say, Work } from './spec.ts';
 import { type Found, isWithin, resolveRoots, walkTree } from './tree.ts';
 
@@ -17,11 +17,10 @@ type Tree = { readonly root: Root; readonly found: readonly Found[] };
 
 /** Throws DISK_FULL with the numbers, or BACKUP_UNSUPPORTED, before anything is stopped. */
 export async function prepare(work: Work & { work: 'prepare' }, say: Say): Promise<void> {
-  const { directory, roots, node, set, keep } = work;
+  const { directory, roots, node, set } = work;
   const trees = await walkAll(directory, roots);
   await mkdir(directory, { recursive: true, mode: 0o700 });
-  // What stood when the last copy was made may stand no more.
-  await retain(join(directory, node), set, keep, work);
+  await makeWay(join(directory, node), set, work);
   await requireSpace(directory, trees, say);
 }
 
@@ -45,7 +44,7 @@ export async function makeCopy(
   await rm(place, { recursive: true, force: true });
   await rename(part.path, place);
   await syncDirectory(dirname(place));
-  const removed = await retain(dirname(place), work.identity.set, work.keep - 1, work);
+  const removed = await retain(dirname(place), work.identity.set, work);
   const { manifest, sha256 } = await readManifest(place);
   const { version, madeAtMs } = manifest;
   return { place, version, madeAtMs, manifestSha256: sha256, removed, ...totals(manifest) };

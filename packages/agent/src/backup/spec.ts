@@ -35,7 +35,7 @@ export type Retention = {
 };
 
 export type Work =
-  /** Measures what a copy would take, and refuses when it does not fit. Touches nothing but a file of its own, and copies beyond those kept. */
+  /** Measures what a copy would take, and refuses when it does not fit. Touches nothing but a file of its own, and a copy that was kept beyond the number. */
   | (Retention & {
       readonly work: 'prepare';
       readonly directory: string;
