@@ -5,7 +5,6 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, createReadStream, openSync, readFileSync } from 'node:fs';
 import { chmod, mkdir, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { basename, join } from 'node:path';
 import { Readable } from 'node:stream';
 import type { ReadableStream } from 'node:stream/web';
@@ -33,7 +32,7 @@ export type PlaygroundOptions = {
   readonly nodes?: number;
   readonly version?: string;
   readonly knobs?: Knobs;
-  /** REST and gRPC ports; free ones unless told. */
+  /** REST and gRPC ports on 127.0.0.1; unless told, the controller has an address of its own. */
   readonly ports?: readonly [number, number];
   readonly heartbeatMs?: number;
 };
@@ -86,14 +85,15 @@ export class Daemon {
   }
 }
 
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === 'string') throw new Error('no free port');
-  return address.port;
-}
+/** Where the controller listens. */
+type Ports = { readonly host: string; readonly rest: number; readonly grpc: number };
+
+/** Beside the nodes, in the network of the rig: nobody else takes a port there. */
+const besideNodes = (rig: Rig): Ports => ({
+  host: rig.node(1).installed.host.replace(/\.\d+(:\d+)?$/, '.254'),
+  rest: 7080,
+  grpc: 7090,
+});
 
 export type OtherCluster = { readonly rig: Rig; readonly agents: readonly Daemon[] };
 
@@ -103,23 +103,18 @@ export class Playground {
   readonly agents: readonly Daemon[];
   readonly url: string;
   readonly client: Client;
-  readonly #grpc: number;
+  readonly #at: Ports;
   readonly #heartbeatMs: number;
   readonly #others: OtherCluster[] = [];
 
-  private constructor(
-    rig: Rig,
-    controller: Daemon,
-    agents: readonly Daemon[],
-    at: { readonly url: string; readonly grpc: number; readonly heartbeatMs: number },
-  ) {
+  private constructor(rig: Rig, controller: Daemon, agents: readonly Daemon[], at: Ports, heartbeatMs: number) {
     this.rig = rig;
     this.controller = controller;
     this.agents = agents;
-    this.url = at.url;
-    this.#grpc = at.grpc;
-    this.#heartbeatMs = at.heartbeatMs;
-    this.client = new Client({ server: at.url });
+    this.url = `http://${at.host}:${at.rest}`;
+    this.#at = at;
+    this.#heartbeatMs = heartbeatMs;
+    this.client = new Client({ server: this.url });
   }
 
   /** Starts everything and waits until the controller shows the cluster healthy. */
@@ -138,12 +133,11 @@ export class Playground {
       throw error;
     });
     await chmod(rig.directory, 0o711);
-    const [rest, grpc] = options.ports ?? [await freePort(), await freePort()];
-    const controller = await controllerDaemon(rig, rest, grpc, heartbeatMs);
-    const agents = await Promise.all(
-      rig.nodes.map((node, i) => agentDaemon(rig, node, `n${i + 1}`, grpc, heartbeatMs)),
-    );
-    const playground = new Playground(rig, controller, agents, { url: `http://127.0.0.1:${rest}`, grpc, heartbeatMs });
+    const [rest, grpc] = options.ports ?? [];
+    const at = rest === undefined || grpc === undefined ? besideNodes(rig) : { host: '127.0.0.1', rest, grpc };
+    const controller = await controllerDaemon(rig, at, heartbeatMs);
+    const agents = await Promise.all(rig.nodes.map((node, i) => agentDaemon(rig, node, `n${i + 1}`, at, heartbeatMs)));
+    const playground = new Playground(rig, controller, agents, at, heartbeatMs);
     try {
       controller.start();
       await poll('the controller is ready', async () => (await fetch(`${playground.url}/readyz`)).ok, STARTED_MS);
@@ -171,7 +165,7 @@ export class Playground {
     });
     await chmod(rig.directory, 0o711);
     const agents = await Promise.all(
-      rig.nodes.map((node, i) => agentDaemon(rig, node, `${prefix}${i + 1}`, this.#grpc, this.#heartbeatMs)),
+      rig.nodes.map((node, i) => agentDaemon(rig, node, `${prefix}${i + 1}`, this.#at, this.#heartbeatMs)),
     );
     const other: OtherCluster = { rig, agents };
     this.#others.push(other);
@@ -245,15 +239,15 @@ export class Playground {
   }
 }
 
-async function controllerDaemon(rig: Rig, rest: number, grpc: number, heartbeatMs: number): Promise<Daemon> {
+async function controllerDaemon(rig: Rig, { host, rest, grpc }: Ports, heartbeatMs: number): Promise<Daemon> {
   const file = join(rig.directory, 'controller.yaml');
   const dataDir = join(rig.directory, 'controller');
   await mkdir(dataDir, { mode: 0o711 });
   const settings = {
     data_dir: dataDir,
-    rest: { port: rest },
+    rest: { host, port: rest },
     // Everything of the demo stays on this machine; a real installation has mutual TLS, see docs/installation.md.
-    grpc: { port: grpc, insecure: true },
+    grpc: { host, port: grpc, insecure: true },
     // Agents beat faster than that; a busy machine must not make a living agent seem lost.
     heartbeat_ms: 5 * heartbeatMs,
   };
@@ -261,11 +255,11 @@ async function controllerDaemon(rig: Rig, rest: number, grpc: number, heartbeatM
   return new Daemon('controller', rig.directory, ['controller', '--config', file]);
 }
 
-async function agentDaemon(rig: Rig, node: Node, name: string, grpc: number, heartbeatMs: number): Promise<Daemon> {
+async function agentDaemon(rig: Rig, node: Node, name: string, at: Ports, heartbeatMs: number): Promise<Daemon> {
   const file = join(rig.directory, `${name}.yaml`);
   const settings = {
     node: name,
-    controller: { address: `127.0.0.1:${grpc}` },
+    controller: { address: `${at.host}:${at.grpc}` },
     insecure: true,
     state_dir: join(rig.directory, `${name}-agent`),
     root: node.installed.root,

@@ -120,7 +120,7 @@ test('what the command leaves behind is ended with it', async () => {
   await run(here, `sleep 60 & echo $! >${here.at('bar')}`, watching());
   const bar = Number(await readFile(here.at('bar'), 'utf8'));
   const state = async () => (await readFile(`/proc/${bar}/stat`, 'utf8').catch(() => ') Z')).split(') ')[1]?.[0];
-  for (const endMs = Date.now() + 10_000; (await state()) !== 'Z' && Date.now() < endMs; ) await sleep(5);
+  for (const endMs = Date.now() + 60_000; (await state()) !== 'Z' && Date.now() < endMs; ) await sleep(5);
   expect(await state()).toBe('Z');
 });
 
