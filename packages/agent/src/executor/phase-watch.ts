@@ -7,6 +7,8 @@ import { DeadlineError, Stopping, type Watch } from '../driver/driver.ts';
 const LOOK_EVERY_MS = 1000;
 /** Progress of one phase is told at most this often. */
 const TELL_EVERY_MS = 1000;
+/** Movement in which the words stay the same (a build prints, an image is pulled) is told this often. */
+const TELL_MOVEMENT_EVERY_MS = 60_000;
 
 type Options = {
   readonly action: string;
@@ -67,6 +69,9 @@ export class PhaseWatch implements Watch {
     if (sign === this.#sign) return;
     this.#sign = sign;
     this.#movedAtMs = this.#options.clock.elapsed();
+    // The controller has the same idle limit, and hears nothing else of it.
+    const everyMs = Math.min(TELL_MOVEMENT_EVERY_MS, this.#options.deadline.idleMs / 3);
+    if (this.#movedAtMs - this.#toldAtMs >= everyMs) this.#tell();
   }
 
   fence(): Promise<void> {
