@@ -9,17 +9,18 @@ import { Images } from '../../packages/agent/src/docker/images.ts';
 import type { Watch } from '../../packages/agent/src/driver/driver.ts';
 import type { PackageCache } from '../../packages/agent/src/packages.ts';
 import { dockerHere, ImageShelf } from './container-deploy.ts';
-import { createLab, type Lab, labHere } from './host.ts';
+import { createLab, type Lab, type LabHost, labHere } from './host.ts';
 
 describe.skipIf(!(await labHere()) || !dockerHere())('an engine', () => {
   let shelf: ImageShelf;
   let lab: Lab | undefined;
   let engine: Engine;
+  let host: LabHost;
 
   beforeAll(async () => {
     shelf = await ImageShelf.create();
     lab = await createLab();
-    const host = await lab.addHost();
+    host = await lab.addHost();
     await host.start();
     await host.exec(['systemctl', 'start', 'docker']);
     await host.exec(['docker', 'load', '-i', await shelf.image('3.0.0')]);
@@ -47,6 +48,23 @@ describe.skipIf(!(await labHere()) || !dockerHere())('an engine', () => {
     expect(await bash('while :; do echo aaaaaaaaaaaaaaaa; done', 20_000, 10_000)).toMatchObject(large);
     expect(await engine.exec('friend', ['/nothing'], 5_000)).toMatchObject({ missing: true });
     expect(await engine.exec('nobody', ['/bin/true'], 5_000)).toMatchObject({ exitCode: undefined, timedOut: false });
+  });
+
+  it('ends a question that hangs for an agent, too, that may not kill its process', async () => {
+    const module = join(import.meta.dirname, '../../packages/agent/src/docker/engine.ts');
+    const script = `import { Engine } from ${JSON.stringify(module)};
+      const engine = new Engine({ socket: '/run/docker.sock', sudo: true });
+      const argv = ['/bin/bash', '-c', 'exec -a kwbase-that-hangs sleep 300'];
+      console.log(JSON.stringify(await engine.exec('friend', argv, 1000)));`;
+    await host.writeFile('/opt/ask.mjs', script, 0o644);
+    const group = '"$(getent group docker | cut -d: -f3)"';
+    const asked = await host.shell(
+      `setpriv --reuid 65534 --regid 65534 --groups ${group} ${process.execPath} /opt/ask.mjs`,
+    );
+    expect(JSON.parse(asked.stdout)).toMatchObject({ timedOut: true });
+    const processes = async () => (await host.exec(['docker', 'top', 'friend'])).stdout;
+    expect(await processes()).toContain('sleep 600');
+    await expect.poll(processes).not.toContain('kwbase-that-hangs');
   });
 
   /** Loads an image's file as an order's package. */

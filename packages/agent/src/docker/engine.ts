@@ -243,7 +243,7 @@ export class Engine {
         return { exitCode, stdout, stderr, timedOut: false, missing };
       }
       const { Running, Pid } = await exec.inspect({ abortSignal: signal });
-      if (Running) await this.#killProcess(Pid);
+      if (Running) await this.#killProcess(container, Pid);
       const words = end === 'large' ? `more than ${outputBytes} bytes of output` : stderr;
       return { exitCode: undefined, stdout, stderr: words, timedOut: end === 'late', missing: false };
     } catch (error) {
@@ -361,12 +361,21 @@ export class Engine {
     return { stdout: text(parts.stdout), stderr: text(parts.stderr), end };
   }
 
-  /** The API has no end for an exec that hangs; its process is one of this host's. */
-  async #killProcess(pid: number): Promise<void> {
-    const line = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
-    if (pid <= 1 || !line.includes('kwbase')) return;
-    const [file, ...args] = [...(this.#sudo ? ['sudo', '-n'] : []), 'kill', '-9', String(pid)];
-    await runShort(file as string, args, { timeoutMs: EXEC_SLACK_MS });
+  /**
+   * The API has no end for an exec that hangs; its process is one of this host's. An agent that is not root may not kill
+   * it, but whoever may speak to the engine can in the container, where it has a number of its own.
+   */
+  async #killProcess(container: string, pid: number): Promise<void> {
+    const told = (file: string) => readFile(`/proc/${pid}/${file}`, 'utf8').catch(() => '');
+    if (pid <= 1 || !(await told('cmdline')).includes('kwbase')) return;
+    if (!this.#sudo) return void (await runShort('kill', ['-9', String(pid)], { timeoutMs: EXEC_SLACK_MS }));
+    const inside = /^NSpid:.*\s(\d+)$/m.exec(await told('status'))?.[1];
+    if (inside === undefined) return;
+    const abortSignal = AbortSignal.timeout(EXEC_SLACK_MS);
+    const exec = await this.#docker
+      .getContainer(container)
+      .exec({ Cmd: ['sh', '-c', `kill -9 ${inside}`], User: '0', abortSignal });
+    await exec.start({ Detach: true, abortSignal } as Docker.ExecStartOptions);
   }
 }
 
