@@ -257,7 +257,8 @@ describe.concurrent('online', () => {
     expect(run).toMatchObject({ code: 1, barLeft: true });
     expect(run.output).toContain('KaiwuDB change status failed:');
     await expectUnchanged(made.node(1));
-    expect(await marked(made.node(2), 1)).toBe(false);
+    // While it missed a heartbeat it seems to be: a mark would stay.
+    await poll('unmarked', async () => !(await marked(made.node(2), 1)));
   });
 
   test('a new version that crashes keeps it waiting, and leaves the mark and the option', async (context) => {
