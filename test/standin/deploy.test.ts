@@ -278,7 +278,8 @@ describe.concurrent('online', () => {
   });
 
   test('a new version that is never live is called a success', async (context) => {
-    const made = await cluster(context, { knobs: SHORT_LIVED });
+    // Short enough to wait for, and long enough that no other node misses its heartbeats before the mark.
+    const made = await cluster(context, { knobs: { livenessMs: 12_000 } });
     const run = await made.deploy(made.node(2), await made.package({ version: '3.1.0', faults: { neverLive: true } }));
     expect(run.code).toBe(0);
     expect(run.output).toContain('[UPGRADE COMPLETED]');
