@@ -1,4 +1,4 @@
-/** `/etc/kwfleet/agent.yaml`. Every key, its default and its meaning: docs/reference/configuration.md. */
+/** `/etc/kwfleet/agent.yaml`. Every key, its default and its meaning: docs/installation.md. */
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { isAbsolute, join } from 'node:path';
