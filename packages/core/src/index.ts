@@ -14,6 +14,7 @@ export * from './engine/apply.ts';
 export * from './engine/approvals.ts';
 export * from './engine/copies.ts';
 export * from './engine/decide.ts';
+export * from './engine/decision.ts';
 export * from './engine/read-state.ts';
 export * from './engine/requests.ts';
 export * from './engine/state.ts';

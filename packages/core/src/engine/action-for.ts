@@ -4,7 +4,7 @@ import { judgeGate } from '../checks.ts';
 import { type Plan, previousPackagesOf, type Step, stepOf } from '../plan.ts';
 import { taskFor } from '../transfer/task-for.ts';
 import { sameVersion } from '../version.ts';
-import { GATE_FRESH_MS } from './decide.ts';
+import { GATE_FRESH_MS } from './decision.ts';
 import type { RunEvent, RunState } from './state.ts';
 import { leadsUp } from './timing.ts';
 

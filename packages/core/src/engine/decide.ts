@@ -2,45 +2,24 @@
  * What to do next, from the plan, the state and the facts. Level-triggered: asked again after any interruption it
  * answers from what is, not from what was last done. No I/O, no clock: `nowMs` is given.
  */
-import { ERRORS, type ErrorCode } from '../errors.ts';
-import type { NodeFacts } from '../facts.ts';
-import { judgeServing, judgeStopped } from '../judge.ts';
+import { judgeServing } from '../judge.ts';
 import { kindOf, type Plan, type Step, type StepKind, stepOf } from '../plan.ts';
-import { LOST_AFTER_MS } from '../topology.ts';
-import type { StepTimes } from '../windows/estimate.ts';
-import type { Window } from '../windows/window.ts';
 import { approvalDeadlineMs, approvalStanding, hasLapsed, missingBefore } from './approvals.ts';
 import { outdatedCopies } from './copies.ts';
+import {
+  type Decision,
+  type EngineFacts,
+  HOLD_LOST_AFTER_MS,
+  heard,
+  hold,
+  isCode,
+  REPORT_LAG_MS,
+  record,
+} from './decision.ts';
+import { findObstacle } from './obstacles.ts';
 import { abortReason, failureWords } from './reasons.ts';
-import { ENDED, type Hold, hasTouched, type RunEvent, type RunState, type StepState, wasBegun } from './state.ts';
+import { ENDED, hasTouched, type RunEvent, type RunState, type StepState, wasBegun } from './state.ts';
 import { decideScheduled, findOverrun, isWindowed, waitToTouch } from './timing.ts';
-
-export type EngineFacts = {
-  readonly nodes: ReadonlyMap<string, NodeFacts>;
-  /** Those that the run's timing names, as they are now. */
-  readonly windows?: ReadonlyMap<string, Window>;
-  /** How long steps take in this cluster, where that is known better than by default. */
-  readonly stepTimes?: StepTimes | undefined;
-};
-
-export type Decision =
-  | { readonly do: 'record'; readonly event: RunEvent }
-  | { readonly do: 'dispatch'; readonly step: Step; readonly executor: string };
-
-/** Without a word from an agent for this long, a run that needs it is held. Before, it is waited for. */
-export const HOLD_LOST_AFTER_MS = 30_000;
-/** A gate that says no is asked again this often, and the run is held when it said no for this long. */
-export const GATE_AGAIN_MS = 5_000;
-export const GATE_PATIENCE_MS = 120_000;
-/** A gate's yes is good for this long; a stop that would come later asks again. */
-export const GATE_FRESH_MS = 60_000;
-/** How long reports may lag behind what a step observed before the run is held over it. */
-const REPORT_LAG_MS = 60_000;
-
-/** Codes come from hosts: one that this version does not know has no remedy. */
-const isCode = (code: string): code is ErrorCode => Object.hasOwn(ERRORS, code);
-
-const record = (event: RunEvent): Decision => ({ do: 'record', event });
 
 /**
  * The next decisions, possibly none (then something is under way, or a person is awaited). Records are to be applied
@@ -89,40 +68,6 @@ const runningSteps = (plan: Plan, state: RunState): Step[] => {
   const isRunning = ({ id }: Step) => state.steps[id]?.status === 'running';
   return [...plan.steps.filter(isRunning), ...plan.backOut.filter(isRunning)];
 };
-
-function heard(facts: EngineFacts, node: string | undefined, nowMs: number): 'now' | 'late' | 'lost' {
-  const known = node === undefined ? undefined : facts.nodes.get(node);
-  if (known === undefined) return 'lost';
-  const silentMs = nowMs - known.lastSeenMs;
-  if (known.connected && silentMs <= LOST_AFTER_MS) return 'now';
-  return silentMs <= HOLD_LOST_AFTER_MS ? 'late' : 'lost';
-}
-
-function hold(
-  code: ErrorCode,
-  message: string,
-  nowMs: number,
-  more: {
-    node?: string;
-    step?: string;
-    words?: string | undefined;
-    selfClearing?: boolean;
-    choices?: Hold['choices'];
-  } = {},
-): Decision {
-  const { selfClearing = false, words, choices, ...where } = more;
-  const full: Hold = {
-    code,
-    message,
-    remedy: ERRORS[code].remedy,
-    ...where,
-    ...(words === undefined ? {} : { words }),
-    choices: choices ?? (selfClearing ? ['wait', 'abort'] : ['retry', 'abort']),
-    selfClearing,
-    sinceMs: nowMs,
-  };
-  return record({ type: 'run-held', hold: full, atMs: nowMs });
-}
 
 /** What forbids going on: a step that failed, one that does not move, or an agent that is gone in the middle. */
 function findTrouble(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision | undefined {
@@ -344,174 +289,6 @@ function dispatchReady(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
   const idle = decisions.length === 0 && runningSteps(plan, state).length === 0;
   if (idle && lost !== undefined) return [lost];
   return idle && wait !== undefined ? [record({ type: 'run-scheduled', wait, atMs: nowMs })] : decisions;
-}
-
-/** What stands against a step that is due: a record to make first, `wait`, or nothing. */
-function findObstacle(
-  plan: Plan,
-  state: RunState,
-  step: Step,
-  facts: EngineFacts,
-  nowMs: number,
-): Decision | 'wait' | undefined {
-  const missing = missingBefore(plan, state, step.id, nowMs);
-  if (missing > 0) {
-    const people = missing === 1 ? 'one more person' : `${missing} more people`;
-    const message = `"${step.title}" cannot be undone: ${people} must approve it first`;
-    const choices: Hold['choices'] = ['approve', 'wait', 'abort'];
-    return hold('APPROVAL_NEEDED', message, nowMs, { node: step.node, step: step.id, selfClearing: true, choices });
-  }
-  switch (step.kind) {
-    case 'gate':
-      return gateObstacle(state.steps[step.id], step, nowMs) ?? closedByAgent(plan, state, step, facts, nowMs);
-    case 'upgrade':
-      assertNoneDown(plan, state, step);
-      return staleGate(plan, state, step, facts, nowMs) ?? unfitPeer(plan, state, step, facts, nowMs);
-    case 'stop':
-      // Retried while a copy is under way: its host has that in hand.
-      if (state.steps[`back-up:${step.node}`]?.status === 'running') return 'wait';
-      return staleGates(plan, state, facts, nowMs);
-    case 'back-up':
-      return plan.options.backup?.policy === 'copy' ? barrierObstacle(plan, state, facts, nowMs) : undefined;
-    case 'install':
-    case 'restore':
-      return barrierObstacle(plan, state, facts, nowMs);
-    default:
-      return undefined;
-  }
-}
-
-/** A gate that said no is asked again after a pause, and holds the run when it said no for too long. */
-function gateObstacle(current: StepState | undefined, step: Step, nowMs: number): Decision | 'wait' | undefined {
-  if (current?.waiting === undefined) return undefined;
-  const { sinceMs, code, message } = current.waiting;
-  if (nowMs - sinceMs > GATE_PATIENCE_MS) {
-    const known = isCode(code) ? code : 'GATE_CLOSED';
-    return hold(known, `${step.title}: ${message}`, nowMs, { node: step.node, step: step.id });
-  }
-  return nowMs - (current.endedAtMs ?? 0) < GATE_AGAIN_MS ? 'wait' : undefined;
-}
-
-/**
- * The first question of every decision (I1, I2): no node may be taken down while another is down, or back but not yet
- * witnessed. The plan's order gives this already; a plan or state that would break it is a bug, and stops here.
- */
-function assertNoneDown(plan: Plan, state: RunState, next: Step): void {
-  if (plan.topology !== 'multi-replica') return;
-  for (const other of plan.steps) {
-    if (other.kind !== 'upgrade' || other.node === next.node) continue;
-    const upgraded = state.steps[other.id];
-    const witnessed = state.steps[`witness:${other.node}`]?.status === 'succeeded';
-    if (wasBegun(upgraded) && !witnessed) {
-      throw new Error(`${next.id} is due while ${other.node} was touched and is not verified to be back`);
-    }
-  }
-}
-
-/**
- * When a gate was answered, by the controller's clock: an answer that waited in a journal while the link was cut is as old
- * as its question, not as its arrival. The host's clock is corrected by its skew, and never makes an answer younger.
- */
-function answeredAtMs(gate: StepState | undefined, facts: EngineFacts): number {
-  const arrivedAtMs = gate?.endedAtMs ?? 0;
-  const onHostMs = gate?.result?.phases.at(-1)?.endedAtMs;
-  if (onHostMs === undefined) return arrivedAtMs;
-  const skewMs = facts.nodes.get(gate?.executor ?? '')?.clockSkewMs ?? 0;
-  return Math.min(arrivedAtMs, onHostMs - skewMs);
-}
-
-/** I4: a stop acts on facts of now. A gate that passed before a pause or a hold is asked again. */
-function staleGate(plan: Plan, state: RunState, step: Step, facts: EngineFacts, nowMs: number): Decision | undefined {
-  const gate = state.steps[`gate:${step.node}`];
-  if (gate?.endedAtMs === undefined || nowMs - answeredAtMs(gate, facts) <= GATE_FRESH_MS) return undefined;
-  const gateStep = stepOf(plan, `gate:${step.node}`);
-  // A retry of a node that this run took down already cannot be gated: the cluster misses it because of us.
-  if ((state.steps[step.id]?.result?.disposition ?? 'untouched') === 'broken') return undefined;
-  return record({ type: 'step-reset', step: gateStep.id, why: 'its answer is too old to act on', atMs: nowMs });
-}
-
-/**
- * I1: a liveness record outlives its process by up to 30 s, and a node that is live may take no clients. The agents know
- * better: while one says that its node does not serve, or says nothing, no other node of its cluster is touched.
- */
-function unfitPeer(plan: Plan, state: RunState, step: Step, facts: EngineFacts, nowMs: number): Decision | undefined {
-  if (plan.topology !== 'multi-replica') return undefined;
-  // A retry of a node that this run took down brings it back, and takes nothing more; one that serves again is taken down.
-  const broken = state.steps[`upgrade:${step.node}`]?.result?.disposition === 'broken';
-  if (broken && facts.nodes.get(step.node)?.report.ready !== true) return undefined;
-  for (const { node } of plan.nodes) {
-    if (node === step.node) continue;
-    const silent = heard(facts, node, nowMs) !== 'now';
-    if (!silent && facts.nodes.get(node)?.report.ready === true) continue;
-    const why = silent ? `the agent of ${node} does not report` : `${node} takes no clients, as its agent says`;
-    return record({ type: 'step-reset', step: `gate:${step.node}`, code: 'GATE_CLOSED', why, atMs: nowMs });
-  }
-  return undefined;
-}
-
-/**
- * A gate that was closed for what an agent said stays closed until the agent says otherwise. The node before, seen to be
- * back, may be the one that was away meanwhile: then it has to be seen again (I2).
- */
-function closedByAgent(
-  plan: Plan,
-  state: RunState,
-  step: Step,
-  facts: EngineFacts,
-  nowMs: number,
-): Decision | undefined {
-  const gate = state.steps[step.id];
-  if (gate?.waiting?.code !== 'GATE_CLOSED') return undefined;
-  const spoiled = step.needs.find(
-    (need) => stepOf(plan, need).kind === 'witness' && (state.steps[need]?.endedAtMs ?? 0) < (gate.endedAtMs ?? 0),
-  );
-  if (spoiled === undefined) return unfitPeer(plan, state, step, facts, nowMs);
-  return record({ type: 'step-reset', step: spoiled, why: `since then, ${gate.waiting.message}`, atMs: nowMs });
-}
-
-/**
- * The same for a single-replica cluster: each gate asks about the whole cluster, so the newest answer counts. Once a
- * node was stopped there is nobody to ask: the cluster misses it because of us.
- */
-function staleGates(plan: Plan, state: RunState, facts: EngineFacts, nowMs: number): Decision | undefined {
-  const begun = plan.steps.some((step) => step.kind === 'stop' && hasTouched(state, step));
-  const gates = plan.steps.filter(({ kind }) => kind === 'gate');
-  const ageOf = ({ id }: Step) => nowMs - answeredAtMs(state.steps[id], facts);
-  const newest = gates.toSorted((a, b) => ageOf(a) - ageOf(b))[0];
-  if (begun || newest === undefined || ageOf(newest) <= GATE_FRESH_MS) return undefined;
-  return record({ type: 'step-reset', step: newest.id, why: 'its answer is too old to act on', atMs: nowMs });
-}
-
-/**
- * I3: nothing is installed, copied or restored while any node of the cluster is seen running, whatever the stop steps
- * reported, nor while one is not seen at all: a host that rebooted meanwhile may have brought its database up again.
- */
-function barrierObstacle(
-  plan: Plan,
-  state: RunState,
-  facts: EngineFacts,
-  nowMs: number,
-): Decision | 'wait' | undefined {
-  const silent = plan.nodes.find(({ node }) => heard(facts, node, nowMs) !== 'now');
-  if (silent !== undefined) {
-    if (heard(facts, silent.node, nowMs) !== 'lost') return 'wait';
-    const message = `the agent of ${silent.node} does not report; nothing is installed before it is seen to be stopped`;
-    return hold('AGENT_LOST', message, nowMs, { node: silent.node, selfClearing: true });
-  }
-  const up = plan.nodes.flatMap(({ node }) => {
-    const report = facts.nodes.get(node)?.report;
-    // Once installed, a node may report what it likes: a crashed agent's last report is not news.
-    return report === undefined
-      ? [{ node, message: 'no report' }]
-      : judgeStopped(report).map(({ message }) => ({ node, message }));
-  });
-  const first = up[0];
-  if (first === undefined) return undefined;
-  const stoppedAtMs = Math.max(0, ...plan.nodes.map(({ node }) => state.steps[`stop:${node}`]?.endedAtMs ?? 0));
-  if (nowMs - stoppedAtMs <= REPORT_LAG_MS) return 'wait';
-  return hold('DEPLOY_STILL_RUNNING', `${first.node} runs although all must be stopped: ${first.message}`, nowMs, {
-    node: first.node,
-  });
 }
 
 /** The node that carries a step out: its own, or for a look from outside a healthy other one. */

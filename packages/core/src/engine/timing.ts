@@ -10,7 +10,7 @@ import { isVersion, normalVersion } from '../version.ts';
 import { type Admission, admit } from '../windows/admission.ts';
 import { estimateMs } from '../windows/estimate.ts';
 import type { Window } from '../windows/window.ts';
-import type { EngineFacts } from './decide.ts';
+import type { EngineFacts } from './decision.ts';
 import { hasTouched, type RunEvent, type RunState, type RunWait } from './state.ts';
 
 /** What a planned or scheduled run does now: start, go on, end because its time was missed, or wait (for something else). */
