@@ -105,6 +105,26 @@ describe('a host that is lost while a cluster is stopped as a whole', () => {
     expect([model.state.status, up(model)]).toEqual(['aborted', NODES]);
   });
 
+  it('before it was stopped, lets an abort begin the way back of those that were, and then waits for it', () => {
+    const model = upgrade('single-replica', ...each('fetch'));
+    for (const gate of each('gate')) model.end(gate);
+    model.disconnect('n2');
+    model.wait(16_000);
+    model.settle();
+    expect(model.running).toEqual(['stop:n1', 'stop:n3']);
+    for (const stop of ['stop:n1', 'stop:n3']) model.end(stop);
+    model.waitDeciding(MINUTE);
+    expect(model.state.hold).toMatchObject({ code: 'AGENT_LOST', step: 'stop:n2' });
+    expect(model.request('abort')).toBe(true);
+    model.settle();
+    expect(model.running).toEqual(['put-back:n1', 'put-back:n3']);
+    goOn(model);
+    expect(model.state.hold).toMatchObject({ code: 'AGENT_LOST', node: 'n2' });
+    model.reconnect('n2');
+    goOn(model);
+    expect([model.state.status, up(model)]).toEqual(['aborted', NODES]);
+  });
+
   it('while it was being stopped, lets an abort bring back the others, and itself as soon as it can', () => {
     const model = backup(...each('gate'));
     model.end('stop:n1');

@@ -266,6 +266,11 @@ function dispatchReady(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
   const ready = readySteps(plan, state);
   const decisions: Decision[] = [];
   let lost: Decision | undefined;
+  // Whatever holds the run, it does not hold for a node that can be brought back: a hold would be cleared for that at once.
+  const unlessBack = (decision: Decision): Decision[] =>
+    decision.do === 'record' && decision.event.type === 'run-held'
+      ? (bringBack(plan, state, facts, nowMs) ?? [decision])
+      : [decision];
   // I10: what touches a node that was not touched yet begins inside a window only.
   const windowed = ready.some((step) => isWindowed(plan, state, step));
   const wait = windowed ? waitToTouch(plan, state, facts, nowMs) : undefined;
@@ -275,11 +280,11 @@ function dispatchReady(plan: Plan, state: RunState, facts: EngineFacts, nowMs: n
     if (step.kind === 'install' && installing >= plan.options.concurrency) continue;
     const obstacle = findObstacle(plan, state, step, facts, nowMs);
     if (obstacle === 'wait') continue;
-    if (obstacle !== undefined) return [obstacle];
+    if (obstacle !== undefined) return unlessBack(obstacle);
     const executor = chooseExecutor(plan, step, facts, nowMs);
     if (executor === undefined) {
       const missing = lostExecutor(plan, state, step, facts, nowMs);
-      if (missing !== undefined && !bringsBack(plan, state, step)) return [missing];
+      if (missing !== undefined && !bringsBack(plan, state, step)) return unlessBack(missing);
       lost ??= missing;
       continue;
     }
