@@ -30,7 +30,7 @@ describe('/metrics', () => {
     await reportCluster(rig.database, 'held');
     const run = await putRun(rig.database, 'held');
     await rig.database.execute(
-      `UPDATE runs SET status = 'held', lease_until_ms = now_ms() + 600000, lease_owner = 'test', state = state || $2 WHERE id = $1`,
+      `UPDATE runs SET epoch = epoch + 1, status = 'held', lease_until_ms = now_ms() + 600000, lease_owner = 'test', state = state || $2 WHERE id = $1`,
       [run, JSON.stringify({ status: 'held', hold: { code: 'INSTALL_FAILED', sinceMs: Date.now() - 60_000 } })],
     );
     const text = await until('clusters are looked at', async () => {
@@ -52,7 +52,7 @@ describe('/metrics', () => {
     await reportCluster(rig.database, 'waits', 2);
     const run = await putRun(rig.database, 'waits');
     await rig.database.execute(
-      `UPDATE runs SET status = 'awaiting_approval', created_at_ms = 0, lease_until_ms = now_ms() + 600000, lease_owner = 'test',
+      `UPDATE runs SET epoch = epoch + 1, status = 'awaiting_approval', created_at_ms = 0, lease_until_ms = now_ms() + 600000, lease_owner = 'test',
          state = state || jsonb_build_object('status', 'awaiting_approval', 'approval', jsonb_build_object('requestedAtMs', now_ms() - 9000000))
        WHERE id = $1`,
       [run],

@@ -338,7 +338,7 @@ describe('the outbox', () => {
     await database.execute('UPDATE notifications SET due_at_ms = 0');
     await deliverDue(database, [target(receiver.url)], log);
     expect(receiver.received).toEqual([]);
-    await database.execute(`UPDATE runs SET state = state || '{"hold":{"sinceMs":7}}'`);
+    await database.execute(`UPDATE runs SET epoch = epoch + 1, state = state || '{"hold":{"sinceMs":7}}'`);
     await notify(database, lost);
     await database.execute('UPDATE notifications SET due_at_ms = 0');
     await deliverDue(database, [target(receiver.url)], log);
@@ -366,7 +366,9 @@ describe('the outbox', () => {
     await reportCluster(database, 'c1');
     const run = await putRun(database, 'c1');
     const timing = { windows: ['gone'], prefetchMs: 0 };
-    await database.execute(`UPDATE runs SET state = jsonb_set(state, '{timing}', $1)`, [JSON.stringify(timing)]);
+    await database.execute(`UPDATE runs SET epoch = epoch + 1, state = jsonb_set(state, '{timing}', $1)`, [
+      JSON.stringify(timing),
+    ]);
     for (let looks = 0; looks < 2; looks++) await advance(pgRunStore(database), 'test', run);
     const rows = await database.query<{ content: Notification }>('SELECT content FROM notifications');
     expect(rows.map(({ content }) => content)).toMatchObject([

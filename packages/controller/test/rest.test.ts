@@ -214,7 +214,7 @@ describe('the events of a run', () => {
       code: 'BAD_REQUEST',
     });
     await database.execute(
-      `UPDATE runs SET state = state || '{"status":"aborted"}', status = 'aborted' WHERE id = $1`,
+      `UPDATE runs SET epoch = epoch + 1, state = state || '{"status":"aborted"}', status = 'aborted' WHERE id = $1`,
       [run.id],
     );
     const { messages } = await read(run.id, 1_000);

@@ -44,7 +44,9 @@ describe('a rollout over REST', () => {
   });
   afterAll(() => rig?.close());
   beforeEach(async () => {
-    await rig?.database.execute(`UPDATE runs SET status = 'aborted', state = state || '{"status": "aborted"}'`);
+    await rig?.database.execute(
+      `UPDATE runs SET epoch = epoch + 1, status = 'aborted', state = state || '{"status": "aborted"}'`,
+    );
   });
 
   const create = (file: string, token?: string) => rig.get<RolloutView>('/v1/rollouts', { token, json: { file } });
@@ -443,7 +445,7 @@ describe('controllers that die at any statement, or believe that each is the onl
         owner = 'third';
       }
       await database.execute(
-        `UPDATE runs SET status = 'succeeded', state = state || '{"status": "succeeded"}' WHERE rollout = $1`,
+        `UPDATE runs SET epoch = epoch + 1, status = 'succeeded', state = state || '{"status": "succeeded"}' WHERE rollout = $1`,
         [id],
       );
       if ((await needRollout(database, id)).state.status === 'succeeded') break;

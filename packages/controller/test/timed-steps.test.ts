@@ -10,11 +10,10 @@ it('earlier steps are told with what they took, those of the cluster first, and 
   const end = async (cluster: string, status: string, steps: object) => {
     await reportCluster(database, cluster);
     const run = await putRun(database, cluster);
-    await database.execute(`UPDATE runs SET status = $2, state = jsonb_set(state, '{steps}', $3) WHERE id = $1`, [
-      run,
-      status,
-      JSON.stringify(steps),
-    ]);
+    await database.execute(
+      `UPDATE runs SET epoch = epoch + 1, status = $2, state = jsonb_set(state, '{steps}', $3) WHERE id = $1`,
+      [run, status, JSON.stringify(steps)],
+    );
   };
   const took = (ms: number) => ({ status: 'succeeded', attempt: 1, startedAtMs: 1_000, endedAtMs: 1_000 + ms });
   await end('c1', 'succeeded', { 'fetch:n1': took(50), 'gate:n1': { status: 'succeeded', attempt: 1 } });

@@ -72,7 +72,7 @@ it('a run is begun where it fits by what earlier runs took, and a rollout is tol
   const took = { status: 'succeeded', attempt: 1, startedAtMs: 1, endedAtMs: 1 + 9 * 3_600_000 };
   const earlier = await putRun(rig.database, 'slow');
   await rig.database.execute(
-    `UPDATE runs SET status = 'succeeded', state = state || jsonb_build_object('status', 'succeeded', 'steps', $2::jsonb)
+    `UPDATE runs SET epoch = epoch + 1, status = 'succeeded', state = state || jsonb_build_object('status', 'succeeded', 'steps', $2::jsonb)
      WHERE id = $1`,
     [earlier, JSON.stringify({ 'upgrade:n1': took })],
   );
@@ -94,7 +94,9 @@ it('a run is begun where it fits by what earlier runs took, and a rollout is tol
   expect(items[0]?.checks.find(({ code }) => code === 'WINDOW_NEVER')).toMatchObject({ verdict: 'block' });
   // What was known when a run was made is what it goes by: a later run of another time changes nothing for it.
   await rig.database.execute(`DELETE FROM run_events WHERE run = $1`, [earlier]);
-  await rig.database.execute(`UPDATE runs SET state = state || '{"steps": {}}' WHERE id = $1`, [earlier]);
+  await rig.database.execute(`UPDATE runs SET epoch = epoch + 1, state = state || '{"steps": {}}' WHERE id = $1`, [
+    earlier,
+  ]);
   const quick = await rig.plan('slow');
   const second = await rig.get<RunSummary>('/v1/runs', { json: { plan: quick.id, hash: quick.hash, timing } });
   await until('it runs', async () => (await rig.get<RunSummary>(`/v1/runs/${second.id}`)).status === 'running');
