@@ -4,6 +4,7 @@
  */
 import type { Logger } from 'pino';
 import type { Database, Sql } from './store/database.ts';
+import { LOCKS } from './store/locks.ts';
 
 export type Retention = {
   /** Runs that ended, with history, output and report; 0: for ever. */
@@ -28,8 +29,6 @@ const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
 /** So much in one transaction: nobody waits for a long one. */
 const ROWS_MAX = 1_000;
-/** One controller at a time; any constant will do. */
-const LOCK = 7_090_004;
 
 export type Housekeeping = { stop(): Promise<void> };
 
@@ -60,7 +59,9 @@ export function startHousekeeping(database: Database, retention: Retention, log:
 export async function keepHouse(database: Database, retention: Retention): Promise<Record<string, number>> {
   const alone = (work: (sql: Sql) => Promise<Record<string, number>>) =>
     database.transaction(async (sql): Promise<Record<string, number>> => {
-      const [lock] = await sql.query<{ mine: boolean }>('SELECT pg_try_advisory_xact_lock($1) AS mine', [LOCK]);
+      const [lock] = await sql.query<{ mine: boolean }>('SELECT pg_try_advisory_xact_lock($1) AS mine', [
+        LOCKS.housekeeping,
+      ]);
       return lock?.mine === true ? work(sql) : {};
     });
   const removed = await alone(async (sql) => ({

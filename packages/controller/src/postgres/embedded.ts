@@ -14,6 +14,7 @@ import { execa } from 'execa';
 import pg from 'pg';
 import type { Logger } from 'pino';
 import { eventually } from '../deadline.ts';
+import { LOCKS } from '../store/locks.ts';
 import { type Account, blockedBy, postgresAccount } from './account.ts';
 import { findBinaries } from './binaries.ts';
 
@@ -47,8 +48,6 @@ const OWNER_MS = 20_000;
 /** For one answer of a server that runs. */
 const ANSWER_MS = 30_000;
 const WATCH_MS = 1_000;
-/** One controller to a data directory; any constant will do. */
-const OWNER_LOCK = 7_090_708;
 
 type Place = { readonly root: string; readonly data: string; readonly log: string; readonly socket: string };
 
@@ -306,7 +305,7 @@ async function takeOwnership(connection: EmbeddedPostgres['connection'], withinM
   await client.connect();
   const owned = await eventually(
     async () => {
-      const { rows } = await client.query<{ got: boolean }>('SELECT pg_try_advisory_lock($1) AS got', [OWNER_LOCK]);
+      const { rows } = await client.query<{ got: boolean }>('SELECT pg_try_advisory_lock($1) AS got', [LOCKS.owner]);
       return rows[0]?.got === true;
     },
     { withinMs, everyMs: 100 },

@@ -1,6 +1,7 @@
 /** Who did what, in a hash chain, written in the transaction of the deed itself. */
 import { firstBroken, linkHash, type Page } from '@kwfleet/core';
 import type { Sql } from './database.ts';
+import { LOCKS } from './locks.ts';
 import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
 export type AuditRecord = {
@@ -14,15 +15,13 @@ export type AuditRecord = {
   readonly hash: string;
 };
 
-/** One writer at a time, until its transaction ends: the chain has no branches. */
-const LOCK = 7_090_002;
 const COLUMNS = 'seq, at_ms AS "atMs", actor, what, detail, prev_hash AS "prevHash", hash';
 
 const chained = ({ seq, atMs, actor, what, detail }: AuditRecord) => ({ seq, atMs, actor, what, detail });
 
 /** Appends a record. Call it last in a transaction: others wait for its end. Never give it a secret. */
 export async function audit(sql: Sql, actor: string, what: string, given: Record<string, unknown> = {}): Promise<void> {
-  await sql.execute('SELECT pg_advisory_xact_lock($1)', [LOCK]);
+  await sql.execute('SELECT pg_advisory_xact_lock($1)', [LOCKS.audit]);
   const [last] = await sql.query<{ seq: number; hash: string }>(
     'SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1',
   );

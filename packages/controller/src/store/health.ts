@@ -1,6 +1,7 @@
 /** How nodes and clusters are, and how they were: the records that damping needs, and the history of what was told. */
 import type { HealthEventView, HealthRecord, NodeState, Page } from '@kwfleet/core';
 import type { Sql } from './database.ts';
+import { LOCKS } from './locks.ts';
 import { type PageRequest, pageOf, positionOf, rowsFor } from './page.ts';
 
 export type HealthKind = 'node' | 'cluster';
@@ -21,12 +22,9 @@ export type HealthChange = {
   readonly run?: string | undefined;
 };
 
-/** Only one controller looks at a time; any constant will do. */
-const LOCK = 7_090_003;
-
 /** Whether this transaction is the one that looks; another that asks meanwhile is told no. */
 export async function lookAlone(sql: Sql): Promise<boolean> {
-  const [row] = await sql.query<{ mine: boolean }>('SELECT pg_try_advisory_xact_lock($1) AS mine', [LOCK]);
+  const [row] = await sql.query<{ mine: boolean }>('SELECT pg_try_advisory_xact_lock($1) AS mine', [LOCKS.health]);
   return row?.mine === true;
 }
 

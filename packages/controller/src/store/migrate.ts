@@ -4,17 +4,16 @@ import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
 import type { Database, Sql } from './database.ts';
+import { LOCKS } from './locks.ts';
 
 const FOLDER = join(import.meta.dirname, 'schema');
-/** One controller migrates at a time; any constant will do. */
-const LOCK = 7_090_001;
 
 type Migration = { readonly name: string; readonly sql: string; readonly checksum: string };
 
 /** Answers the names applied now. Throws UNAVAILABLE when the database is of a newer or an altered kwfleet. */
 export function migrate(database: Database): Promise<string[]> {
   return database.transaction(async (sql) => {
-    await sql.execute('SELECT pg_advisory_xact_lock($1)', [LOCK]);
+    await sql.execute('SELECT pg_advisory_xact_lock($1)', [LOCKS.migrate]);
     await sql.execute(
       'CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, checksum text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())',
     );

@@ -1,16 +1,15 @@
 /** The signed metadata of the package repository, by role and version. */
 import type { Sql } from './database.ts';
+import { LOCKS } from './locks.ts';
 
 export type TrustRole = 'root' | 'targets' | 'snapshot' | 'timestamp';
 export type StagedRole = 'root' | 'targets';
 
-/** One publisher at a time, until its transaction ends. */
-const LOCK = 7_090_005;
 /** An agent may be reading the versions before; roots are kept for ever, for agents that slept. */
 const KEPT_VERSIONS = 10;
 
 export async function lockTrust(sql: Sql): Promise<void> {
-  await sql.execute('SELECT pg_advisory_xact_lock($1)', [LOCK]);
+  await sql.execute('SELECT pg_advisory_xact_lock($1)', [LOCKS.trust]);
 }
 
 /** The text of a version, or of the newest; undefined when there is none. */

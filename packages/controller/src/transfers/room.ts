@@ -6,11 +6,10 @@
 import { mkdir, readdir, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Database, Sql } from '../store/database.ts';
+import { LOCKS } from '../store/locks.ts';
 
 /** Left free on the controller's disk: PostgreSQL may write there too. */
 export const SPARE_BYTES = 1024 ** 3;
-/** One at a time, of all controllers. */
-const LOCK = 7_090_006;
 const RESERVATION = 'reserved';
 
 export type Reservation = {
@@ -54,7 +53,7 @@ export class Room {
   /** Nobody reserves meanwhile. */
   locked<T>(work: (sql: Sql) => Promise<T>): Promise<T> {
     return this.#database.transaction(async (sql) => {
-      await sql.execute('SELECT pg_advisory_xact_lock($1)', [LOCK]);
+      await sql.execute('SELECT pg_advisory_xact_lock($1)', [LOCKS.transferRoom]);
       return work(sql);
     });
   }
