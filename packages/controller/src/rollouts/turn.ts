@@ -131,8 +131,9 @@ const isReached = ({ nodes }: ClusterSummary): boolean =>
 /** What the agents say now, of all clusters that it is about; then the checks of each. */
 async function check(database: Database, row: RolloutRow, settled: boolean): Promise<boolean> {
   const fleet = await readFleet(database);
-  const picked = chosen(row.spec, fleet.clusters().map(selectable)).map(({ id }) => id);
-  if (!settled && !picked.every((id) => isReached(fleet.summaryOf(id)))) return false;
+  const summaries = fleet.clusters();
+  const picked = chosen(row.spec, summaries.map(selectable)).map(({ id }) => id);
+  if (!settled && summaries.some((summary) => picked.includes(summary.id) && !isReached(summary))) return false;
   await freshen(database, picked, row.spec.to);
   const begun = begunAtMs(row);
   const checked = await database.transaction((sql) => checkFleet(sql, row.spec, begun), 'REPEATABLE READ');
@@ -224,12 +225,12 @@ async function startClusters(
 ): Promise<boolean> {
   const batch = clusters.slice(0, PLANNED_AT_ONCE);
   await freshen(database, batch, row.spec.to);
-  const fleet = await readFleet(database);
+  // Their agents may be on their way back to a controller that was away.
+  const away = new Set(
+    settled ? [] : (await readFleet(database)).clusters().flatMap((one) => (isReached(one) ? [] : one.id)),
+  );
   let current = row;
-  for (const cluster of batch) {
-    const summary = fleet.clusters().find(({ id }) => id === cluster);
-    // Its agents may be on their way back to a controller that was away.
-    if (!settled && summary !== undefined && !isReached(summary)) continue;
+  for (const cluster of batch.filter((id) => !away.has(id))) {
     current = await startCluster(database, current, cluster);
     if (current.state.clusters[cluster]?.status === 'failed') break;
   }
