@@ -1,6 +1,7 @@
 /** How many copies of a node are kept, which of them, and what is told of those that are not. */
-import { readdir, readFile, rename, rm } from 'node:fs/promises';
+import { readFile, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { listDirectory } from '../host/mode.ts';
 import { replaceFile, syncDirectory } from '../journal/file-storage.ts';
 import { readManifest } from './manifest.ts';
 import type { Retention } from './spec.ts';
@@ -60,7 +61,7 @@ async function remove(home: string, copies: readonly Copy[], old: readonly Copy[
 
 async function copiesIn(home: string): Promise<Copy[]> {
   const copies: Copy[] = [];
-  for (const name of await namesIn(home)) {
+  for (const name of await listDirectory(home)) {
     if (name.endsWith(PART)) continue;
     const madeAtMs = await readManifest(join(home, name)).then(
       ({ manifest }) => manifest.madeAtMs,
@@ -70,16 +71,6 @@ async function copiesIn(home: string): Promise<Copy[]> {
     if (madeAtMs !== undefined) copies.push({ name, madeAtMs });
   }
   return copies;
-}
-
-/** None before the first copy. */
-async function namesIn(home: string): Promise<string[]> {
-  try {
-    return await readdir(home);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
-  }
 }
 
 /** Only told, so what cannot be read is not told. */

@@ -4,9 +4,10 @@
  */
 import { spawn } from 'node:child_process';
 import { constants } from 'node:fs';
-import { access, mkdir, open, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { access, mkdir, open, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { listDirectory } from './mode.ts';
 import { livingProcesses } from './process-stat.ts';
 import type { LongCommandSpec, LongCommandState, LongCommands } from './services.ts';
 import { haveDone, showUnit } from './systemd.ts';
@@ -90,12 +91,7 @@ abstract class FiledCommands implements LongCommands {
   }
 
   async list(): Promise<string[]> {
-    try {
-      return (await readdir(this.directory)).filter((name) => ID_PATTERN.test(name));
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-      throw error;
-    }
+    return (await listDirectory(this.directory)).filter((name) => ID_PATTERN.test(name));
   }
 }
 

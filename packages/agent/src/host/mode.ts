@@ -1,5 +1,5 @@
 /** What a script installation wrote about itself. Source: KWDB facts, "Files a script installation leaves on a host". */
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FleetError, type Method, type Security, type Topology } from '@kwfleet/core';
 import { HTTP_PORT, SQL_PORT } from './start-command.ts';
@@ -84,6 +84,16 @@ export async function readText(root: string, path: string): Promise<string | nul
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT' || code === 'ENOTDIR') return null;
+    throw error;
+  }
+}
+
+/** The names in a directory; none where there is no such directory. */
+export async function listDirectory(directory: string): Promise<string[]> {
+  try {
+    return await readdir(directory);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
     throw error;
   }
 }

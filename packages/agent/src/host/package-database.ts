@@ -1,8 +1,8 @@
 /** What the host's package manager says of KWDB's packages. */
-import { access, constants, readdir, stat } from 'node:fs/promises';
+import { access, constants, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { FleetError } from '@kwfleet/core';
-import { readText } from './mode.ts';
+import { listDirectory, readText } from './mode.ts';
 import { runShort, wordsOf } from './run.ts';
 
 export type PackageRecord = {
@@ -125,15 +125,6 @@ export async function dpkgRecords(root: string): Promise<PackageRecord[]> {
   }
   // `rc` and `un` are names that dpkg remembers of packages that are gone.
   return [...found.values()].filter(({ state }) => !/^[rpu][nc]/.test(state));
-}
-
-async function listDirectory(directory: string): Promise<string[]> {
-  try {
-    return await readdir(directory);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return [];
-    throw error;
-  }
 }
 
 /**
