@@ -3,6 +3,7 @@
  * again when it dies. So a receiver gets each at least once, and knows by the id what it has already.
  */
 import type { Logger } from 'pino';
+import { startLoop } from '../runner/loop.ts';
 import type { Database } from '../store/database.ts';
 import type { Notices } from '../store/notices.ts';
 import { type Due, giveUpOrphans, handOver, leaseDue, markDelivered, markFailed } from '../store/notifications.ts';
@@ -36,54 +37,25 @@ export function startDeliverer(
   log: Logger,
 ): Deliverer {
   let stopped = false;
-  const trouble = (error: unknown) => log.warn({ err: error }, 'notifications could not be looked at; trying again');
-  // One that does not answer must keep nobody else waiting: each target has a lane of its own.
-  const lanes = targets.map((target) =>
-    startLane(() => deliverTo(database, target, log, () => stopped).catch(trouble)),
-  );
-  const handing = startLane(() => handOverDue(database, targets).catch(trouble));
-  const round = async () => {
-    await handing.ring();
-    for (const lane of lanes) void lane.ring();
-  };
-  const silence = notices.on('notification', () => void round());
-  const timer = setInterval(() => void round(), TICK_MS);
+  const loop = (name: string, work: () => Promise<void>) =>
+    startLoop({
+      active: async () => [name],
+      advance: work,
+      onError: (error) => log.warn({ err: error }, 'notifications could not be looked at; trying again'),
+      tickMs: TICK_MS,
+    });
+  // One that does not answer must keep nobody else waiting: each target has a loop of its own.
+  const lanes = targets.map((target) => loop(target.name, () => deliverTo(database, target, log, () => stopped)));
+  const handing = loop('outbox', async () => {
+    await handOverDue(database, targets);
+    for (const lane of lanes) lane.wake();
+  });
+  const silence = notices.on('notification', () => handing.wake());
   return {
     async stop() {
       stopped = true;
       silence();
-      clearInterval(timer);
-      await Promise.all([handing, ...lanes].map((lane) => lane.stop()));
-    },
-  };
-}
-
-type Lane = {
-  /** Works now, or once more when it works already; resolves when there is nothing left to do. */
-  ring(): Promise<void>;
-  stop(): Promise<void>;
-};
-
-function startLane(work: () => Promise<void>): Lane {
-  let stopped = false;
-  let again = false;
-  let working: Promise<void> | undefined;
-  async function walk(): Promise<void> {
-    while (again && !stopped) {
-      again = false;
-      await work();
-    }
-    working = undefined;
-  }
-  return {
-    ring() {
-      again = true;
-      working ??= walk();
-      return working;
-    },
-    async stop() {
-      stopped = true;
-      await working;
+      await Promise.all([handing, ...lanes].map((one) => one.stop()));
     },
   };
 }

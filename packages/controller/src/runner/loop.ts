@@ -9,6 +9,8 @@ export type LoopOptions = {
   /** One turn of one of them. */
   readonly advance: (id: string) => Promise<unknown>;
   readonly onError: (error: unknown, id: string | undefined) => void;
+  /** How often it looks without a wake; a second unless said. */
+  readonly tickMs?: number;
 };
 
 export type Loop = {
@@ -19,7 +21,7 @@ export type Loop = {
 };
 
 /** One that fails never stops the others. */
-export function startLoop({ active, advance, onError }: LoopOptions): Loop {
+export function startLoop({ active, advance, onError, tickMs = TICK_MS }: LoopOptions): Loop {
   let stopped = false;
   let woken = false;
   let rouse: () => void = () => {};
@@ -38,7 +40,7 @@ export function startLoop({ active, advance, onError }: LoopOptions): Loop {
       if (woken || stopped) continue;
       const { promise, resolve } = Promise.withResolvers<void>();
       rouse = resolve;
-      const timer = setTimeout(resolve, TICK_MS);
+      const timer = setTimeout(resolve, tickMs);
       await promise;
       clearTimeout(timer);
     }
